@@ -1,0 +1,196 @@
+"""A model folder: config.json and safetensors, found by name, folder or hub id.
+
+config.json holds the settings of both networks, the text encoder's, the default sampling and the SHA-256 of every weight
+file. Weights are kept in the precision they were saved in and read as float32. A folder may hold a tokenizer alone.
+Nothing is ever unpickled.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from phenaki.config import as_dict, build, read_settings
+from phenaki.cvivit import CViViT, CViViTConfig
+from phenaki.maskgit import MaskGIT, MaskGITConfig
+from phenaki.sampling import SamplingOptions
+from phenaki.text import TextConfig
+
+FORMAT_VERSION = 1
+PRETRAINED = Path(__file__).parent / "pretrained"  # models that ship with the package, a folder each
+MAX_SHARD_BYTES = 15 * 2**20  # of one weight file
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+class CheckpointError(ValueError):
+    """A model folder that cannot be used; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """config.json: what a model is, without its weights."""
+
+    name: str
+    tokenizer: CViViTConfig
+    generator: MaskGITConfig | None
+    text: TextConfig
+    fps: float
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    text_encoder: str = ""  # fingerprint of the text encoder the generator was trained with
+    training: dict[str, Any] = field(default_factory=dict)  # what is known of it: steps, world, ...
+    files: dict[str, str] = field(default_factory=dict)  # weight file -> SHA-256
+
+
+@dataclass
+class Model:
+    """A loaded model folder."""
+
+    info: ModelInfo
+    tokenizer: CViViT
+    generator: MaskGIT | None
+
+
+def find_model(name: str | Path) -> Path:
+    """A shipped model's name, a folder, or a hub id ("owner/name") -> the folder. CheckpointError where there is none."""
+    shipped = sorted(path.name for path in PRETRAINED.iterdir() if path.is_dir()) if PRETRAINED.is_dir() else []
+    if str(name) in shipped:
+        return PRETRAINED / str(name)
+    if Path(name).is_dir():
+        return Path(name)
+    if str(name).count("/") == 1 and not str(name).startswith((".", "/")):
+        return _download(str(name), shipped)
+    raise CheckpointError(f"model {str(name)!r}: no such folder, and not a shipped model ({', '.join(shipped) or 'none'}) or a hub id (owner/name)")
+
+
+def _download(hub_id: str, shipped: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=["config.json", "*.safetensors", "README.md"]))
+    except Exception as error:  # the hub client has a type for each way to fail
+        raise CheckpointError(
+            f"model {hub_id!r}: not a folder here, and the hub did not give it ({type(error).__name__}). "
+            f"Offline? Give a folder or a shipped model: {', '.join(shipped)}"
+        ) from error
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """Reads config.json alone."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: not a model folder, config.json is missing. `phenaki train` writes one to RUN/model")
+    try:
+        values = read_settings(path)
+        version = values.pop("format", None)
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"{path}: format {version!r}; this version of phenaki reads {FORMAT_VERSION}: install a newer one")
+        parts = {"tokenizer": CViViTConfig, "generator": MaskGITConfig, "text": TextConfig, "sampling": SamplingOptions}
+        for key, cls in parts.items():
+            if values.get(key) is not None:
+                values[key] = build(cls, values[key], f"{path}: {key}")
+        known = {entry.name for entry in dataclasses.fields(ModelInfo)}
+        unknown, missing = set(values) - known, {"name", "tokenizer", "generator", "text", "fps"} - set(values)
+        if unknown or missing:
+            raise CheckpointError(f"{path}: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}; known: {sorted(known)}")
+        return ModelInfo(**values)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def load_model(name: str | Path, device: str | torch.device = "cpu") -> Model:
+    """Loads both networks in eval mode. Every file is checked against its hash before a tensor is used."""
+    folder = find_model(name)
+    info = read_info(folder)
+    _check_files(folder, info)
+    tokenizer = _load_network(CViViT(info.tokenizer), folder, info, "tokenizer")
+    generator = None
+    if info.generator is not None:
+        if info.generator.codebook_size != tokenizer.codebook_size:
+            sizes = f"{info.generator.codebook_size} tokens, its tokenizer {tokenizer.codebook_size}"
+            raise CheckpointError(f"{folder}/config.json: the generator knows {sizes}: they are not of one model")
+        generator = _load_network(MaskGIT(info.generator), folder, info, "generator").to(device)
+    return Model(info, tokenizer.to(device), generator)
+
+
+def _check_files(folder: Path, info: ModelInfo) -> None:
+    if not info.files:
+        raise CheckpointError(f"{folder}/config.json: lists no weight files")
+    for name, expected in info.files.items():
+        path = folder / name
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{folder}/config.json: weight file {name!r}: needed a plain name ending in .safetensors; pickles are never read")
+        if not path.is_file():
+            found = [file.name for file in folder.iterdir() if file.suffix in PICKLES]
+            pickles = f" (found {', '.join(found)}: pickled weights are refused, they can run code)" if found else ""
+            raise CheckpointError(f"{path}: missing{pickles}. Copy the whole folder again")
+        if sha256(path) != expected:
+            raise CheckpointError(f"{path}: damaged or changed, its SHA-256 is not the one in config.json. Copy the folder again")
+
+
+def _load_network(network: nn.Module, folder: Path, info: ModelInfo, part: str) -> nn.Module:
+    weights: dict[str, Tensor] = {}
+    for name in (name for name in info.files if name.split(".")[0].split("-")[0] == part):
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                weights |= {key: file.get_tensor(key) for key in file.keys()}
+        except SafetensorError as error:
+            raise CheckpointError(f"{folder / name}: not a whole safetensors file ({error}); pickles are never read") from error
+    needed = network.state_dict()
+    wrong = [key for key in needed if key in weights and weights[key].shape != needed[key].shape]
+    missing, surplus = set(needed) - set(weights), set(weights) - set(needed)
+    if wrong or missing or surplus:
+        first = sorted([*wrong, *missing, *surplus])[0]
+        counts = f"{len(missing)} tensors missing, {len(surplus)} unknown, {len(wrong)} of another shape"
+        raise CheckpointError(f"{folder}: the {part}'s weights are not those of its config.json: {counts} (first: {first})")
+    network.load_state_dict({key: value.to(needed[key].dtype) for key, value in weights.items()})
+    return network.eval().requires_grad_(False)
+
+
+def save_model(folder: str | Path, info: ModelInfo, tokenizer: CViViT, generator: MaskGIT | None, dtype: torch.dtype = torch.float32) -> None:
+    """Writes a model folder. Each file is replaced whole, config.json last: until then the old one refuses the new weights."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, str] = {}
+    for part, network in (("tokenizer", tokenizer), ("generator", generator)):
+        if network is None:
+            continue
+        shards = list(_shards(network.state_dict(), dtype))
+        for number, shard in enumerate(shards, 1):
+            name = f"{part}.safetensors" if len(shards) == 1 else f"{part}-{number}.safetensors"
+            save_file(shard, folder / f".{name}.part")
+            os.replace(folder / f".{name}.part", folder / name)
+            files[name] = sha256(folder / name)
+    values = {"format": FORMAT_VERSION, **as_dict(dataclasses.replace(info, files=files))}
+    part_file = folder / ".config.json.part"
+    part_file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    os.replace(part_file, folder / "config.json")
+
+
+def _shards(state: dict[str, Tensor], dtype: torch.dtype) -> Iterable[dict[str, Tensor]]:
+    """Tensors on the CPU in `dtype`, in groups of at most MAX_SHARD_BYTES (a single larger tensor is a group of its own)."""
+    shard, size = {}, 0
+    for key, value in state.items():
+        value = value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
+        if shard and size + value.nbytes > MAX_SHARD_BYTES:
+            yield shard
+            shard, size = {}, 0
+        shard[key] = value
+        size += value.nbytes
+    yield shard
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,79 @@
+"""Settings: frozen dataclasses, read from TOML or JSON with errors that name the key, the file and what is allowed."""
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+Settings = TypeVar("Settings")
+
+
+class ConfigError(ValueError):
+    """A settings file that cannot be used."""
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """A TOML or JSON file as a dictionary; ConfigError says what is wrong with it."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file. The repository's own are in configs/")
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (UnicodeDecodeError, json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not a {'JSON' if path.suffix == '.json' else 'TOML'} file: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: needed a table of settings, found {type(values).__name__}")
+    return values
+
+
+def build(cls: type[Settings], values: dict[str, Any], source: str) -> Settings:
+    """Makes the dataclass `cls` of `values`. Unknown keys and wrong types raise ConfigError naming `source`."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: needed a table of settings, found {type(values).__name__}")
+    hints = typing.get_type_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(f"{source}: unknown key {key!r}; {hint}known keys: {', '.join(known)}")
+    missing = [field.name for field in dataclasses.fields(cls) if _is_required(field) and field.name not in values]
+    if missing:
+        raise ConfigError(f"{source}: missing {', '.join(missing)}")
+    try:
+        return cls(**{key: _checked(value, hints[key], f"{source}: {key}") for key, value in values.items()})
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def as_dict(settings: Any) -> dict[str, Any]:
+    """The dataclass as plain values for JSON; `build` reads them back."""
+    return dataclasses.asdict(settings)
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the annotated type: numbers, strings, booleans, tuples of them, or None where the hint allows it."""
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} = {value!r}: needed a list")
+        return tuple(_checked(item, typing.get_args(hint)[0], where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where} = {value!r}: needed {hint.__name__}, found {type(value).__name__}")
+    return value

@@ -1,0 +1,305 @@
+"""C-ViViT: the tokenizer of Phenaki (Villegas et al. 2022, section 2.1), causal in time, whole or streaming.
+
+1 + pt*k frames <-> 1 + k slices of h*w tokens. Layers are named by a pattern string: `s` attends over the positions of
+one slice, `t` over earlier slices at one position. Two configurations matter (docs/DESIGN.md says why): the paper's
+("ssss tttt", linear patches, a stem of its own for the first frame, VQ) and the default (interleaved, convolutional
+stem and head, the first frame repeated to fill a tube, windowed time, FSQ).
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from phenaki.layers import Attention, FeedForward, KeysValues, PlaceEmbedding, grid_positions, rotary_angles, rotate
+from phenaki.quantizer import FSQ, VQ, Quantized
+
+
+@dataclass(frozen=True)
+class CViViTConfig:
+    """What a tokenizer is made of."""
+
+    image_size: int = 64  # pixels a side of the videos it was trained on
+    patch_size: int = 8  # pixels a side of one token
+    temporal_patch_size: int = 2  # frames of one slice (the first slice is one frame)
+    dim: int = 192
+    heads: int = 6
+    mlp_dim: int = 768
+    encoder_layers: str = "st st"  # s = over space, t = over time; blanks mean nothing
+    decoder_layers: str = "st st"
+    window: int = 4  # slices that a slice sees in one temporal layer, itself included; 0 = all earlier ones
+    stem: str = "conv"  # "conv" or "linear"
+    stem_dim: int = 96  # channels of the convolutional stem and head, at half a patch a position
+    stem_blocks: int = 1  # residual blocks in the stem
+    head_blocks: int = 2  # residual blocks in the head
+    first_frame_stem: bool = False  # True: the first frame has its own linear patches, as in the paper
+    quantizer: str = "fsq"  # "fsq" or "vq"
+    fsq_levels: tuple[int, ...] = (4, 4, 4, 4, 4, 4, 4, 4, 4, 4)
+    codebook_size: int = 8192  # of VQ; FSQ's is the product of its levels
+    code_dim: int = 32  # of VQ
+
+    def __post_init__(self):
+        if set(self.encoder_layers + self.decoder_layers) - set("st "):
+            raise ValueError(f"layers {self.encoder_layers!r} / {self.decoder_layers!r}: a pattern is made of s, t and blanks")
+        if self.stem not in ("conv", "linear"):
+            raise ValueError(f"stem {self.stem!r}: allowed are conv, linear")
+        if self.quantizer not in ("fsq", "vq"):
+            raise ValueError(f"quantizer {self.quantizer!r}: allowed are fsq, vq")
+        if self.stem == "conv" and (self.patch_size % 2 or self.first_frame_stem):
+            raise ValueError("a convolutional stem needs an even patch_size and no first_frame_stem")
+
+
+@dataclass
+class Stream:
+    """What a streaming pass remembers: how many slices have passed, and the last keys and values of each temporal layer."""
+
+    num_slices: int = 0
+    memory: list[KeysValues | None] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """video: (b c f h w), what comes back; tokens: (b t h w) int64; quantizer_loss: scalar."""
+
+    video: Tensor
+    tokens: Tensor
+    quantizer_loss: Tensor
+
+
+class SpaceTimeLayer(nn.Module):
+    """Pre-norm attention over space or over time, then the feed-forward."""
+
+    def __init__(self, config: CViViTConfig):
+        super().__init__()
+        self.window = config.window
+        self.attention_norm = nn.RMSNorm(config.dim)
+        self.attention = Attention(config.dim, config.heads)
+        self.feed_forward_norm = nn.RMSNorm(config.dim)
+        self.feed_forward = FeedForward(config.dim, config.mlp_dim)
+
+    def over_space(self, x: Tensor) -> Tensor:
+        """x: (b t h w d)."""
+        b, _, h, w, _ = x.shape
+        flat = rearrange(self.attention_norm(x), "b t h w d -> (b t) (h w) d")
+        angles = rotary_angles(grid_positions(h, w, x.device), self.attention.head_dim)
+        source = self.attention.keys_values(flat)
+        source = KeysValues(rotate(source.keys, angles), source.values)
+        out = self.attention.attend(rotate(self.attention.queries(flat), angles), source)
+        return self._feed(x + rearrange(out, "(b t) (h w) d -> b t h w d", b=b, h=h))
+
+    def over_time(self, x: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
+        """x: (b t h w d). Keys are kept without positions, so that a window can slide for ever in exact arithmetic."""
+        b, t, h, w, _ = x.shape
+        flat = rearrange(self.attention_norm(x), "b t h w d -> (b h w) t d")
+        source = self.attention.keys_values(flat)
+        source = past.followed_by(source) if past is not None else source
+        length = source.keys.shape[2]
+        angles = rotary_angles(torch.arange(length, device=x.device, dtype=torch.float32)[:, None], self.attention.head_dim)
+        queries = rotate(self.attention.queries(flat), angles[length - t :])
+        rotated = KeysValues(rotate(source.keys, angles), source.values)
+        out = self.attention.attend(queries, rotated, self._window_mask(t, length, x.device))
+        out = self._feed(x + rearrange(out, "(b h w) t d -> b t h w d", b=b, h=h))
+        kept = self.window - 1 if self.window else length
+        return out, KeysValues(source.keys[:, :, max(length - kept, 0) :], source.values[:, :, max(length - kept, 0) :])
+
+    def _window_mask(self, t: int, length: int, device: torch.device) -> Tensor:
+        """(t, length), True = seen: no later slice, and none further back than the window."""
+        distance = torch.arange(length - t, length, device=device)[:, None] - torch.arange(length, device=device)[None]
+        return (distance >= 0) & (distance < (self.window or length))
+
+    def _feed(self, x: Tensor) -> Tensor:
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class SpaceTimeTransformer(nn.Module):
+    """A stack of layers named by a pattern string."""
+
+    def __init__(self, pattern: str, config: CViViTConfig):
+        super().__init__()
+        self.kinds = pattern.replace(" ", "")
+        self.place = PlaceEmbedding(config.dim)
+        self.layers = nn.ModuleList(SpaceTimeLayer(config) for _ in self.kinds)
+        self.norm = nn.RMSNorm(config.dim)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        """x: (b t h w d); `stream` is read and brought up to date."""
+        stream.memory = stream.memory or [None] * len(self.layers)
+        x = x + self.place(*x.shape[2:4])
+        for index, (kind, layer) in enumerate(zip(self.kinds, self.layers, strict=True)):
+            if kind == "s":
+                x = layer.over_space(x)
+            else:
+                x, stream.memory[index] = layer.over_time(x, stream.memory[index])
+        stream.num_slices += x.shape[1]
+        return self.norm(x)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions inside one slice, added to what came in. Starts as the identity."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (b c h w)."""
+        return x + self.second(F.silu(self.first(F.silu(self.norm(x)))))
+
+
+class ConvStem(nn.Module):
+    """Tubes -> vectors: pixels folded to half a patch, convolutions, folded once more."""
+
+    def __init__(self, config: CViViTConfig):
+        super().__init__()
+        self.fold = config.patch_size // 2
+        self.stem = nn.Conv2d(3 * config.temporal_patch_size * self.fold**2, config.stem_dim, 1)
+        self.blocks = nn.Sequential(*(ResidualBlock(config.stem_dim) for _ in range(config.stem_blocks)))
+        self.to_vectors = nn.Linear(4 * config.stem_dim, config.dim)
+
+    def forward(self, tubes: Tensor) -> Tensor:
+        """tubes: (b t pt c H W) -> (b t h w d)."""
+        b = tubes.shape[0]
+        x = F.pixel_unshuffle(rearrange(tubes, "b t p c h w -> (b t) (p c) h w"), self.fold)
+        x = F.pixel_unshuffle(self.blocks(self.stem(x)), 2)
+        return self.to_vectors(rearrange(x, "(b t) c h w -> b t h w c", b=b))
+
+
+class ConvHead(nn.Module):
+    """Vectors -> tubes, the mirror image of the stem."""
+
+    def __init__(self, config: CViViTConfig):
+        super().__init__()
+        self.fold, self.frames = config.patch_size // 2, config.temporal_patch_size
+        self.from_vectors = nn.Linear(config.dim, 4 * config.stem_dim)
+        self.blocks = nn.Sequential(*(ResidualBlock(config.stem_dim) for _ in range(config.head_blocks)))
+        self.head = nn.Conv2d(config.stem_dim, 3 * self.frames * self.fold**2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (b t h w d) -> (b t pt c H W)."""
+        b = x.shape[0]
+        x = F.pixel_shuffle(rearrange(self.from_vectors(x), "b t h w c -> (b t) c h w"), 2)
+        x = F.pixel_shuffle(self.head(self.blocks(x)), self.fold)
+        return rearrange(x, "(b t) (p c) h w -> b t p c h w", b=b, p=self.frames)
+
+
+class LinearStem(nn.Module):
+    """Patches -> vectors by one linear layer (paper section 2.1)."""
+
+    def __init__(self, frames: int, config: CViViTConfig):
+        super().__init__()
+        self.patch = config.patch_size
+        self.to_vectors = nn.Linear(frames * 3 * self.patch**2, config.dim)
+
+    def forward(self, tubes: Tensor) -> Tensor:
+        """tubes: (b t pt c H W) -> (b t h w d)."""
+        return self.to_vectors(rearrange(tubes, "b t p c (h y) (w x) -> b t h w (p c y x)", y=self.patch, x=self.patch))
+
+
+class LinearHead(nn.Module):
+    """Vectors -> patches by one linear layer without activation."""
+
+    def __init__(self, frames: int, config: CViViTConfig):
+        super().__init__()
+        self.patch, self.frames = config.patch_size, frames
+        self.from_vectors = nn.Linear(config.dim, frames * 3 * self.patch**2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (b t h w d) -> (b t pt c H W)."""
+        pattern = "b t h w (p c y x) -> b t p c (h y) (w x)"
+        return rearrange(self.from_vectors(x), pattern, p=self.frames, c=3, y=self.patch, x=self.patch)
+
+
+class CViViT(nn.Module):
+    """The tokenizer. Video is float (b c f h w) in [-1, 1] with 1 + pt*k frames; tokens are int64 (b t h w)."""
+
+    def __init__(self, config: CViViTConfig):
+        super().__init__()
+        self.config = config
+        frames = config.temporal_patch_size
+        conv = config.stem == "conv"
+        self.stem = ConvStem(config) if conv else LinearStem(frames, config)
+        self.head = ConvHead(config) if conv else LinearHead(frames, config)
+        self.first_stem = LinearStem(1, config) if config.first_frame_stem else None
+        self.first_head = LinearHead(1, config) if config.first_frame_stem else None
+        self.encoder = SpaceTimeTransformer(config.encoder_layers, config)
+        self.decoder = SpaceTimeTransformer(config.decoder_layers, config)
+        is_fsq = config.quantizer == "fsq"
+        self.quantizer = FSQ(config.dim, config.fsq_levels) if is_fsq else VQ(config.dim, config.codebook_size, config.code_dim)
+
+    @property
+    def codebook_size(self) -> int:
+        return self.quantizer.codebook_size
+
+    def num_slices(self, num_frames: int) -> int:
+        """Slices of a video; ValueError where its number of frames is not 1 + pt*k."""
+        pt = self.config.temporal_patch_size
+        slices, rest = divmod(num_frames - 1, pt)
+        if num_frames < 1 or rest:
+            near = 1 + pt * max(slices, 0)
+            raise ValueError(f"{num_frames} frames: C-ViViT needs 1 + {pt}k frames, so {near} or {near + pt}")
+        return 1 + slices
+
+    def num_frames(self, num_slices: int) -> int:
+        """Frames that `num_slices` slices from the start decode to."""
+        return 1 + self.config.temporal_patch_size * (num_slices - 1)
+
+    def encode(self, video: Tensor, stream: Stream | None = None) -> Tensor:
+        """video (b c f h w) -> tokens (b t h w). With a `stream`, f goes on from the frames encoded before (then f = pt*k)."""
+        return self.quantize(video, stream).tokens
+
+    def quantize(self, video: Tensor, stream: Stream | None = None) -> Quantized:
+        """video (b c f h w) -> quantised vectors (b t h w d), tokens and loss."""
+        stream = Stream() if stream is None else stream
+        self._check_video(video, stream)
+        return self.quantizer(self.encoder(self._embed(video, starts=stream.num_slices == 0), stream))
+
+    def decode(self, tokens: Tensor, stream: Stream | None = None) -> Tensor:
+        """tokens (b t h w) -> video (b c f h w). With a `stream`, goes on from the slices decoded before."""
+        if tokens.ndim != 4:
+            raise ValueError(f"tokens of shape {tuple(tokens.shape)}: C-ViViT decodes (b t h w)")
+        return self._decode(self.quantizer.vectors(tokens), Stream() if stream is None else stream)
+
+    def forward(self, video: Tensor) -> Reconstruction:
+        """A training pass: there and back."""
+        quantized = self.quantize(video)
+        return Reconstruction(self._decode(quantized.vectors, Stream()), quantized.tokens, quantized.loss)
+
+    def _check_video(self, video: Tensor, stream: Stream) -> None:
+        if video.ndim != 5 or video.shape[1] != 3 or not video.is_floating_point():
+            raise ValueError(f"video of shape {tuple(video.shape)}, {video.dtype}: C-ViViT needs float (b 3 f h w) in [-1, 1]")
+        if stream.num_slices == 0:
+            self.num_slices(video.shape[2])
+        elif video.shape[2] % self.config.temporal_patch_size:
+            raise ValueError(f"{video.shape[2]} more frames: a stream goes on by multiples of {self.config.temporal_patch_size}")
+        if video.shape[3] % self.config.patch_size or video.shape[4] % self.config.patch_size:
+            raise ValueError(f"frames of {video.shape[4]}x{video.shape[3]}: both sides must be multiples of {self.config.patch_size}")
+
+    def _embed(self, video: Tensor, *, starts: bool) -> Tensor:
+        """Pixels -> vectors (b t h w d); the frame that starts a video becomes a slice of its own."""
+        pt, vectors = self.config.temporal_patch_size, []
+        if starts:
+            first, video = video[:, :, :1], video[:, :, 1:]
+            tube = first if self.first_stem else repeat(first, "b c 1 h w -> b c p h w", p=pt)
+            if self.first_stem:
+                vectors.append(self.first_stem(rearrange(tube, "b c p h w -> b 1 p c h w")))
+            else:
+                video = torch.cat([tube, video], dim=2)
+        if video.shape[2]:
+            vectors.append(self.stem(rearrange(video, "b c (t p) h w -> b t p c h w", p=pt)))
+        return torch.cat(vectors, dim=1)
+
+    def _decode(self, vectors: Tensor, stream: Stream) -> Tensor:
+        starts = stream.num_slices == 0
+        x = self.decoder(vectors, stream)
+        if starts and self.first_head:
+            parts = [self.first_head(x[:, :1])]
+            if x.shape[1] > 1:
+                parts.append(self.head(x[:, 1:]))
+            return torch.cat([rearrange(part, "b t p c h w -> b c (t p) h w") for part in parts], dim=2)
+        video = rearrange(self.head(x), "b t p c h w -> b c (t p) h w")
+        return video[:, :, self.config.temporal_patch_size - 1 :] if starts else video  # of the first tube, the last copy

@@ -1,0 +1,103 @@
+"""The pictures of the storybook world: actors, places and weather particles, from an atlas file or drawn by code.
+
+The real art (Microsoft's animated Fluent Emoji, MIT; Superpowers asset packs, CC0) is not part of this repository:
+`tools/pack_storybook.py` packs it into one safetensors file that `load_atlas` reads. `draw_art` needs no file.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from safetensors import safe_open
+from torch import Tensor
+
+LOOP_FRAMES = 24  # frames of every actor's own animation
+BACKGROUND_HEIGHT, BACKGROUND_WIDTH = 89, 137  # pixels, as in the asset packs
+
+
+@dataclass(frozen=True)
+class Art:
+    """Pictures, premultiplied by alpha, uint8.
+
+    actors: (n, 24, 4, s, s) RGBA; places: (m, 3, 89, 137) RGB; particles: (k, 4, s, s) RGBA.
+    """
+
+    actor_names: tuple[str, ...]
+    actors: Tensor
+    place_names: tuple[str, ...]
+    places: Tensor
+    particle_names: tuple[str, ...]
+    particles: Tensor
+
+    def require(self, actors: tuple[str, ...], places: tuple[str, ...]) -> None:
+        """Raises ValueError for a name that has no picture."""
+        for kind, wanted, known in (("actor", actors, self.actor_names), ("place", places, self.place_names)):
+            missing = [name for name in wanted if name not in known]
+            if missing:
+                raise ValueError(f"the art has no {kind} {missing}: it has {', '.join(known)}")
+
+
+def load_atlas(path: str | Path) -> Art:
+    """Reads an atlas written by `tools/pack_storybook.py`."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such atlas file. Pack one with `python tools/pack_storybook.py ART -o {path}`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = json.loads((file.metadata() or {})["names"])
+            tensors = {key: file.get_tensor(key) for key in ("actors", "places", "particles")}
+    except Exception as error:  # safetensors raises its own type for each kind of damage
+        raise ValueError(f"{path}: not a storybook atlas ({error}). Pack one with tools/pack_storybook.py") from error
+    return Art(
+        tuple(names["actors"]), tensors["actors"], tuple(names["places"]), tensors["places"], tuple(names["particles"]), tensors["particles"]
+    )
+
+
+def draw_art(actors: tuple[str, ...], places: tuple[str, ...], size: int = 32) -> Art:
+    """A small world drawn by code: an actor is a coloured shape that nods, a place is a sky over a striped ground.
+
+    Every name has its own colours, chosen by its index, so scenes can be told apart as in the real world.
+    """
+    particles = torch.stack([_disc(size, radius=0.3, colour=torch.tensor(colour)) for colour in ((0.5, 0.6, 1.0), (1.0, 1.0, 1.0), (0.8, 0.5, 0.1))])
+    return Art(
+        actor_names=actors,
+        actors=torch.stack([_draw_actor(index, len(actors), size) for index in range(len(actors))]),
+        place_names=places,
+        places=torch.stack([_draw_place(index, len(places)) for index in range(len(places))]),
+        particle_names=("rain", "snow", "leaves"),
+        particles=particles,
+    )
+
+
+def _hue(fraction: float) -> Tensor:
+    """A saturated RGB colour in [0, 1] for a hue in [0, 1)."""
+    offsets = torch.tensor([0.0, 1 / 3, 2 / 3])
+    return 0.5 + 0.5 * torch.cos(2 * torch.pi * (fraction + offsets))
+
+
+def _disc(size: int, radius: float, colour: Tensor, corners: int = 0, angle: float = 0.0) -> Tensor:
+    """A premultiplied RGBA shape (4, s, s) uint8: a disc, or a rounded polygon with that many corners."""
+    axis = torch.linspace(-1, 1, size)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    theta = torch.atan2(y, x) + angle
+    reach = radius * (1 + (0.25 * torch.cos(corners * theta) if corners else 0.0))
+    alpha = ((reach - (x**2 + y**2).sqrt()) * size / 4).clamp(0, 1)
+    return (torch.cat([colour[:, None, None] * alpha, alpha[None]]) * 255).round().to(torch.uint8)
+
+
+def _draw_actor(index: int, count: int, size: int) -> Tensor:
+    colour = _hue(index / count)
+    nods = [0.3 * torch.sin(torch.tensor(2 * torch.pi * frame / LOOP_FRAMES)).item() for frame in range(LOOP_FRAMES)]
+    return torch.stack([_disc(size, 0.75, colour, corners=index % 5 + 2, angle=nod) for nod in nods])
+
+
+def _draw_place(index: int, count: int) -> Tensor:
+    sky, ground = 0.5 + 0.5 * _hue(index / count + 0.5), 0.6 * _hue(index / count + 0.1)
+    rows = torch.arange(BACKGROUND_HEIGHT)[:, None]
+    columns = torch.arange(BACKGROUND_WIDTH)[None]
+    is_ground = (rows > BACKGROUND_HEIGHT * 0.65).expand(-1, BACKGROUND_WIDTH)
+    stripes = 1.0 - 0.15 * ((columns // (4 + 2 * index) + rows // 8) % 2)
+    picture = torch.where(is_ground[..., None], ground * stripes[..., None], sky.expand(BACKGROUND_HEIGHT, BACKGROUND_WIDTH, 3))
+    return rearrange((picture * 255).round().to(torch.uint8), "h w c -> c h w")

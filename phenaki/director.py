@@ -1,0 +1,175 @@
+"""Any length: walks through a plan chunk by chunk and yields frames as it goes, holding a few slices only.
+
+The director knows what carries over from chunk to chunk (recent slices, the scene's first slice as anchor, the decoder's
+stream) and what a cut forgets. How one chunk is filled is `sampling.py`'s business. It is handed the models.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from phenaki.cvivit import CViViT, Stream
+from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, MaskGIT, TextCache
+from phenaki.sampling import Head, NoiseKey, SamplingOptions, guidance_at, guided, sample_chunk
+from phenaki.story import Chunk, ScenePlan, StoryPlan
+
+
+@dataclass(frozen=True)
+class SceneText:
+    """A scene's prompt and, for guidance, its negative: text (1 l d) float and text_mask (1 l); negative None = no text."""
+
+    text: Tensor
+    text_mask: Tensor
+    negative: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class ChunkFrames:
+    """What one chunk came to. frames: (f c h w) float in [-1, 1] on the model's device; tokens: (t h w) int64."""
+
+    frames: Tensor
+    tokens: Tensor
+    scene: int
+    chunk: int
+    start_frame: int  # in the story
+
+
+@dataclass
+class Past:
+    """What is remembered inside a segment. slices: the last ones, (h w) each; anchor: (slices made before it, it)."""
+
+    decoder: Stream = field(default_factory=Stream)
+    slices: list[Tensor] = field(default_factory=list)
+    num_slices: int = 0
+    num_frames: int = 0
+    anchor: tuple[int, Tensor] | None = None
+
+    def remember(self, tokens: Tensor, keep: int) -> None:
+        """Adds slices (t h w) and forgets all but the last `keep`."""
+        self.slices = (self.slices + list(tokens))[-keep:] if keep else []
+        self.num_slices += len(tokens)
+
+
+def direct(
+    plan: StoryPlan,
+    tokenizer: CViViT,
+    generator: MaskGIT,
+    texts: Sequence[SceneText],
+    options: SamplingOptions,
+    seed: int,
+    grid: tuple[int, int],
+    pictures: dict[int, Tensor] | None = None,
+) -> Iterator[ChunkFrames]:
+    """Yields the frames of a story, chunk by chunk.
+
+    texts: one for each scene. grid: rows and columns of tokens. pictures: scene index -> (c h w) float in [-1, 1], for the
+    scenes that start from one. A scene's own guidance_scale and num_steps go before those of `options`.
+    """
+    past, frame = Past(), 0
+    for scene in plan.scenes:
+        own = replace(
+            options, guidance_scale=scene.guidance_scale or options.guidance_scale, num_steps=scene.num_steps or options.num_steps
+        )
+        filler = SceneFiller(generator, texts[scene.index], own)
+        if scene.starts_segment:
+            past = Past()
+        past.anchor = None
+        if scene.image is not None:
+            tokens = _encode_picture(tokenizer, (pictures or {})[scene.index], grid)
+            yield _show(tokenizer, tokens, past, generator, scene, -1, plan, frame)
+            frame = scene.start_frame + 1
+        for chunk in scene.chunks:
+            tokens = filler.fill(chunk, past, grid, NoiseKey(seed, scene.index, chunk.index))
+            shown = _show(tokenizer, tokens, past, generator, scene, chunk.index, plan, frame)
+            frame += len(shown.frames)
+            yield shown
+
+
+class SceneFiller:
+    """Fills the chunks of one scene: its text is projected once, each chunk's context once."""
+
+    def __init__(self, generator: MaskGIT, text: SceneText, options: SamplingOptions):
+        self.generator, self.options = generator, options
+        self.cond = generator.encode_text(text.text, text.text_mask)
+        self.both = None
+        if options.guidance_scale != 1:
+            other = text.negative if text.negative else _null(generator)
+            self.both = generator.encode_text(*_stack((text.text, text.text_mask), other))
+
+    @torch.no_grad()
+    def fill(self, chunk: Chunk, past: Past, grid: tuple[int, int], key: NoiseKey) -> Tensor:
+        """Tokens (t h w) of a chunk that follows `past`."""
+        context = self._context(past)
+        twice = context.repeated(2) if context and self.both else context
+        starts = past.num_slices == 0
+        device = next(self.generator.parameters()).device
+        tokens = torch.zeros(1, chunk.num_slices, *grid, dtype=torch.long, device=device)
+        mask = torch.ones(tokens.shape[1:], dtype=torch.bool, device=device)
+
+        def predict(tokens: Tensor, hidden: Tensor, step: int) -> Head:
+            scale = guidance_at(step, self.options)
+            if scale == 1:
+                return self._head(tokens, hidden, self.cond, context, starts)
+            head = self._head(tokens.repeat(2, 1, 1, 1), hidden, self.both, twice, starts)
+            return lambda factors: guided(*head([factor.repeat(2, 1) for factor in factors]).chunk(2), scale)
+
+        config = self.generator.config
+        sizes = {"factor_size": config.factor_size, "num_factors": config.token_factors}
+        return sample_chunk(predict, tokens, mask, self.options, [key], **sizes)[0]
+
+    def _head(self, tokens: Tensor, hidden: Tensor, text: TextCache, context: Context | None, starts: bool) -> Head:
+        features = self.generator.features(tokens, text, context, starts).flatten(1, 3)[:, hidden]
+        return lambda factors: self.generator.to_logits(features, factors)
+
+    def _context(self, past: Past) -> Context | None:
+        """The recent slices, led by the scene's first one where that is no longer among them."""
+        if not past.slices:
+            return None
+        slices, kinds = list(past.slices), [ORDINARY] * len(past.slices)
+        if past.num_slices == len(slices):
+            kinds[0] = FIRST
+        if self.generator.config.anchor and past.anchor and past.anchor[0] < past.num_slices - len(past.slices):
+            slices, kinds = [past.anchor[1], *slices], [ANCHOR, *kinds]
+        device = slices[0].device
+        return self.generator.encode_context(torch.stack(slices)[None], torch.tensor(kinds, device=device))
+
+
+@torch.no_grad()
+def _show(
+    tokenizer: CViViT, tokens: Tensor, past: Past, generator: MaskGIT, scene: ScenePlan, chunk: int, plan: StoryPlan, frame: int
+) -> ChunkFrames:
+    """Decodes slices (t h w) that follow `past`, remembers them, and drops frames past the end of the segment."""
+    if past.anchor is None:
+        past.anchor = (past.num_slices, tokens[0])
+    frames = tokenizer.decode(tokens[None], past.decoder)[0].clamp(-1, 1)
+    past.remember(tokens, generator.config.context_slices)
+    wanted = plan.segment_frames[scene.segment] - past.num_frames
+    frames = rearrange(frames, "c f h w -> f c h w")[:wanted]
+    past.num_frames += len(frames)
+    return ChunkFrames(frames, tokens, scene.index, chunk, frame)
+
+
+@torch.no_grad()
+def _encode_picture(tokenizer: CViViT, picture: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A picture (c h w) in [-1, 1] as the slice that starts a video, (1 h w)."""
+    patch = tokenizer.config.patch_size
+    needed = (3, grid[0] * patch, grid[1] * patch)
+    if tuple(picture.shape) != needed:
+        raise ValueError(f"picture of shape {tuple(picture.shape)}: this story needs {needed}")
+    return tokenizer.encode(picture[None, :, None])[0]
+
+
+def _null(generator: MaskGIT) -> tuple[Tensor, Tensor]:
+    text = generator.null_text
+    return text, torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+
+
+def _stack(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Two encoded prompts as one batch of two, padded to the longer."""
+    length = max(first[0].shape[1], second[0].shape[1])
+    texts = [torch.nn.functional.pad(text, (0, 0, 0, length - text.shape[1])) for text, _ in (first, second)]
+    masks = [torch.nn.functional.pad(mask, (0, length - mask.shape[1])) for _, mask in (first, second)]
+    return torch.cat(texts), torch.cat(masks)

@@ -1,0 +1,302 @@
+"""From a script to a video: `Phenaki`, and the functions of the package's first five lines.
+
+Holds the three networks together: text encoder, generator, tokenizer. What is said when is `story.py`'s business, what
+carries over is `director.py`'s, files are `video.py`'s.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from phenaki.checkpoint import CheckpointError, Model, find_model, load_model, read_info, save_model
+from phenaki.director import SceneText, direct
+from phenaki.sampling import SamplingOptions
+from phenaki.story import Story, StoryPlan, plan
+from phenaki.text import TextEncoder
+from phenaki.video import Video, VideoScene, VideoWriter, read_image
+
+DEFAULT_MODEL = "storybook"
+
+
+@dataclass(frozen=True)
+class StoryChunk:
+    """A piece of a story video as it is made. frames: uint8 (f, h, w, 3); start_frame counts from the story's start."""
+
+    frames: np.ndarray
+    scene: int
+    prompt: str
+    start_frame: int
+    num_frames_total: int  # of the whole story
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """"auto" or None: the NVIDIA GPU where there is one, else the CPU. ValueError for a GPU that is not there."""
+    if device in (None, "auto"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r}: allowed are auto, cpu, cuda, cuda:N") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}: this machine has no NVIDIA GPU that torch can use; use --device cpu")
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """"auto": bfloat16 on GPUs that have it, float32 elsewhere (on CPUs bfloat16 is mostly emulated, and slower)."""
+    if dtype != "auto":
+        named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if named not in (torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"dtype {dtype!r}: allowed are auto, float32, bfloat16, float16")
+        return named
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+class Phenaki:
+    """A model ready to tell stories."""
+
+    def __init__(self, model: Model, text_encoder: TextEncoder, device: torch.device, dtype: torch.dtype):
+        if model.generator is None:
+            raise CheckpointError(f"model {model.info.name!r} holds a tokenizer alone: train its generator with `phenaki train generator`")
+        if model.info.text_encoder and model.info.text_encoder != text_encoder.fingerprint:
+            raise CheckpointError(
+                f"model {model.info.name!r} was trained with the text encoder {model.info.text_encoder}, not {text_encoder.fingerprint}"
+            )
+        self.info, self.tokenizer, self.generator = model.info, model.tokenizer, model.generator
+        self.text_encoder, self.device, self.dtype = text_encoder, device, dtype
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = DEFAULT_MODEL, *, device: str | None = None, dtype: str = "auto") -> "Phenaki":
+        """Loads a shipped model by name, a model folder, or a hub id ("owner/name")."""
+        chosen = choose_device(device)
+        model = load_model(name, chosen)
+        return cls(model, TextEncoder.load(model.info.text, device=chosen), chosen, choose_dtype(dtype, chosen))
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Writes a model folder that `from_pretrained` takes."""
+        save_model(folder, self.info, self.tokenizer, self.generator, dtype)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Uploads the model folder; returns its address."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+
+    def plan(self, story: Any) -> StoryPlan:
+        """When which chunk is told what; `story` is anything `Story.of` takes."""
+        return plan_story(Story.of(story), self.info)
+
+    def stream_story(
+        self,
+        story: Any,
+        *,
+        seed: int | None = None,
+        fps: float | None = None,
+        guidance_scale: float | None = None,
+        num_steps: int | None = None,
+        negative: str | None = None,
+    ) -> Iterator[StoryChunk]:
+        """Yields the video chunk by chunk, in memory that does not grow with its length.
+
+        Arguments left at None take the story's own value, then the model's. guidance_scale 1 = off. A scene's own
+        guidance_scale, num_steps and negative go first.
+        """
+        story = apply_overrides(Story.of(story), seed=seed, fps=fps, negative=negative)
+        planned = plan_story(story, self.info)
+        options = replace(
+            self.info.sampling,
+            guidance_scale=self.info.sampling.guidance_scale if guidance_scale is None else float(guidance_scale),
+            num_steps=self.info.sampling.num_steps if num_steps is None else num_steps,
+        )
+        texts = [self._scene_text(scene.prompt, scene.negative) for scene in planned.scenes]
+        pictures = self._pictures(planned)
+        return self._stream(story, planned, texts, options, pictures)
+
+    def _stream(self, story: Story, planned: StoryPlan, texts: list[SceneText], options: SamplingOptions, pictures: dict) -> Iterator[StoryChunk]:
+        size, rate = story.size or self.info.tokenizer.image_size, story.fps or self.info.fps
+        total = retimed_length(planned.num_frames, planned.fps, rate)
+        side = self.info.tokenizer.image_size // self.info.tokenizer.patch_size
+        chunks = direct(planned, self.tokenizer, self.generator, texts, options, story.seed, (side, side), pictures)
+        while True:
+            with self._precision():
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            start = retimed_length(chunk.start_frame, planned.fps, rate)
+            frames = retimed(to_pixels(chunk.frames, size), chunk.start_frame, planned.fps, rate)
+            yield StoryChunk(frames, chunk.scene, planned.scenes[chunk.scene].prompt, start, total)
+
+    def generate_story(
+        self,
+        story: Any,
+        *,
+        seed: int | None = None,
+        fps: float | None = None,
+        guidance_scale: float | None = None,
+        num_steps: int | None = None,
+        negative: str | None = None,
+        progress: bool = True,
+        on_chunk: Callable[[StoryChunk], None] | None = None,
+    ) -> Video:
+        """The whole video. `on_chunk` is called with each StoryChunk as it is made; the rest is as in `stream_story`."""
+        story = apply_overrides(Story.of(story), seed=seed, fps=fps, negative=negative)
+        frames = []
+        with story_progress(progress) as advance:
+            for chunk in self.stream_story(story, guidance_scale=guidance_scale, num_steps=num_steps):
+                frames.append(chunk.frames)
+                advance(chunk)
+                if on_chunk:
+                    on_chunk(chunk)
+        return Video(np.concatenate(frames), story.fps or self.info.fps, self.video_scenes(story), self.script(story))
+
+    def video_scenes(self, story: Story) -> tuple[VideoScene, ...]:
+        """The scenes of the video that a story becomes, in its own frames."""
+        return video_scenes(story, self.info.fps, plan_story(story, self.info))
+
+    def script(self, story: Story) -> dict[str, Any]:
+        """What travels with the video: the resolved script and the model's name. Pictures go by file name alone."""
+        values = story.to_dict()
+        for scene in values["scenes"]:
+            if scene.get("image"):
+                scene["image"] = Path(scene["image"]).name
+        return {**values, "fps": story.fps or self.info.fps, "model": self.info.name}
+
+    def _scene_text(self, prompt: str, negative: str | None) -> SceneText:
+        encoded = self.text_encoder.encode([prompt]).to(self.device)
+        other = self.text_encoder.encode([negative]).to(self.device) if negative else None
+        return SceneText(encoded.text, encoded.text_mask, (other.text, other.text_mask) if other else None)
+
+    def _pictures(self, planned: StoryPlan) -> dict[int, Tensor]:
+        size = self.info.tokenizer.image_size
+        read = {scene.index: read_image(scene.image, size) for scene in planned.scenes if scene.image is not None}
+        return {index: torch.from_numpy(np.array(pixels)).permute(2, 0, 1).to(self.device) / 127.5 - 1 for index, pixels in read.items()}
+
+    def _precision(self) -> contextlib.AbstractContextManager:
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def plan_story(story: Story, info) -> StoryPlan:
+    """The plan of a story for a model (its ModelInfo)."""
+    if info.generator is None:
+        raise CheckpointError(f"model {info.name!r} holds a tokenizer alone: train its generator with `phenaki train generator`")
+    return plan(story, fps=info.fps, temporal_patch_size=info.tokenizer.temporal_patch_size, chunk_slices=info.generator.chunk_slices)
+
+
+def video_scenes(story: Story, model_fps: float, planned: StoryPlan) -> tuple[VideoScene, ...]:
+    """Scenes with their first frame and length in the video's own frame rate."""
+    rate = story.fps or model_fps
+    ends = [retimed_length(scene.start_frame + scene.num_frames, planned.fps, rate) for scene in planned.scenes]
+    starts = [0, *ends[:-1]]
+    return tuple(VideoScene(scene.prompt, start, end - start) for scene, start, end in zip(planned.scenes, starts, ends, strict=True))
+
+
+def apply_overrides(story: Story, **values: Any) -> Story:
+    """The story with the values that are not None put in place of its own; checked as a script is."""
+    given = {key: value for key, value in values.items() if value is not None}
+    return Story.from_dict({**story.to_dict(), **given}) if given else story
+
+
+def to_pixels(frames: Tensor, size: int) -> np.ndarray:
+    """(f c h w) float in [-1, 1] -> (f, size, size, 3) uint8, resized where the model's size is another."""
+    if frames.shape[-1] != size:
+        frames = F.interpolate(frames.float(), size=(size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+    return ((frames.float() + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def retimed_length(num_frames: int, from_fps: float, to_fps: float) -> int:
+    """Frames at another rate that show the same time."""
+    return round(num_frames * to_fps / from_fps)
+
+
+def retimed(frames: np.ndarray, start_frame: int, from_fps: float, to_fps: float) -> np.ndarray:
+    """Frames from `start_frame` on at another rate: each new frame shows what was on screen at its time. No frame is lost at seams."""
+    if from_fps == to_fps:
+        return frames
+    first, end = (retimed_length(frame, from_fps, to_fps) for frame in (start_frame, start_frame + len(frames)))
+    source = np.floor(np.arange(first, end) * from_fps / to_fps).astype(int) - start_frame
+    return frames[source.clip(0, len(frames) - 1)]
+
+
+@contextlib.contextmanager
+def story_progress(shown: bool) -> Iterator[Callable[[StoryChunk], None]]:
+    """A progress bar with time left on the terminal; nothing where there is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not shown or not console.is_terminal:
+        yield lambda chunk: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} frames"), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda chunk: bar.update(
+            task, total=chunk.num_frames_total, advance=len(chunk.frames), description=f"scene {chunk.scene + 1}: {chunk.prompt[:40]}"
+        )
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `generate_to_file` wrote, and how long it took."""
+
+    num_frames: int
+    video_seconds: float
+    wall_seconds: float
+
+
+def generate_to_file(phenaki: Phenaki, story: Any, path: str | Path, *, progress: bool = True, **options: Any) -> Written:
+    """Writes a story's video while it is made: memory does not grow with its length. Options: `Phenaki.stream_story`."""
+    started = time.perf_counter()
+    overrides = {key: options.pop(key, None) for key in ("seed", "fps", "negative")}
+    story = apply_overrides(Story.of(story), **overrides)
+    chunks = phenaki.stream_story(story, **options)  # checks everything before a file is opened
+    size, rate, num_frames = story.size or phenaki.info.tokenizer.image_size, story.fps or phenaki.info.fps, 0
+    scenes, script = phenaki.video_scenes(story), phenaki.script(story)
+    with VideoWriter(path, fps=rate, size=(size, size), scenes=scenes, script=script) as writer, story_progress(progress) as advance:
+        for chunk in chunks:
+            writer.write(chunk.frames)
+            num_frames += len(chunk.frames)
+            advance(chunk)
+    return Written(num_frames, num_frames / rate, time.perf_counter() - started)
+
+
+@lru_cache(maxsize=2)
+def load(name: str | Path = DEFAULT_MODEL, device: str | None = None) -> Phenaki:
+    """Loads a model by shipped name, folder or hub id; the last two stay loaded."""
+    return Phenaki.from_pretrained(name, device=device)
+
+
+def generate_story(story: Any, *, model: str | Path | Phenaki = DEFAULT_MODEL, device: str | None = None, **options: Any) -> Video:
+    """A video of `story`: a list of prompts, of (prompt, seconds), a script file's path, a Story. Options: `Phenaki.generate_story`."""
+    return _ready(model, device).generate_story(story, **options)
+
+
+def stream_story(story: Any, *, model: str | Path | Phenaki = DEFAULT_MODEL, device: str | None = None, **options: Any) -> Iterator[StoryChunk]:
+    """The same, chunk by chunk. Options: `Phenaki.stream_story`."""
+    return _ready(model, device).stream_story(story, **options)
+
+
+def _ready(model: str | Path | Phenaki, device: str | None) -> Phenaki:
+    return model if isinstance(model, Phenaki) else load(model, device)
+
+
+def model_info(name: str | Path = DEFAULT_MODEL):
+    """The settings of a model, read without its weights."""
+    return read_info(find_model(name))

@@ -1,0 +1,57 @@
+"""How long a story will take on this machine: operations of the plan over a measured speed. Touches no weights."""
+
+import time
+
+import torch
+
+from phenaki.checkpoint import ModelInfo
+from phenaki.cvivit import CViViT
+from phenaki.maskgit import MaskGIT
+from phenaki.story import StoryPlan
+
+EFFICIENCY = 0.45  # of a large matrix product's speed that a whole generation reaches; measured on two CPU cores
+START_SECONDS = 6.0  # loading python's libraries, the text encoder and the weights; measured on the same
+
+
+def expected_seconds(plan: StoryPlan, info: ModelInfo, num_steps: int | None = None) -> float:
+    """Seconds of `phenaki generate` for this plan on this machine's CPU."""
+    return START_SECONDS + story_operations(plan, info, num_steps) / (EFFICIENCY * matrix_speed())
+
+
+def story_operations(plan: StoryPlan, info: ModelInfo, num_steps: int | None = None) -> float:
+    """Multiplications and additions of a story: 2 x weights x tokens for every pass of both networks, and attention."""
+    with torch.device("meta"):
+        generator, tokenizer = MaskGIT(info.generator), CViViT(info.tokenizer)
+    tokens_per_slice = (info.tokenizer.image_size // info.tokenizer.patch_size) ** 2
+    weights = sum(parameter.numel() for parameter in generator.layers.parameters())
+    heads = sum(parameter.numel() for parameter in generator.to_logits.parameters())
+    operations = 0.0
+    for scene in plan.scenes:
+        rounds = num_steps or scene.num_steps or info.sampling.num_steps
+        branches = 1 if (scene.guidance_scale or info.sampling.guidance_scale) == 1 else 2
+        for chunk in scene.chunks:
+            tokens = chunk.num_slices * tokens_per_slice
+            context = (info.generator.context_slices + info.generator.anchor) * tokens_per_slice
+            attention = 4 * info.generator.depth * info.generator.dim * tokens * (tokens + context)
+            operations += branches * rounds * (2 * weights * tokens + 2 * heads * tokens / 2 + attention) + 2 * weights * context
+            operations += tokens * decoder_operations_per_token(tokenizer)
+    return operations
+
+
+def decoder_operations_per_token(tokenizer: CViViT) -> float:
+    """Of the transformer, and of the head, whose convolutions run at four positions a token."""
+    transformer = sum(parameter.numel() for parameter in tokenizer.decoder.parameters())
+    head = sum(parameter.numel() for parameter in tokenizer.head.parameters())
+    return 2 * transformer + 8 * head
+
+
+def matrix_speed() -> float:
+    """Operations a second of a matrix product of the generator's kind of size, best of five."""
+    a, b = torch.randn(512, 512), torch.randn(512, 512)
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        for _ in range(4):
+            a = (a @ b) / 512**0.5
+        times.append((time.perf_counter() - started) / 4)
+    return 2 * 512**3 / min(times)

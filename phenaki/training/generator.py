@@ -1,0 +1,221 @@
+"""`phenaki train generator`: MaskGIT on tokenised stories (Villegas et al. 2022, section 2.2, and docs/DESIGN.md).
+
+A training example is a chunk inside one scene, its caption, and the slices before it, which may show other scenes: so the
+network sees prompts change under a carried context. In half of the batches the context is clean; in the others a share of
+its tokens is replaced and the share is told to the network. A tenth of the captions is dropped, for guidance.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from phenaki.checkpoint import Model, ModelInfo, load_model, save_model
+from phenaki.data.storybook import StorybookWorld, open_world
+from phenaki.data.tokens import StoryTokens, make_story_tokens
+from phenaki.director import SceneText, direct
+from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, MaskGIT, MaskGITConfig
+from phenaki.masking import training_mask
+from phenaki.sampling import SamplingOptions
+from phenaki.story import Story, plan
+from phenaki.text import TextEncoder
+from phenaki.training.run import Run, generator_for
+from phenaki.training.settings import GeneratorTraining, load_settings
+from phenaki.training.tokenizer import SAMPLE_SEED, override, save_video_rows
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's examples, all of one shape.
+
+    tokens: (b k h w) int64, the chunks; mask: (b k h w), True = hidden; captions: (b,) indices; dropped: (b,) True = no caption.
+    context: (b c h w) int64 or None; kinds: (c,) of its slices; corruption: (b,) level of corruption of the context.
+    starts: the chunks begin their videos.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    captions: Tensor
+    dropped: Tensor
+    context: Tensor | None
+    kinds: Tensor
+    corruption: Tensor
+    starts: bool
+
+
+def corrupt(tokens: Tensor, rate: Tensor, codebook_size: int, rng: torch.Generator) -> Tensor:
+    """Replaces a share rate (b,) of tokens (b t h w): half by any code, half by what another sample has in that place."""
+    hit = torch.rand(tokens.shape, generator=rng) < rate[:, None, None, None]
+    anything = torch.randint(codebook_size, tokens.shape, generator=rng)
+    nearby = tokens[torch.randperm(len(tokens), generator=rng)]
+    pick = torch.rand(tokens.shape, generator=rng) < 0.5
+    return torch.where(hit, torch.where(pick, anything, nearby), tokens)
+
+
+def draw_batch(stories: StoryTokens, config: MaskGITConfig, training: GeneratorTraining, step: int) -> Batch:
+    """The examples of a step, from (seed, step) alone."""
+    settings = training.optimizer
+    rng = generator_for(settings.seed, step, "batch")
+
+    def chance(probability: float) -> bool:
+        return bool(torch.rand((), generator=rng) < probability)
+
+    def number(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=rng))
+
+    length = config.chunk_slices if chance(0.5) else number(1, config.chunk_slices)
+    recent = 0 if chance(training.from_text_prob) else (config.context_slices if chance(0.7) else number(1, max(config.context_slices, 1)))
+    recent = min(recent, config.context_slices)
+    at_scene_start, anchored = chance(0.5), config.anchor and chance(0.7)
+    story, begin = draw_windows(stories, length, recent, at_scene_start, settings.batch_size, rng)
+
+    tokens = stories.tokens[story[:, None], begin[:, None] + torch.arange(length)].long()
+    captions = stories.caption[story, begin]
+    mask = training_mask(tuple(tokens.shape), rng)
+    dropped = torch.rand(len(tokens), generator=rng) < config.cond_drop_prob
+    level = torch.zeros(len(tokens), dtype=torch.long)
+    if recent == 0:
+        return Batch(tokens, mask, captions, dropped, None, torch.empty(0, dtype=torch.long), level, starts=True)
+    context, kinds = draw_context(stories, story, begin, recent, anchored and not at_scene_start)
+    if chance(0.5):
+        level = torch.randint(config.corruption_levels, (len(tokens),), generator=rng)
+        rate = level / max(config.corruption_levels - 1, 1) * config.max_corruption
+        context = corrupt(context, rate, config.codebook_size, rng)
+    return Batch(tokens, mask, captions, dropped, context, kinds, level, starts=False)
+
+
+def draw_windows(stories: StoryTokens, length: int, recent: int, at_scene_start: bool, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random (story, first slice) of chunks that lie inside one scene with `recent` slices before them; recent = 0: at slice 0."""
+    slices = torch.arange(stories.tokens.shape[1])[None]
+    fits = (stories.scene_end - slices) >= length
+    fits = fits & ((slices == 0) if recent == 0 else (slices >= recent))
+    wanted = fits & (slices == stories.scene_start) if at_scene_start else fits
+    places = (wanted if wanted.any() else fits).nonzero()
+    if not len(places):
+        raise ValueError(f"no scene of the training stories has {length} slices after {recent} others: make the stories longer")
+    chosen = places[torch.randint(len(places), (count,), generator=rng)]
+    return chosen[:, 0], chosen[:, 1]
+
+
+def draw_context(stories: StoryTokens, story: Tensor, begin: Tensor, recent: int, anchored: bool) -> tuple[Tensor, Tensor]:
+    """The `recent` slices before each chunk, led by the scene's first slice where `anchored`. Returns (b c h w) and kinds (c,)."""
+    index = begin[:, None] + torch.arange(-recent, 0)
+    kinds = [ORDINARY] * recent
+    if bool((begin == recent).all()):
+        kinds[0] = FIRST
+    if anchored:
+        index = torch.cat([stories.scene_start[story, begin][:, None], index], dim=1)
+        kinds = [ANCHOR, *kinds]
+    return stories.tokens[story[:, None], index].long(), torch.tensor(kinds)
+
+
+def generator_loss(model: MaskGIT, batch: Batch, text: Tensor, text_mask: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy of the hidden tokens in nats a token; text (b l d), text_mask (b l) as encoded, before any is dropped."""
+    text, text_mask = model.drop_text(text, text_mask, batch.dropped)
+    cache = model.encode_text(text, text_mask)
+    context = model.encode_context(batch.context, batch.kinds, batch.corruption) if batch.context is not None else None
+    shown = torch.where(batch.mask, model.mask_token_id, batch.tokens)
+    features = model.features(shown, cache, context, batch.starts)
+    log_probs = model.log_probs(features[batch.mask], batch.tokens[batch.mask])
+    correct = (log_probs.detach() > -0.6931).float().mean()  # given more than even odds
+    return {"loss": -log_probs.sum(0).mean(), "correct": correct, "hidden": batch.mask.float().mean(), "dropped": batch.dropped.float().mean()}
+
+
+def run_generator_training(
+    config: Path, out: Path, *, data: Path | None = None, tokenizer: str | Path | None = None, steps: int | None = None,
+    seed: int | None = None, device: str = "cpu", on_log: Callable[[dict], None] = print, on_note: Callable[[str], None] = print,
+) -> Path:  # fmt: skip
+    """The whole program: settings file and trained tokenizer in, whole model out at `out`/model, whose path is returned.
+
+    tokenizer: a model folder or name; by default `out`/model where that exists, else the shipped model.
+    """
+    settings = load_settings(config)
+    training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, steps, seed))
+    source = tokenizer or (out / "model" if (out / "model").exists() else "storybook")
+    on_note(f"tokenizer: {source}")
+    base = load_model(source, device)
+    world = open_world(replace(settings.world, size=base.info.tokenizer.image_size), data, device)
+    text_encoder = TextEncoder.load(settings.text, device=device)
+    stories = story_tokens(world, base, text_encoder, training, out / "generator" / "stories.safetensors", on_note)
+    torch.manual_seed(training.optimizer.seed)
+    model_config = replace(settings.generator, codebook_size=base.tokenizer.codebook_size)
+    model = MaskGIT(model_config).to(device)
+    sample = lambda run, step: save_story_sample(world, run, base, text_encoder, out / "generator" / f"sample-{step:07d}.png")
+    run = train_generator(stories, model, training, out / "generator", sample, on_log)
+    facts = base.info.training | {"generator_steps": run.step, "generator_seed": training.optimizer.seed}
+    info = ModelInfo(
+        config.stem, base.info.tokenizer, model_config, settings.text, base.info.fps, text_encoder=text_encoder.fingerprint, training=facts
+    )
+    save_model(out / "model", info, base.tokenizer, model)
+    return out / "model"
+
+
+def story_tokens(
+    world: StorybookWorld, base: Model, text_encoder: TextEncoder, training: GeneratorTraining, path: Path, on_note: Callable[[str], None]
+) -> StoryTokens:
+    """The tokenised stories in `path`, made anew where the file is missing or was made by other weights or settings."""
+    weights = sorted(value for name, value in base.info.files.items() if name.startswith("tokenizer"))
+    made_by = f"{weights} {text_encoder.fingerprint} {world.config} {world.art_hash} {training}"
+    if path.exists():
+        stories = StoryTokens.load(path)
+        if stories.description == made_by:
+            return stories
+        on_note("the stories on disk were tokenised by other weights or settings: making them anew")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    on_note(f"tokenising {training.num_stories} stories")
+
+    def encode_text(captions: list[str]) -> list[Tensor]:
+        encoded = text_encoder.encode(captions)
+        return [text[mask].cpu() for text, mask in zip(encoded.text, encoded.text_mask, strict=True)]
+
+    stories = make_story_tokens(
+        world, base.tokenizer.encode, encode_text, seed=training.optimizer.seed, num_stories=training.num_stories, num_slices=training.num_slices,
+        temporal_patch_size=base.info.tokenizer.temporal_patch_size, max_scenes=training.max_scenes, description=made_by,
+    )  # fmt: skip
+    stories.save(path)
+    return stories
+
+
+@torch.no_grad()
+def save_story_sample(world: StorybookWorld, run: Run, base: Model, text_encoder: TextEncoder, path: Path) -> None:
+    """A picture of stories nobody trained on, told by the averaged weights: a row each, every second frame, captions beside it."""
+    device = next(run.model.parameters()).device
+    averaged = MaskGIT(run.model.config).to(device).eval()
+    run.ema.copy_to(averaged)
+    pt, fps = base.info.tokenizer.temporal_patch_size, base.info.fps
+    side = base.info.tokenizer.image_size // base.info.tokenizer.patch_size
+    rows, lines = [], []
+    for index in range(4):
+        truth = world.story(SAMPLE_SEED, index, 1 + pt * 11, max_scenes=2, align=pt)
+        prompts = [scene.caption for scene in truth.scenes][:2]
+        seconds = 1.5 if len(prompts) == 2 else 3.0
+        planned = plan(Story.of([(prompt, seconds) for prompt in prompts]), fps=fps, temporal_patch_size=pt, chunk_slices=averaged.config.chunk_slices)
+        encoded = [text_encoder.encode([prompt]).to(device) for prompt in prompts]
+        texts = [SceneText(one.text, one.text_mask) for one in encoded]
+        chunks = direct(planned, base.tokenizer, averaged, texts, SamplingOptions(), index, (side, side))
+        rows.append(torch.cat([chunk.frames for chunk in chunks])[::2])
+        lines.append(" | ".join(prompts))
+    save_video_rows(rearrange(torch.stack(rows), "b f c h w -> b c f h w"), path)
+    path.with_suffix(".txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def train_generator(
+    stories: StoryTokens, model: MaskGIT, training: GeneratorTraining, folder: Path,
+    on_sample: Callable[[Run, int], None] = lambda run, step: None, on_log: Callable[[dict], None] = print,
+) -> Run:  # fmt: skip
+    """Trains until the run has all its steps, going on from its newest checkpoint; the EMA weights end up in `model`."""
+    run = Run(folder, model, training.optimizer)
+    device = next(model.parameters()).device
+
+    def loss_at(step: int) -> dict[str, Tensor]:
+        batch = draw_batch(stories, model.config, training, step)
+        text, text_mask = stories.text(batch.captions)
+        moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(batch).items()}
+        return generator_loss(model, Batch(**moved), text.to(device), text_mask.to(device))
+
+    run.train(loss_at, lambda step: on_sample(run, step), on_log)
+    run.ema.copy_to(model)
+    return run

@@ -1,0 +1,217 @@
+"""What both training programs share: the loop of optimiser steps, EMA, checkpoints and exact resume.
+
+Everything random in step n is drawn from (seed, n), so a checkpoint needs no random state and a resumed run takes the
+same steps to the bit. A checkpoint is a folder of safetensors with a manifest of hashes, written beside its final name,
+synced, and renamed when it is whole; the newest whole one is taken to go on from.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+KEEP_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How a network is trained, whatever its loss."""
+
+    num_steps: int = 1000
+    batch_size: int = 8
+    learning_rate: float = 1e-3  # at its peak
+    warmup_steps: int = 100
+    final_lr_ratio: float = 0.05  # of the peak, at the end of the cosine
+    weight_decay: float = 1e-2  # of matrices only
+    beta2: float = 0.99
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.998
+    log_every: int = 20  # steps
+    save_every: int = 200
+    sample_every: int = 400
+    seed: int = 0
+
+
+def generator_for(seed: int, step: int, purpose: str = "") -> torch.Generator:
+    """The random stream of one step: keyed by its arguments, so that it does not depend on the steps before."""
+    digest = hashlib.sha256(f"{seed}/{step}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def learning_rate(step: int, settings: OptimizerSettings) -> float:
+    """Linear warm-up, then a cosine from the peak to final_lr_ratio of it at num_steps."""
+    warm = min(1.0, (step + 1) / max(settings.warmup_steps, 1))
+    progress = min(step / max(settings.num_steps, 1), 1.0)
+    cosine = settings.final_lr_ratio + (1 - settings.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.learning_rate * warm * cosine
+
+
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
+    """AdamW over the model's own trainable parameters, in the order of their names; vectors are not decayed."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    matrices = [parameter for _, parameter in named if parameter.ndim >= 2]
+    vectors = [parameter for _, parameter in named if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2), fused=True)
+
+
+class EMA:
+    """An average of the weights over the last steps, kept as tensors by name; it starts as the weights themselves."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))  # early on the average follows faster
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                self.weights[name].lerp_(tensor, 1 - decay)
+            else:
+                self.weights[name].copy_(tensor)
+
+    def copy_to(self, model: nn.Module) -> None:
+        model.load_state_dict(self.weights)
+
+
+class Run:
+    """One training run in `folder`: model, its average, optimiser, step; saved and resumed as a whole."""
+
+    def __init__(self, folder: str | Path, model: nn.Module, settings: OptimizerSettings):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.model, self.settings = model, settings
+        self.optimizer = make_optimizer(model, settings)
+        self.ema = EMA(model, settings.ema_decay)
+        self.step = 0
+        self.resume()
+
+    def train(self, loss_at: Callable[[int], dict[str, Tensor]], on_sample: Callable[[int], None], on_log: Callable[[dict], None]) -> None:
+        """Steps until num_steps. `loss_at(step)` gives named losses: "loss" is minimised, all are logged."""
+        settings, sums, since, started = self.settings, {}, 0, time.perf_counter()
+        while self.step < settings.num_steps:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.step, settings)
+            losses = loss_at(self.step)
+            losses["loss"].backward()
+            grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
+            if torch.isfinite(grad_norm):
+                self.optimizer.step()
+            losses["skipped"] = (~torch.isfinite(grad_norm)).float()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.ema.update(self.model, self.step)
+            self.step, since = self.step + 1, since + 1
+            for name, value in {**losses, "grad_norm": grad_norm}.items():
+                sums[name] = sums.get(name, 0.0) + value.detach().item()
+            if self.step % settings.log_every == 0 or self.step == settings.num_steps:
+                seconds = (time.perf_counter() - started) / since
+                line = {"step": self.step, **{name: total / since for name, total in sums.items()}, "seconds_per_step": seconds}
+                self._log(line)
+                on_log(line)
+                sums, since, started = {}, 0, time.perf_counter()
+            if self.step % settings.save_every == 0 or self.step == settings.num_steps:
+                self.save()
+            if self.step % settings.sample_every == 0 or self.step == settings.num_steps:
+                on_sample(self.step)
+
+    def _log(self, line: dict) -> None:
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({key: round(value, 6) for key, value in line.items()}) + "\n")
+
+    def save(self) -> None:
+        """Writes checkpoints/step-N whole or not at all, then drops all but the newest ones."""
+        final = self.folder / "checkpoints" / f"step-{self.step:07d}"
+        part = final.with_name(f".part-{final.name}")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, part / "model.safetensors")
+        save_file({name: tensor.contiguous() for name, tensor in self.ema.weights.items()}, part / "ema.safetensors")
+        save_file(self._optimizer_tensors(), part / "optimizer.safetensors")
+        hashes = {file.name: _sha256(file) for file in sorted(part.iterdir())}
+        (part / "manifest.json").write_text(json.dumps({"step": self.step, "sha256": hashes}), encoding="utf-8")
+        for file in part.iterdir():
+            _sync(file)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(part, final)
+        _sync(final.parent)
+        for old in self.checkpoints()[:-KEEP_CHECKPOINTS]:
+            shutil.rmtree(old)
+
+    def checkpoints(self) -> list[Path]:
+        """Finished checkpoint folders, oldest first."""
+        return sorted((self.folder / "checkpoints").glob("step-*"))
+
+    def resume(self) -> None:
+        """Goes on from the newest checkpoint whose files are those of its manifest; damaged ones are named and passed over."""
+        for folder in reversed(self.checkpoints()):
+            problem = damage(folder)
+            if problem:
+                print(f"{folder}: {problem}; going back to the checkpoint before")
+                continue
+            self.model.load_state_dict(load_file(folder / "model.safetensors"))
+            self.ema.weights = load_file(folder / "ema.safetensors")
+            device = next(self.model.parameters()).device
+            self.ema.weights = {name: tensor.to(device) for name, tensor in self.ema.weights.items()}
+            self._load_optimizer(load_file(folder / "optimizer.safetensors"))
+            self.step = json.loads((folder / "manifest.json").read_text())["step"]
+            self._forget_log_after(self.step)
+            return
+
+    def _forget_log_after(self, step: int) -> None:
+        """Lines logged after the checkpoint will be written again."""
+        log = self.folder / "log.jsonl"
+        if log.exists():
+            lines = [line for line in log.read_text().splitlines() if line.startswith("{") and json.loads(line)["step"] <= step]
+            log.write_text("".join(line + "\n" for line in lines))
+
+    def _parameter_names(self) -> dict[Tensor, str]:
+        return {parameter: name for name, parameter in self.model.named_parameters()}
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        names = self._parameter_names()
+        return {f"{names[parameter]}|{key}": value for parameter, state in self.optimizer.state.items() for key, value in state.items()}
+
+    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        parameters = {name: parameter for parameter, name in self._parameter_names().items()}
+        for key, value in tensors.items():
+            name, field = key.split("|")
+            moved = value if field == "step" else value.to(parameters[name].device)
+            self.optimizer.state[parameters[name]][field] = moved
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with a checkpoint folder, "" where nothing is."""
+    try:
+        hashes = json.loads((folder / "manifest.json").read_text())["sha256"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"its manifest cannot be read ({error})"
+    for name, expected in hashes.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _sha256(folder / name) != expected:
+            return f"{name} is not what was saved (its hash differs)"
+    return ""
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

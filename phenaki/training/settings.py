@@ -1,0 +1,85 @@
+"""One file per model (configs/*.toml) -> everything that training it needs."""
+
+import math
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from phenaki.config import ConfigError, build, read_settings
+from phenaki.cvivit import CViViTConfig
+from phenaki.data.storybook import WORLDS, WorldConfig
+from phenaki.maskgit import MaskGITConfig
+from phenaki.text import TextConfig
+from phenaki.training.run import OptimizerSettings
+
+
+@dataclass(frozen=True)
+class TokenizerTraining:
+    """Loss and data of tokenizer training. The loss is L2 + l1_weight * L1 + quantizer_weight * (VQ's own)."""
+
+    num_slices: int = 4  # of a training clip
+    l1_weight: float = 0.1
+    quantizer_weight: float = 1.0
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+
+def read_section(cls: type, values: dict[str, Any], source: str):
+    """A training section: its own keys and the table `optimizer`."""
+    values = dict(values)
+    optimizer = build(OptimizerSettings, values.pop("optimizer", {}), f"{source}.optimizer")
+    return replace(build(cls, values, source), optimizer=optimizer)
+
+
+def read_world(values: dict[str, Any], source: str) -> WorldConfig:
+    """A world by name, with any of its fields set anew."""
+    values = dict(values)
+    name = values.pop("name", "small")
+    if name not in WORLDS:
+        raise ConfigError(f"{source}: world {name!r}; known worlds: {', '.join(WORLDS)}")
+    changes = build(WorldConfig, {"actors": WORLDS[name].actors, "places": WORLDS[name].places, **values}, source)
+    return replace(WORLDS[name], **{key: getattr(changes, key) for key in values})
+
+
+@dataclass(frozen=True)
+class GeneratorTraining:
+    """Data and loss of generator training."""
+
+    num_stories: int = 6000  # tokenised once
+    num_slices: int = 17  # of each story
+    max_scenes: int = 3  # of each story
+    from_text_prob: float = 0.3  # share of batches without context
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A whole configuration file."""
+
+    world: WorldConfig
+    tokenizer: CViViTConfig
+    generator: MaskGITConfig
+    text: TextConfig
+    train_tokenizer: TokenizerTraining
+    train_generator: GeneratorTraining
+
+
+def load_settings(path: str | Path) -> ModelSettings:
+    """Reads configs/NAME.toml. The generator's codebook is the tokenizer's and its text width the encoder's: no second number to type."""
+    values = read_settings(path)
+    known = [entry.name for entry in fields(ModelSettings)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{path}: unknown section [{key}]; known: {', '.join(known)}")
+    tokenizer = build(CViViTConfig, values.get("tokenizer", {}), f"{path}: tokenizer")
+    text = build(TextConfig, values.get("text", {}), f"{path}: text")
+    codebook_size = math.prod(tokenizer.fsq_levels) if tokenizer.quantizer == "fsq" else tokenizer.codebook_size
+    derived = {"codebook_size": codebook_size, "text_dim": text.width}
+    generator = build(MaskGITConfig, {**values.get("generator", {}), **derived}, f"{path}: generator")
+    return ModelSettings(
+        world=read_world(values.get("world", {}), f"{path}: world"),
+        tokenizer=tokenizer,
+        generator=generator,
+        text=text,
+        train_tokenizer=read_section(TokenizerTraining, values.get("train_tokenizer", {}), f"{path}: train_tokenizer"),
+        train_generator=read_section(GeneratorTraining, values.get("train_generator", {}), f"{path}: train_generator"),
+    )

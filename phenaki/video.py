@@ -1,0 +1,240 @@
+"""Video: frames with their rate, their scenes and the script they were made from; to and from files, pictures, notebooks.
+
+Axis letters: `f` frames, `h w` rows and columns, `c` colours (RGB). At this border pixels are uint8 (f, h, w, c); inside the
+package a video is a float tensor (b c f h w) in [-1, 1]. `b` batch, `t` token time, `n` flattened tokens, `l` text length,
+`d` width, `v` codebook size.
+"""
+
+import base64
+import html
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
+
+from phenaki.video_files import (
+    OUTPUT_ENDINGS,
+    GifEncoder,
+    SequenceEncoder,
+    StreamEncoder,
+    VideoError,
+    VideoScene,
+    check_output_path,
+    decode_gif,
+    decode_video,
+    resampled_indices,
+    sync,
+)
+
+__all__ = ["OUTPUT_ENDINGS", "Video", "VideoError", "VideoScene", "VideoWriter", "check_output_path", "contact_sheet", "read_image", "read_video"]
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MAX_IMAGE_PIXELS = 64_000_000
+LABEL_HEIGHT = 14  # pixels of a prompt above its row in a contact sheet
+
+
+@dataclass(frozen=True)
+class Video:
+    """Frames uint8 (f, h, w, 3) RGB at `fps` frames a second; `scenes` are its chapters, `script` what it was made from."""
+
+    frames: np.ndarray
+    fps: float
+    scenes: tuple[VideoScene, ...] = ()
+    script: dict[str, Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        frames = self.frames
+        if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
+            found = f"{frames.dtype} {frames.shape}" if isinstance(frames, np.ndarray) else type(frames).__name__
+            raise VideoError(f"frames are {found}: a Video needs uint8 (f, h, w, 3), at least one frame")
+        if not 0 < self.fps < 1000:
+            raise VideoError(f"fps {self.fps}: needed more than 0 and less than 1000 frames a second")
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __repr__(self) -> str:
+        f, h, w, _ = self.frames.shape
+        return f"Video({f} frames of {w}x{h}, {self.seconds:.2f} s at {self.fps:g} fps, {len(self.scenes)} scenes)"
+
+    @property
+    def seconds(self) -> float:
+        return len(self.frames) / self.fps
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Video":
+        """Reads a video file; scenes and script come back with it."""
+        return read_video(path)
+
+    def save(self, path: str | Path) -> None:
+        """Writes .mp4, .webm, .gif, .png (a contact sheet) or name_%05d.png (single frames), whole or not at all."""
+        with VideoWriter(path, fps=self.fps, size=self.frames.shape[1:3], scenes=self.scenes, script=self.script) as writer:
+            writer.write(self.frames)
+
+    def contact_sheet(self, columns: int = 8, every: int | None = None, scale: int = 1) -> np.ndarray:
+        """Frames in a grid, uint8 (h, w, 3): a row for each scene with its prompt above it, or rows of all frames."""
+        return contact_sheet(self.frames, self.scenes, columns=columns, every=every, scale=scale)
+
+    def _repr_html_(self) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "video.mp4"
+            self.save(path)
+            data = base64.b64encode(path.read_bytes()).decode()
+        prompts = "".join(f"<li>{html.escape(scene.prompt)}</li>" for scene in self.scenes)
+        return f'<video controls loop src="data:video/mp4;base64,{data}" width="{max(self.frames.shape[2], 256)}"></video><ol>{prompts}</ol>'
+
+
+def contact_sheet(frames: np.ndarray, scenes: Sequence[VideoScene] = (), *, columns: int = 8, every: int | None = None, scale: int = 1) -> np.ndarray:
+    """Frames (f, h, w, 3) in a grid. `every` n-th frame is shown; by default each row spreads `columns` frames over its scene."""
+    height, width = frames.shape[1] * scale, frames.shape[2] * scale
+    spans = [(scene.prompt, frames[scene.start_frame : scene.start_frame + scene.num_frames]) for scene in scenes] or [("", frames)]
+    rows = []
+    for prompt, part in spans:
+        spread = np.linspace(0, len(part) - 1, min(columns, len(part))).round().astype(int) if scenes else np.arange(len(part))
+        shown = part[::every] if every else part[spread]
+        for start in range(0, len(shown), columns):
+            rows.append((prompt if start == 0 else "", shown[start : start + columns]))
+    labels = [LABEL_HEIGHT if prompt else 0 for prompt, _ in rows]
+    sheet = Image.new("RGB", (columns * width, len(rows) * height + sum(labels)), "white")
+    pen, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(size=11), 0
+    for (prompt, shown), label in zip(rows, labels, strict=True):
+        pen.text((2, top), prompt, fill="black", font=font)
+        for column, pixels in enumerate(shown):
+            sheet.paste(Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST), (column * width, top + label))
+        top += height + label
+    return np.asarray(sheet)
+
+
+class SheetEncoder:
+    """A contact sheet of all that was written, as one PNG."""
+
+    def __init__(self, path: Path, fps: float, size: tuple[int, int]):
+        self.frames: list[np.ndarray] = []
+        self.part = path.with_name(f".{path.stem}.part.png")
+
+    def write(self, frames: np.ndarray) -> None:
+        self.frames.append(frames)
+
+    def close(self) -> None:
+        """Nothing lies on disk yet."""
+
+    def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> Path:
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("phenaki_script", json.dumps(script) if script is not None else "")
+        Image.fromarray(contact_sheet(np.concatenate(self.frames), scenes, scale=2)).save(self.part, format="PNG", pnginfo=info)
+        return self.part
+
+
+class VideoWriter:
+    """A context manager that writes frames as they come, in constant memory for .mp4 and .webm.
+
+    Until the end the work lies in a part file beside `path` that already plays. An exception leaves what stood under `path`
+    as it was, and says where the part file is. size: (h, w) in pixels.
+    """
+
+    def __init__(
+        self, path: str | Path, *, fps: float, size: tuple[int, int], scenes: Sequence[VideoScene] = (), script: dict[str, Any] | None = None
+    ):
+        self.path = check_output_path(path)
+        self.size, self.scenes, self.script = tuple(size), scenes, script
+        self.num_frames = 0
+        ending = self.path.suffix.lower()
+        kinds = {".gif": GifEncoder, ".png": SequenceEncoder if "%" in self.path.name else SheetEncoder}
+        self.encoder = kinds.get(ending, StreamEncoder)(self.path, fps, self.size)
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def write(self, frames: np.ndarray) -> None:
+        """frames: uint8 (f, h, w, 3) of the size the writer was made for."""
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (*self.size, 3):
+            raise VideoError(f"frames are {frames.dtype} {frames.shape}: needed uint8 (f, {self.size[0]}, {self.size[1]}, 3)")
+        self.encoder.write(frames)
+        self.num_frames += len(frames)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            self._keep_part(error)
+            return
+        if not self.num_frames:
+            self._keep_part(None)
+            raise VideoError(f"{self.path}: no frames were written")
+        try:
+            whole = self.encoder.finish(self.scenes, self.script)
+            if whole is not None:
+                sync(whole)
+                os.replace(whole, self.path)
+        except BaseException as failure:
+            self._keep_part(failure)
+            raise
+
+    def _keep_part(self, error: BaseException | None) -> None:
+        """Ends the part file as far as it got; drops it where it is empty, else tells where it is."""
+        try:
+            self.encoder.close()
+        except Exception as close_error:  # a full disk fails here again; what was written before still plays
+            if error is not None:
+                error.add_note(f"(closing the part file: {close_error})")
+        self.path.with_name(f".{self.path.stem}.whole{self.path.suffix}").unlink(missing_ok=True)
+        part = getattr(self.encoder, "part", None)
+        if part is not None and part.exists():
+            if self.num_frames and isinstance(self.encoder, StreamEncoder):
+                if error is not None:
+                    error.add_note(f"what was made so far plays in {part}")
+            else:
+                part.unlink()
+
+
+def read_video(path: str | Path, *, size: int | None = None, fps: float | None = None) -> Video:
+    """Reads a video file, a picture (one frame) or a folder of pictures in the order of their names.
+
+    size: pixels a side of a square that each frame is resized and cropped to. fps: the rate it is resampled to. VideoError
+    for anything that is not a whole video.
+    """
+    path = Path(path)
+    if path.is_dir():
+        pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
+        if not pictures:
+            raise VideoError(f"{path}: holds no pictures ({', '.join(IMAGE_ENDINGS)})")
+        video = Video(np.stack([read_image(file, size) for file in pictures]), fps or 8.0)
+    elif path.suffix.lower() in IMAGE_ENDINGS:
+        video = Video(read_image(path, size)[None], fps or 8.0)
+    else:
+        decoded = decode_gif(path) if path.suffix.lower() == ".gif" else decode_video(path)
+        frames = decoded.frames if size is None else np.stack([_square(Image.fromarray(pixels), size) for pixels in decoded.frames])
+        video = Video(frames, decoded.fps, decoded.scenes, decoded.script)
+    if fps is None or fps == video.fps:
+        return video
+    return Video(video.frames[list(resampled_indices(len(video), video.fps, fps))], fps, (), video.script)
+
+
+def read_image(path: str | Path, size: int | None = None) -> np.ndarray:
+    """A picture as uint8 (h, w, 3), transparent parts over white; size: resized and cropped to a square of so many pixels."""
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP", "BMP")) as picture:
+            if picture.width * picture.height > MAX_IMAGE_PIXELS:
+                raise VideoError(f"{path}: {picture.width}x{picture.height} pixels; at most {MAX_IMAGE_PIXELS} are read")
+            rgba = picture.convert("RGBA")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise VideoError(f"{path}: {error.strerror}") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, VideoError):
+            raise
+        raise VideoError(f"{path}: not a whole picture ({error}); PNG, JPEG, WebP and BMP are read") from error
+    flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return np.asarray(flat) if size is None else _square(flat, size)
+
+
+def _square(picture: Image.Image, size: int) -> np.ndarray:
+    """Resizes the shorter side to `size` and cuts the middle square out."""
+    scale = size / min(picture.size)
+    width, height = (max(round(side * scale), size) for side in picture.size)
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(resized.crop((left, top, left + size, top + size)))

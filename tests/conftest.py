@@ -1,0 +1,51 @@
+"""Models of a few thousand random weights, the same in every run."""
+
+import pytest
+import torch
+
+from phenaki.cvivit import CViViT, CViViTConfig
+from phenaki.maskgit import MaskGIT, MaskGITConfig
+
+torch.set_num_threads(1)
+
+TOKENIZERS = {
+    "default": CViViTConfig(
+        image_size=32, dim=32, heads=2, mlp_dim=64, encoder_layers="st st", decoder_layers="st st", window=3,
+        stem_dim=16, stem_blocks=1, head_blocks=1, fsq_levels=(4, 4, 4, 4),
+    ),
+    "paper": CViViTConfig(
+        image_size=32, dim=32, heads=2, mlp_dim=64, encoder_layers="ssss tttt", decoder_layers="tttt ssss", window=0,
+        stem="linear", first_frame_stem=True, quantizer="vq", codebook_size=64, code_dim=8,
+    ),
+}  # fmt: skip
+
+
+def build_tokenizer(config: CViViTConfig) -> CViViT:
+    torch.manual_seed(1)
+    return CViViT(config).eval()
+
+
+@pytest.fixture
+def tokenizer() -> CViViT:
+    """32x32 pixels, slices of 4x4 tokens of 256 kinds, two frames a slice, a window of three slices."""
+    return build_tokenizer(TOKENIZERS["default"])
+
+
+@pytest.fixture(params=list(TOKENIZERS))
+def any_tokenizer(request) -> CViViT:
+    """The default configuration and the paper's."""
+    return build_tokenizer(TOKENIZERS[request.param])
+
+
+@pytest.fixture
+def generator() -> MaskGIT:
+    """Two factors of 16 values, chunks of up to 3 slices, 2 recent slices and an anchor. As sure of itself as a trained one."""
+    torch.manual_seed(2)
+    model = MaskGIT(
+        MaskGITConfig(codebook_size=256, token_factors=2, dim=32, depth=2, heads=2, mlp_dim=64, text_dim=16, chunk_slices=3, context_slices=2)
+    ).eval()
+    with torch.no_grad():
+        model.condition_embedding.normal_()
+        for head in model.to_logits.heads:
+            head.weight.normal_()
+    return model
