@@ -10,7 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="From a script of prompts to one continuous video.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="From a script of prompts to one continuous video."
+)
 train_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer or a generator.")
 data_app = typer.Typer(no_args_is_help=True, help="Look at training data.")
 app.add_typer(train_app, name="train")
@@ -68,7 +70,8 @@ def generate(
         written = generate_to_file(
             ready, story, output, seed=seed, fps=fps, guidance_scale=guidance_scale, num_steps=num_steps, negative=negative, progress=True
         )
-        errors.print(f"{output}: {written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s", highlight=False)
+        figures = f"{written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s"
+        errors.print(_escaped(f"{output}: {figures}"), highlight=False)
 
 
 @app.command(name="plan")
@@ -96,7 +99,8 @@ def plan_command(
             table.add_row(mark, *map(str, figures), _escaped(scene.prompt))
         Console().print(table)
         seconds = expected_seconds(planned, info, num_steps)
-        total = f"{planned.num_frames} frames, {planned.seconds:.2f} s at {planned.fps:g} fps, {planned.num_chunks} chunks, {planned.num_slices * per_slice} tokens"
+        counts = f"{planned.num_chunks} chunks, {planned.num_slices * per_slice} tokens"
+        total = f"{planned.num_frames} frames, {planned.seconds:.2f} s at {planned.fps:g} fps, {counts}"
         Console().print(f"{total}; about {seconds:.0f} s on this machine's CPU", highlight=False)
 
 

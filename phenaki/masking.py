@@ -29,7 +29,10 @@ def num_hidden_after(step: int, num_steps: int, num_tokens: int, schedule: Calla
     """Tokens still hidden after round `step` (from 0). Every round reveals at least one, the last one reveals all."""
     if step + 1 >= num_steps:
         return 0
-    return min(math.floor(schedule((step + 1) / num_steps) * num_tokens), max(num_tokens - 1 - step, 0))
+    hidden = num_tokens
+    for earlier in range(step + 1):
+        hidden = min(math.floor(schedule((earlier + 1) / num_steps) * num_tokens), hidden - 1)
+    return max(hidden, 0)
 
 
 def training_mask(shape: tuple[int, int, int, int], rng: torch.Generator, per_slice_prob: float = 0.5) -> Tensor:

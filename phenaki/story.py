@@ -203,7 +203,7 @@ def _checked(parsed: Parsed) -> Story:
         found = sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")  # typing errors first
     lines = [parsed.line_of(item["loc"]) for item in found]
     told = [_problem(item) for item in found[:MAX_ERRORS_TOLD]]
-    others = [f"\n  also{f' line {line}' if line else ''}: {text}" for line, text in zip(lines[1:], told[1:])]
+    others = [f"\n  also{f' line {line}' if line else ''}: {text}" for line, text in zip(lines[1:], told[1:], strict=False)]
     more = f"\n  and {len(found) - len(told)} more" if len(found) > len(told) else ""
     raise StoryError("".join([told[0], *others, more]), line=lines[0])
 
@@ -313,7 +313,7 @@ def plan(story: Story, *, fps: float, temporal_patch_size: int, chunk_slices: in
         origin = frame_ends[first - 1] if first else 0
         kept = frame_ends[end - 1] - origin
         slice_ends = _slice_ends([at - origin for at in frame_ends[first:end]], temporal_patch_size)
-        for index, start, stop in zip(range(first, end), [0, *slice_ends], slice_ends):
+        for index, start, stop in zip(range(first, end), [0, *slice_ends], slice_ends, strict=False):
             given = int(story.scenes[index].image is not None)
             if kept < 1 or stop - start < 1 + given:
                 raise _too_short(story, index, fps, temporal_patch_size + given)
@@ -334,7 +334,7 @@ def _frame_ends(story: Story, fps: float) -> list[int]:
 def _segments(story: Story) -> list[tuple[int, int]]:
     """(first scene, last scene + 1) of every run of scenes that carry on from each other."""
     firsts = [index for index, scene in enumerate(story.scenes) if index == 0 or scene.cut or scene.image is not None]
-    return list(zip(firsts, [*firsts[1:], len(story.scenes)]))
+    return list(zip(firsts, [*firsts[1:], len(story.scenes)], strict=True))
 
 
 def _slice_ends(frame_ends: list[int], patch: int) -> list[int]:

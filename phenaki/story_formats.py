@@ -283,7 +283,7 @@ def _scenes_of_cues(cues: list[_Cue]) -> Parsed:
             problem = f"cue starts at {following.start / 1000:g} s, before the one above ends at {cue.end / 1000:g} s"
             raise StoryError(f"{problem}: cues must not overlap and must stand in order", line=following.line)
     ends = [cue.start for cue in cues[1:]] + [cues[-1].end]
-    scenes = [{"prompt": cue.text, "seconds": (end - cue.start) / 1000} for cue, end in zip(cues, ends)]
+    scenes = [{"prompt": cue.text, "seconds": (end - cue.start) / 1000} for cue, end in zip(cues, ends, strict=True)]
     return Parsed({"scenes": scenes}, {("scenes", index): cue.line for index, cue in enumerate(cues)})
 
 

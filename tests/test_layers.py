@@ -42,12 +42,12 @@ def rms_normed(vector, weight):
     return vector / math.sqrt(vector.square().mean() + torch.finfo(torch.float32).eps) * weight
 
 
+@torch.no_grad()
 def test_attention_equals_a_slow_reference():
     torch.manual_seed(0)
     attention = Attention(12, heads=3, source_dim=10)
-    with torch.no_grad():
-        attention.query_norm.weight.normal_()
-        attention.key_norm.weight.normal_()
+    attention.query_norm.weight.normal_()
+    attention.key_norm.weight.normal_()
     x, source = torch.randn(2, 5, 12), torch.randn(2, 7, 10)
     mask = torch.rand(2, 1, 5, 7) < 0.6
     mask[..., 0] = True

@@ -53,9 +53,10 @@ def main() -> None:
         sprites = {name: sprites[name] for name in SMALL_WORLD.actors}
         places = {name: places[name] for name in SMALL_WORLD.places}
 
+    pictures = [Image.open(options.art / "backgrounds" / file).convert("RGB") for file in places.values()]
     tensors = {
         "actors": np.stack([read_strip(options.art / "sprites" / file, options.size) for file in sprites.values()]),
-        "places": np.stack([np.asarray(Image.open(options.art / "backgrounds" / file).convert("RGB")).transpose(2, 0, 1) for file in places.values()]),
+        "places": np.stack([np.asarray(picture).transpose(2, 0, 1) for picture in pictures]),
         "particles": np.stack([premultiplied(Image.open(options.art / "particles" / file), options.size) for file in PARTICLES.values()]),
     }
     names = {"actors": list(sprites), "places": list(places), "particles": list(PARTICLES)}

@@ -9,6 +9,7 @@ Speeds are whole pixels a frame at size 64, so that equal scenes give equal pixe
 import hashlib
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from phenaki.data.captions import caption, is_held_out
 
 GROUND = 0.70  # height of an actor's middle, as a share of the picture's height from its top
 NUM_PARTICLES = 20  # in a weather layer
+TOLD_BATCH = 16  # stories painted at once when many are tokenised
 
 # Tint of a time of day: RGB factors for the place, and for the actor (paler, so that it stays recognisable).
 TINTS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
@@ -144,7 +146,8 @@ class StorybookWorld:
     def __init__(self, config: WorldConfig, art: Art, device: str | torch.device = "cpu"):
         art.require(config.actors, config.places)
         self.config, self.device = config, torch.device(device)
-        self.art_hash = hashlib.sha256(art.actors.numpy().tobytes() + art.places.numpy().tobytes()).hexdigest()[:16]
+        art_hash = hashlib.sha256(art.actors.numpy().tobytes() + art.places.numpy().tobytes()).hexdigest()
+        self.fingerprint = f"storybook {art_hash[:16]} {config}"
         sprite_size = round(config.actor_size * config.size)
         self.actors = self._resized(art.actors.flatten(0, 1), sprite_size, sprite_size)  # (n*24 4 s s), [0, 1]
         self.actors = rearrange(self.actors, "(n f) c h w -> n f c h w", f=LOOP_FRAMES)
@@ -219,6 +222,18 @@ class StorybookWorld:
         kept = {name: getattr(previous, name) for name in kept}
         merged = replace(fresh, **kept)
         return merged if merged.companion != merged.actor else replace(merged, companion="")
+
+    def clips(self, seed: int, step: int, batch_size: int, num_frames: int, align: int) -> Tensor:
+        """The clips of a training step, (b c f h w): every clip of a run is a story of its own."""
+        stories = [self.story(seed, step * batch_size + i, num_frames, max_scenes=2, align=align) for i in range(batch_size)]
+        return self.render(stories)
+
+    def told_clips(self, seed: int, count: int, num_frames: int, align: int, max_scenes: int) -> Iterator[tuple[Tensor, list[StoryTruth]]]:
+        """Stories seed/0 .. seed/count - 1, painted in batches (b c f h w), each with what it shows."""
+        for begin in range(0, count, TOLD_BATCH):
+            indices = range(begin, min(begin + TOLD_BATCH, count))
+            stories = [self.story(seed, i, num_frames, max_scenes=max_scenes, align=align) for i in indices]
+            yield self.render(stories), stories
 
     def scenes_by_frame(self, story: StoryTruth) -> list[SceneTruth]:
         """The scene that each frame shows."""

@@ -1,16 +1,15 @@
 """Tokenised stories: what generator training reads, made once so that a step renders, encodes and embeds nothing."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-
-from phenaki.data.storybook import StorybookWorld, StoryTruth
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,24 @@ class StoryTokens:
     @classmethod
     def load(cls, path: Path) -> "StoryTokens":
         with safe_open(path, framework="pt") as file:
-            return cls(**{name: file.get_tensor(name) for name in file.keys()}, description=file.metadata()["description"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            return cls(**tensors, description=file.metadata()["description"])
 
 
-def slice_scenes(story: StoryTruth, temporal_patch_size: int) -> list[tuple[int, int]]:
+class Told(Protocol):
+    """A video whose scenes are known: each has a caption and num_frames. StoryTruth is one."""
+
+    @property
+    def scenes(self) -> Sequence: ...
+
+
+class ToldSource(Protocol):
+    """Where told videos come from: StorybookWorld, ClipFolder."""
+
+    def told_clips(self, seed: int, count: int, num_frames: int, align: int, max_scenes: int) -> Iterator[tuple[Tensor, Sequence[Told]]]: ...
+
+
+def slice_scenes(story: Told, temporal_patch_size: int) -> list[tuple[int, int]]:
     """The scenes of a story whose scenes change at frames 1 + pt*k, as (first slice, one past the last slice)."""
     spans, frame, first = [], 0, 0
     for scene in story.scenes:
@@ -63,7 +76,7 @@ def slice_scenes(story: StoryTruth, temporal_patch_size: int) -> list[tuple[int,
 
 @torch.no_grad()
 def make_story_tokens(
-    world: StorybookWorld,
+    source: ToldSource,
     encode: Callable[[Tensor], Tensor],
     encode_text: Callable[[list[str]], list[Tensor]],
     *,
@@ -73,26 +86,23 @@ def make_story_tokens(
     temporal_patch_size: int,
     max_scenes: int,
     description: str,
-    on_progress: Callable[[int], None] = lambda done: None,
 ) -> StoryTokens:
-    """Renders stories seed/0 to seed/num_stories - 1, encodes them, and embeds their captions (each distinct one once)."""
+    """Encodes told videos of `num_slices` slices, and embeds their captions (each distinct one once)."""
     num_frames = 1 + temporal_patch_size * (num_slices - 1)
-    stories = [world.story(seed, i, num_frames, max_scenes=max_scenes, align=temporal_patch_size) for i in range(num_stories)]
-    captions = list(dict.fromkeys(scene.caption for story in stories for scene in story.scenes))
-    number = {text: i for i, text in enumerate(captions)}
+    number: dict[str, int] = {}
     tokens, starts, ends, said = [], [], [], []
-    for begin in range(0, num_stories, 16):
-        batch = stories[begin : begin + 16]
-        tokens.append(encode(world.render(batch)).to(torch.int32).cpu())
-        for story in batch:
-            spans = slice_scenes(story, temporal_patch_size)
-            by_slice = [(first, end, number[scene.caption]) for (first, end), scene in zip(spans, story.scenes, strict=True) for _ in range(first, end)]
+    for video, stories in source.told_clips(seed, num_stories, num_frames, temporal_patch_size, max_scenes):
+        tokens.append(encode(video).to("cpu", torch.int32))
+        for story in stories:
+            by_slice = []
+            for (first, end), scene in zip(slice_scenes(story, temporal_patch_size), story.scenes, strict=True):
+                caption = number.setdefault(scene.caption, len(number))
+                by_slice += [(first, end, caption)] * (end - first)
             for column, values in zip((starts, ends, said), zip(*by_slice, strict=True), strict=True):
                 column.append(torch.tensor(values))
-        on_progress(begin + len(batch))
+    captions = list(number)
     texts = [text for at in range(0, len(captions), 256) for text in encode_text(captions[at : at + 256])]
-    stops = torch.tensor([len(text) for text in texts]).cumsum(0)
-    spans = torch.stack([stops - torch.tensor([len(text) for text in texts]), stops], dim=1)
-    return StoryTokens(
-        torch.cat(tokens), torch.stack(starts), torch.stack(ends), torch.stack(said), torch.cat(texts).half(), spans, description
-    )
+    lengths = torch.tensor([len(text) for text in texts])
+    spans = torch.stack([lengths.cumsum(0) - lengths, lengths.cumsum(0)], dim=1)
+    stacked = [torch.stack(column) for column in (starts, ends, said)]
+    return StoryTokens(torch.cat(tokens), *stacked, torch.cat(texts).half(), spans, description)

@@ -9,22 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_model
-from phenaki.data.storybook import StorybookWorld, open_world
 from phenaki.data.tokens import StoryTokens, make_story_tokens
 from phenaki.director import SceneText, direct
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, MaskGIT, MaskGITConfig
 from phenaki.masking import training_mask
+from phenaki.pipeline import to_pixels
 from phenaki.sampling import SamplingOptions
 from phenaki.story import Story, plan
 from phenaki.text import TextEncoder
 from phenaki.training.run import Run, generator_for
 from phenaki.training.settings import GeneratorTraining, load_settings
-from phenaki.training.tokenizer import SAMPLE_SEED, override, save_video_rows
+from phenaki.training.tokenizer import SAMPLE_SEED, Source, open_source, override, write_picture
+from phenaki.video import VideoScene, contact_sheet
 
 
 @dataclass(frozen=True)
@@ -134,16 +135,17 @@ def run_generator_training(
     """
     settings = load_settings(config)
     training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, steps, seed))
-    source = tokenizer or (out / "model" if (out / "model").exists() else "storybook")
-    on_note(f"tokenizer: {source}")
-    base = load_model(source, device)
-    world = open_world(replace(settings.world, size=base.info.tokenizer.image_size), data, device)
+    origin = tokenizer or (out / "model" if (out / "model").exists() else "storybook")
+    on_note(f"tokenizer: {origin}")
+    base = load_model(origin, device)
+    source = open_source(settings.world, base.info.tokenizer.image_size, data, device)
     text_encoder = TextEncoder.load(settings.text, device=device)
-    stories = story_tokens(world, base, text_encoder, training, out / "generator" / "stories.safetensors", on_note)
+    stories = story_tokens(source, base, text_encoder, training, out / "generator" / "stories.safetensors", on_note)
     torch.manual_seed(training.optimizer.seed)
     model_config = replace(settings.generator, codebook_size=base.tokenizer.codebook_size)
     model = MaskGIT(model_config).to(device)
-    sample = lambda run, step: save_story_sample(world, run, base, text_encoder, out / "generator" / f"sample-{step:07d}.png")
+    prompts = sample_prompts(source, base, training.num_slices)
+    sample = lambda run, step: save_story_sample(prompts, run, base, text_encoder, out / "generator" / f"sample-{step:07d}.png")
     run = train_generator(stories, model, training, out / "generator", sample, on_log)
     facts = base.info.training | {"generator_steps": run.step, "generator_seed": training.optimizer.seed}
     info = ModelInfo(
@@ -154,11 +156,12 @@ def run_generator_training(
 
 
 def story_tokens(
-    world: StorybookWorld, base: Model, text_encoder: TextEncoder, training: GeneratorTraining, path: Path, on_note: Callable[[str], None]
+    source: Source, base: Model, text_encoder: TextEncoder, training: GeneratorTraining, path: Path, on_note: Callable[[str], None]
 ) -> StoryTokens:
     """The tokenised stories in `path`, made anew where the file is missing or was made by other weights or settings."""
     weights = sorted(value for name, value in base.info.files.items() if name.startswith("tokenizer"))
-    made_by = f"{weights} {text_encoder.fingerprint} {world.config} {world.art_hash} {training}"
+    numbers = (training.num_stories, training.num_slices, training.max_scenes, training.optimizer.seed)
+    made_by = f"{weights} {text_encoder.fingerprint} {source.fingerprint} {numbers}"
     if path.exists():
         stories = StoryTokens.load(path)
         if stories.description == made_by:
@@ -172,34 +175,39 @@ def story_tokens(
         return [text[mask].cpu() for text, mask in zip(encoded.text, encoded.text_mask, strict=True)]
 
     stories = make_story_tokens(
-        world, base.tokenizer.encode, encode_text, seed=training.optimizer.seed, num_stories=training.num_stories, num_slices=training.num_slices,
+        source, base.tokenizer.encode, encode_text, seed=training.optimizer.seed, num_stories=training.num_stories, num_slices=training.num_slices,
         temporal_patch_size=base.info.tokenizer.temporal_patch_size, max_scenes=training.max_scenes, description=made_by,
     )  # fmt: skip
     stories.save(path)
     return stories
 
 
+def sample_prompts(source: Source, base: Model, num_slices: int) -> list[list[tuple[str, float]]]:
+    """Four short stories to look at, (prompt, seconds) each, from clips that nobody trains on."""
+    pt, fps = base.info.tokenizer.temporal_patch_size, base.info.fps
+    _, told = next(source.told_clips(SAMPLE_SEED, 4, 1 + pt * (num_slices - 1), pt, 2))
+    return [[(scene.caption, max(scene.num_frames, 2 * pt) / fps) for scene in story.scenes] for story in told]
+
+
 @torch.no_grad()
-def save_story_sample(world: StorybookWorld, run: Run, base: Model, text_encoder: TextEncoder, path: Path) -> None:
-    """A picture of stories nobody trained on, told by the averaged weights: a row each, every second frame, captions beside it."""
+def save_story_sample(stories: list[list[tuple[str, float]]], run: Run, base: Model, text_encoder: TextEncoder, path: Path) -> None:
+    """A picture of short stories told by the averaged weights, a row each with its prompts, every second frame."""
     device = next(run.model.parameters()).device
     averaged = MaskGIT(run.model.config).to(device).eval()
     run.ema.copy_to(averaged)
-    pt, fps = base.info.tokenizer.temporal_patch_size, base.info.fps
-    side = base.info.tokenizer.image_size // base.info.tokenizer.patch_size
-    rows, lines = [], []
-    for index in range(4):
-        truth = world.story(SAMPLE_SEED, index, 1 + pt * 11, max_scenes=2, align=pt)
-        prompts = [scene.caption for scene in truth.scenes][:2]
-        seconds = 1.5 if len(prompts) == 2 else 3.0
-        planned = plan(Story.of([(prompt, seconds) for prompt in prompts]), fps=fps, temporal_patch_size=pt, chunk_slices=averaged.config.chunk_slices)
-        encoded = [text_encoder.encode([prompt]).to(device) for prompt in prompts]
+    tokenizer = base.info.tokenizer
+    side = tokenizer.image_size // tokenizer.patch_size
+    rows, scenes = [], []
+    for index, story in enumerate(stories):
+        script = Story.of([(prompt or "a video", seconds) for prompt, seconds in story])
+        planned = plan(script, fps=base.info.fps, temporal_patch_size=tokenizer.temporal_patch_size, chunk_slices=averaged.config.chunk_slices)
+        encoded = [text_encoder.encode([scene.prompt]).to(device) for scene in planned.scenes]
         texts = [SceneText(one.text, one.text_mask) for one in encoded]
         chunks = direct(planned, base.tokenizer, averaged, texts, SamplingOptions(), index, (side, side))
-        rows.append(torch.cat([chunk.frames for chunk in chunks])[::2])
-        lines.append(" | ".join(prompts))
-    save_video_rows(rearrange(torch.stack(rows), "b f c h w -> b c f h w"), path)
-    path.with_suffix(".txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        frames = torch.cat([chunk.frames for chunk in chunks])[::2]
+        scenes.append(VideoScene(" | ".join(scene.prompt for scene in planned.scenes), sum(len(row) for row in rows), len(frames)))
+        rows.append(to_pixels(frames, tokenizer.image_size))
+    write_picture(contact_sheet(np.concatenate(rows), scenes, columns=13), path)
 
 
 def train_generator(

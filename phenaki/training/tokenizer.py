@@ -1,4 +1,4 @@
-"""`phenaki train tokenizer`: C-ViViT on the storybook world."""
+"""`phenaki train tokenizer`: C-ViViT on the storybook world or on a folder of videos."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,17 +13,14 @@ from torch import Tensor
 
 from phenaki.checkpoint import ModelInfo, save_model
 from phenaki.cvivit import CViViT, CViViTConfig
-from phenaki.data.storybook import StorybookWorld, open_world
+from phenaki.data.folder import ClipFolder
+from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
 from phenaki.training.run import OptimizerSettings, Run
 from phenaki.training.settings import TokenizerTraining, load_settings
 
 SAMPLE_SEED = 1_000_003  # of the stories in sample pictures, never trained on
 
-
-def training_clips(world: StorybookWorld, seed: int, step: int, batch_size: int, num_frames: int, align: int) -> Tensor:
-    """The clips of one step: (b c f h w) in [-1, 1], every clip of the run a story of its own."""
-    stories = [world.story(seed, step * batch_size + i, num_frames, max_scenes=2, align=align) for i in range(batch_size)]
-    return world.render(stories)
+Source = StorybookWorld | ClipFolder
 
 
 def tokenizer_loss(tokenizer: CViViT, video: Tensor, training: TokenizerTraining) -> dict[str, Tensor]:
@@ -43,14 +40,21 @@ def run_tokenizer_training(
     """The whole program: settings file in, trained tokenizer out at `out`/model, whose path is returned."""
     settings = load_settings(config)
     training = replace(settings.train_tokenizer, optimizer=override(settings.train_tokenizer.optimizer, steps, seed))
-    world = open_world(settings.world, data, device)
+    source = open_source(settings.world, settings.tokenizer.image_size, data, device)
     torch.manual_seed(training.optimizer.seed)
     tokenizer = CViViT(settings.tokenizer).to(device)
-    run = train_tokenizer(world, tokenizer, training, out / "tokenizer", on_log)
+    run = train_tokenizer(source, tokenizer, training, out / "tokenizer", on_log)
     facts = {"tokenizer_steps": run.step, "tokenizer_seed": training.optimizer.seed}
     info = ModelInfo(config.stem, settings.tokenizer, None, settings.text, settings.world.fps, training=facts)
     save_model(out / "model", info, tokenizer, None)
     return out / "model"
+
+
+def open_source(world: WorldConfig, size: int, data: Path | None, device: str) -> Source:
+    """Training data: a folder of videos, a storybook atlas, or (None) the storybook world drawn by code."""
+    if data is not None and data.is_dir():
+        return ClipFolder(data, size, world.fps, device)
+    return open_world(replace(world, size=size), data, device)
 
 
 def override(settings: OptimizerSettings, steps: int | None, seed: int | None) -> OptimizerSettings:
@@ -63,7 +67,7 @@ def override(settings: OptimizerSettings, steps: int | None, seed: int | None) -
 
 
 def train_tokenizer(
-    world: StorybookWorld, tokenizer: CViViT, training: TokenizerTraining, folder: Path, on_log: Callable[[dict], None] = print
+    source: Source, tokenizer: CViViT, training: TokenizerTraining, folder: Path, on_log: Callable[[dict], None] = print
 ) -> Run:
     """Trains until the run has all its steps, going on from its newest checkpoint; the EMA weights end up in `tokenizer`."""
     settings, pt = training.optimizer, tokenizer.config.temporal_patch_size
@@ -71,21 +75,20 @@ def train_tokenizer(
     run = Run(folder, tokenizer, settings)
 
     def loss_at(step: int) -> dict[str, Tensor]:
-        video = training_clips(world, settings.seed, step, settings.batch_size, num_frames, pt)
+        video = source.clips(settings.seed, step, settings.batch_size, num_frames, pt)
         return tokenizer_loss(tokenizer, video, training)
 
-    run.train(loss_at, lambda step: save_sample(world, run, tokenizer.config, folder / f"sample-{step:07d}.png"), on_log)
+    run.train(loss_at, lambda step: save_sample(source, run, tokenizer.config, folder / f"sample-{step:07d}.png"), on_log)
     run.ema.copy_to(tokenizer)
     return run
 
 
 @torch.no_grad()
-def save_sample(world: StorybookWorld, run: Run, config: CViViTConfig, path: Path) -> None:
-    """A picture of held-out clips: truth above what the averaged weights make of it."""
+def save_sample(source: Source, run: Run, config: CViViTConfig, path: Path) -> None:
+    """A picture of clips drawn with another seed: truth above what the averaged weights make of it."""
     averaged = CViViT(config).to(next(run.model.parameters()).device).eval()
     run.ema.copy_to(averaged)
-    stories = [world.story(SAMPLE_SEED, i, averaged.num_frames(3), max_scenes=2) for i in range(4)]
-    truth = world.render(stories)
+    truth = source.clips(SAMPLE_SEED, 0, 4, averaged.num_frames(4), config.temporal_patch_size)
     made = averaged(truth).video
     save_video_rows(torch.stack([truth, made], dim=1).flatten(0, 1), path)
 
@@ -93,4 +96,9 @@ def save_sample(world: StorybookWorld, run: Run, config: CViViTConfig, path: Pat
 def save_video_rows(videos: Tensor, path: Path) -> None:
     """Videos (b c f h w) in [-1, 1] as a PNG, a row of frames each."""
     pixels = ((videos.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-    Image.fromarray(np.ascontiguousarray(rearrange(pixels, "b c f h w -> (b h) (f w) c").numpy())).save(path)
+    write_picture(rearrange(pixels, "b c f h w -> (b h) (f w) c").numpy(), path)
+
+
+def write_picture(pixels: np.ndarray, path: Path) -> None:
+    """uint8 (h, w, 3) as a PNG."""
+    Image.fromarray(np.ascontiguousarray(pixels)).save(path)

@@ -1,0 +1,179 @@
+"""The shape of the code, read with `ast`: arrows point one way, heavy packages stay in one file, nothing runs what it reads."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = sorted((ROOT / "phenaki").rglob("*.py"))
+TOOLS = sorted((ROOT / "tools").rglob("*.py"))
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 450, 60
+
+# What a file may import of phenaki, where that is little. A leaf imports nothing of it.
+ALLOWED = {
+    "layers": set(),
+    "masking": set(),
+    "quantizer": set(),
+    "config": set(),
+    "text": set(),
+    "story_formats": set(),
+    "video_files": set(),
+    "data/art": set(),
+    "data/captions": set(),
+    "cvivit": {"layers", "quantizer"},
+    "maskgit": {"layers"},
+    "sampling": {"masking"},
+    "director": {"cvivit", "maskgit", "sampling", "story"},
+    "story": {"story_formats"},
+    "video": {"video_files"},
+    "data/storybook": {"data/art", "data/captions"},
+}
+LIGHT = {"einops", "torch", "phenaki"}  # all that the algorithm files may import besides the standard library
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT / "phenaki").with_suffix("").as_posix()
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, at its top or inside a function, as a dotted name."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own_imports(path: Path) -> set[str]:
+    """Files of the package that a file imports, as "data/art"."""
+    known = {name_of(other) for other in PACKAGE}
+    dotted = {name.removeprefix("phenaki.").replace(".", "/") for name in imports(path) if name.startswith("phenaki.")}
+    return dotted & known
+
+
+def packages(path: Path) -> set[str]:
+    """Top-level packages imported, without the standard library."""
+    return {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names)
+
+
+def calls(path: Path) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree(path)) if isinstance(node, ast.Call))
+
+
+def test_the_reader_of_imports_sees_what_is_there():
+    assert own_imports(ROOT / "phenaki/cvivit.py") == {"layers", "quantizer"}
+    assert "training/tokenizer" in own_imports(ROOT / "phenaki/cli.py"), "imports inside functions count"
+    assert "transformers" in packages(ROOT / "phenaki/text.py")
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_a_file_imports_only_its_own_leaves(name):
+    assert own_imports(ROOT / f"phenaki/{name}.py") <= ALLOWED[name]
+
+
+@pytest.mark.parametrize("name", ["layers", "quantizer", "masking", "cvivit", "maskgit", "sampling", "director", "data/captions"])
+def test_algorithms_import_no_heavy_package(name):
+    assert packages(ROOT / f"phenaki/{name}.py") <= LIGHT
+
+
+@pytest.mark.parametrize(
+    ("package", "homes"),
+    [
+        ("transformers", {"text"}),
+        ("av", {"video", "video_files"}),
+        ("yaml", {"story_formats"}),
+        ("pydantic", {"story"}),
+        ("typer", {"cli"}),
+    ],
+)
+def test_a_heavy_package_has_one_home(package, homes):
+    assert {name_of(path) for path in PACKAGE if package in packages(path)} <= homes
+
+
+def test_no_circle_of_imports():
+    arrows = {name_of(path): own_imports(path) for path in PACKAGE if path.name != "__init__.py"}
+    while leaves := {name for name, targets in arrows.items() if not targets & set(arrows)}:
+        arrows = {name: targets for name, targets in arrows.items() if name not in leaves}
+    assert not arrows, f"a circle among {sorted(arrows)}"
+
+
+def test_arrows_point_from_programs_to_leaves():
+    for path in PACKAGE:
+        name, own = name_of(path), own_imports(path)
+        assert "cli" not in own, f"{name} imports the command line"
+        if not name.startswith(("data/", "training/")) and name != "cli":  # the command line starts the training programs
+            assert not any(other.startswith("training/") for other in own), f"{name} imports phenaki.training"
+        if name.startswith("data/"):
+            assert not any(other.startswith("training/") for other in own), f"{name} imports phenaki.training"
+
+
+@pytest.mark.parametrize("path", [*PACKAGE, *TOOLS], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_nothing_runs_what_it_reads(path):
+    """No pickle, eval, exec, torch.load or shell: a model folder, a story or a data file is only ever data."""
+    banned = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+    assert not banned & {name.split(".")[0] for name in imports(path)}
+    for call in calls(path):
+        called = ast.unparse(call.func)
+        where = f"{path}:{call.lineno}: {called}"
+        assert called not in ("eval", "exec", "compile", "__import__"), where
+        assert called not in ("torch.load", "os.system", "os.popen", "np.load", "numpy.load"), where
+        assert called not in ("yaml.unsafe_load", "yaml.full_load", "yaml.load_all"), where
+        options = {keyword.arg: keyword.value for keyword in call.keywords}
+        assert not ("shell" in options and ast.unparse(options["shell"]) != "False"), where
+        assert "trust_remote_code" not in options or ast.unparse(options["trust_remote_code"]) == "False", where
+        if called == "yaml.load":
+            loader = ast.unparse(options["Loader"]) if "Loader" in options else ast.unparse(call.args[1])
+            assert loader in ("yaml.SafeLoader", "yaml.CSafeLoader"), where
+
+
+def test_every_yaml_loader_is_a_safe_one():
+    for path in PACKAGE:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ClassDef):
+                bases = [ast.unparse(base) for base in node.bases]
+                assert not [base for base in bases if base.startswith("yaml.") and base != "yaml.SafeLoader"], f"{path}: {node.name}"
+            if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("yaml."):
+                assert node.attr not in ("Loader", "FullLoader", "UnsafeLoader", "CLoader", "CFullLoader", "CUnsafeLoader"), path
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_and_functions_stay_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+    for node in ast.walk(tree(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, f"{path}:{node.lineno}: {node.name}"
+
+
+def test_no_nameless_files():
+    assert not {path.stem for path in PACKAGE} & {"utils", "util", "helpers", "common", "misc"}
+
+
+def test_import_phenaki_is_light():
+    """Neither torch nor transformers is loaded until something that needs them is asked for; the command's help needs neither."""
+    heavy = "{'torch', 'transformers', 'av', 'numpy', 'phenaki.pipeline'}"
+    code = f"import sys, phenaki, phenaki.cli; print(*sorted(set(sys.modules) & {heavy}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == []
+
+
+def test_every_public_name_is_there():
+    import phenaki
+
+    for name in phenaki.__all__:
+        assert getattr(phenaki, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = phenaki.nothing

@@ -1,0 +1,337 @@
+"""Truths of `phenaki.checkpoint`: what is saved comes back, what is not whole is refused by name, nothing is ever unpickled."""
+
+import json
+import os
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from phenaki import checkpoint
+from phenaki.checkpoint import PRETRAINED, CheckpointError, ModelInfo, find_model, load_model, read_info, save_model, sha256
+from phenaki.cvivit import CViViT, CViViTConfig
+from phenaki.maskgit import MaskGIT, MaskGITConfig
+from phenaki.sampling import SamplingOptions
+from phenaki.text import TextConfig
+
+TOKENIZER = CViViTConfig(
+    image_size=16, dim=16, heads=2, mlp_dim=24, encoder_layers="st", decoder_layers="t", stem_dim=8, stem_blocks=1, head_blocks=1,
+    fsq_levels=(4, 4),
+)  # fmt: skip
+GENERATOR = MaskGITConfig(codebook_size=16, dim=16, depth=1, heads=2, mlp_dim=24, text_dim=8)
+INFO = ModelInfo(
+    "tiny", TOKENIZER, GENERATOR, TextConfig(width=8), fps=8.0, sampling=SamplingOptions(num_steps=5), text_encoder="bert sha256:00",
+    training={"tokenizer_steps": 3},
+)  # fmt: skip
+
+
+def networks(seed: int) -> tuple[CViViT, MaskGIT]:
+    torch.manual_seed(seed)
+    return CViViT(TOKENIZER), MaskGIT(GENERATOR)
+
+
+def is_equal(network: torch.nn.Module, other: torch.nn.Module) -> bool:
+    one, two = network.state_dict(), other.state_dict()
+    return list(one) == list(two) and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[CViViT, MaskGIT]:
+    return networks(1)
+
+
+@pytest.fixture
+def folder(tmp_path, made) -> Path:
+    """A whole model folder."""
+    save_model(tmp_path / "model", INFO, *made)
+    return tmp_path / "model"
+
+
+def change(folder: Path, edit) -> None:
+    """Edits config.json in place."""
+    values = json.loads((folder / "config.json").read_text())
+    edit(values)
+    (folder / "config.json").write_text(json.dumps(values))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as error:
+        load_model(folder)
+    return str(error.value)
+
+
+def test_a_model_comes_back_exactly(folder, made):
+    model = load_model(folder)
+    assert is_equal(model.tokenizer, made[0]) and is_equal(model.generator, made[1])
+    assert replace(model.info, files={}) == INFO
+    assert model.info.files == {name: sha256(folder / name) for name in ("tokenizer.safetensors", "generator.safetensors")}
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "generator.safetensors", "tokenizer.safetensors"]
+
+
+def test_a_loaded_model_is_for_use_not_for_training(folder):
+    model = load_model(folder)
+    for network in (model.tokenizer, model.generator):
+        assert not network.training and not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_half_precision_takes_half_the_place_and_comes_back_close(tmp_path, folder, made):
+    save_model(tmp_path / "half", INFO, *made, dtype=torch.float16)
+    stored = load_file(tmp_path / "half/tokenizer.safetensors")
+    assert all(tensor.dtype == torch.float16 for tensor in stored.values())
+    model = load_model(tmp_path / "half")
+    for network, original in zip((model.tokenizer, model.generator), made, strict=True):
+        for name, tensor in network.state_dict().items():
+            assert tensor.dtype == torch.float32
+            torch.testing.assert_close(tensor, original.state_dict()[name], atol=1e-4, rtol=1e-3)
+    assert (tmp_path / "half/generator.safetensors").stat().st_size < 0.7 * (folder / "generator.safetensors").stat().st_size
+
+
+def test_a_tokenizer_alone(tmp_path, made):
+    save_model(tmp_path, replace(INFO, generator=None), made[0], None)
+    model = load_model(tmp_path)
+    assert model.generator is None and is_equal(model.tokenizer, made[0])
+    assert list(model.info.files) == ["tokenizer.safetensors"]
+
+
+def test_large_weights_are_cut_into_files_of_a_limited_size(tmp_path, made, monkeypatch):
+    monkeypatch.setattr(checkpoint, "MAX_SHARD_BYTES", 3000)
+    save_model(tmp_path, INFO, *made)
+    files = read_info(tmp_path).files
+    assert len(files) > 4 and "tokenizer-1.safetensors" in files and "tokenizer.safetensors" not in files
+    for name in files:
+        tensors = load_file(tmp_path / name)
+        assert sum(tensor.nbytes for tensor in tensors.values()) <= 3000 or len(tensors) == 1
+    model = load_model(tmp_path)
+    assert is_equal(model.tokenizer, made[0]) and is_equal(model.generator, made[1])
+    (tmp_path / "generator-2.safetensors").unlink()
+    assert "generator-2.safetensors: missing" in refusal(tmp_path)
+
+
+def test_fewer_files_than_before_leave_no_old_weights_in_use(tmp_path, made, monkeypatch):
+    monkeypatch.setattr(checkpoint, "MAX_SHARD_BYTES", 3000)
+    save_model(tmp_path, INFO, *made)
+    monkeypatch.undo()
+    other = networks(2)
+    save_model(tmp_path, INFO, *other)
+    model = load_model(tmp_path)
+    assert is_equal(model.tokenizer, other[0]) and is_equal(model.generator, other[1])
+
+
+def test_what_is_missing_is_named(folder, tmp_path):
+    (folder / "generator.safetensors").unlink()
+    assert "generator.safetensors: missing" in refusal(folder)
+    (folder / "config.json").unlink()
+    assert "config.json is missing" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.safetensors", "generator.safetensors"])
+def test_damage_is_named(folder, name):
+    whole = (folder / name).read_bytes()
+    for place in (3, 20, len(whole) // 2, len(whole) - 1):
+        (folder / name).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert f"{name}: damaged or changed" in refusal(folder)
+    for length in (0, 8, len(whole) - 1):
+        (folder / name).write_bytes(whole[:length])
+        assert f"{name}: damaged or changed" in refusal(folder)
+    (folder / name).write_bytes(whole)
+    load_model(folder)
+
+
+def test_a_truncated_file_is_refused_even_with_a_matching_hash(folder):
+    path = folder / "tokenizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    change(folder, lambda values: values["files"].update({path.name: sha256(path)}))
+    assert "tokenizer.safetensors: not a whole safetensors file" in refusal(folder)
+
+
+def test_weights_of_another_shape_are_refused(folder):
+    change(folder, lambda values: values["tokenizer"].update({"mlp_dim": 48}))
+    said = refusal(folder)
+    assert "the tokenizer's weights are not those of its config.json" in said and "of another shape" in said and "feed_forward" in said
+
+
+def test_weights_of_more_or_fewer_layers_are_refused(folder):
+    change(folder, lambda values: values["generator"].update({"depth": 2}))
+    assert "the generator's weights" in (said := refusal(folder)) and "tensors missing" in said and "layers.1." in said
+    change(folder, lambda values: values["generator"].update({"depth": 0}))
+    assert "unknown" in (said := refusal(folder)) and "layers.0." in said
+
+
+def test_a_misspelt_key_is_named_with_its_nearest(folder):
+    change(folder, lambda values: values["tokenizer"].update({"patchsize": 8}))
+    assert "unknown key 'patchsize'; did you mean 'patch_size'" in refusal(folder)
+
+
+def test_an_unknown_or_missing_top_key_is_named(folder):
+    change(folder, lambda values: values.update({"fpss": values.pop("fps")}))
+    said = refusal(folder)
+    assert "['fpss']" in said and "['fps']" in said and "config.json" in said
+
+
+@pytest.mark.parametrize("version", [2, 99, None, "1"])
+def test_another_format_is_refused(folder, version):
+    change(folder, lambda values: values.update({"format": version}))
+    assert f"format {version!r}; this version of phenaki reads 1" in refusal(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", '{"format": 1}', "\x00" * 30])
+def test_a_config_that_is_none_is_refused(folder, text):
+    (folder / "config.json").write_text(text)
+    assert "config.json" in refusal(folder)
+
+
+@pytest.mark.parametrize("value", [None, 3, "text", [], ["a"], {}, {"a": 1}, True])
+@pytest.mark.parametrize("key", ["name", "tokenizer", "generator", "text", "fps", "sampling", "text_encoder", "training", "files"])
+def test_a_value_of_the_wrong_kind_never_gets_through_as_a_crash(folder, key, value):
+    """It loads (where the value happens to be allowed), or is refused with a sentence that names the file."""
+    change(folder, lambda values: values.update({key: value}))
+    try:
+        load_model(folder)
+    except CheckpointError as error:
+        assert str(folder) in str(error)
+
+
+def test_networks_of_two_models_are_refused(folder):
+    change(folder, lambda values: values["generator"].update({"codebook_size": 64}))
+    assert "the generator knows 64 tokens, its tokenizer 16: they are not of one model" in refusal(folder)
+
+
+class Trap:
+    """Pickled, it is an order to create a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_the_trap_works(tmp_path):
+    pickle.loads(pickle.dumps(Trap(tmp_path / "canary")))
+    assert (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.bin", "tokenizer.pt", "tokenizer.ckpt"])
+def test_pickled_weights_are_refused_and_not_run(folder, tmp_path, name):
+    """Beside a folder without its safetensors, and listed as a weight file with a matching hash."""
+    (folder / "tokenizer.safetensors").unlink()
+    (folder / name).write_bytes(pickle.dumps(Trap(tmp_path / "canary")))
+    assert f"found {name}: pickled weights are refused" in refusal(folder)
+    change(folder, lambda values: values["files"].update({name: sha256(folder / name)}))
+    change(folder, lambda values: values["files"].pop("tokenizer.safetensors"))
+    assert "pickles are never read" in refusal(folder)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("as_torch_file", [False, True])
+def test_a_pickle_by_another_name_is_refused_and_not_run(folder, tmp_path, as_torch_file):
+    path = folder / "tokenizer.safetensors"
+    if as_torch_file:
+        torch.save(Trap(tmp_path / "canary"), path)
+    else:
+        path.write_bytes(pickle.dumps(Trap(tmp_path / "canary")))
+    change(folder, lambda values: values["files"].update({path.name: sha256(path)}))
+    assert "not a whole safetensors file" in refusal(folder)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/hostname.safetensors", "sub/tokenizer.safetensors", "..", "", "x.txt"])
+def test_a_weight_file_outside_of_the_folder_is_refused(folder, name):
+    shutil.copy(folder / "tokenizer.safetensors", folder.parent / "outside.safetensors")
+    (folder / "sub").mkdir()
+    shutil.copy(folder / "tokenizer.safetensors", folder / "sub")
+    digest = sha256(folder / "tokenizer.safetensors")
+    change(folder, lambda values: values["files"].update({name: digest}))
+    assert f"weight file {name!r}: needed a plain name" in refusal(folder)
+
+
+def test_surplus_tensors_are_refused(folder):
+    path = folder / "tokenizer.safetensors"
+    save_file({**load_file(path), "surplus": torch.zeros(2)}, path)
+    change(folder, lambda values: values["files"].update({path.name: sha256(path)}))
+    assert "1 unknown" in refusal(folder) and "surplus" in refusal(folder)
+
+
+def test_an_unknown_name_lists_the_shipped_models(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "PRETRAINED", tmp_path)
+    for name in ("storybook", "other"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(CheckpointError, match=r"'story': no such folder, and not a shipped model \(other, storybook\) or a hub id"):
+        find_model("story")
+    assert find_model("storybook") == tmp_path / "storybook"
+    monkeypatch.setattr(checkpoint, "PRETRAINED", tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match=r"not a shipped model \(none\)"):
+        find_model("storybook")
+
+
+@pytest.mark.parametrize("name", ["./missing", "/missing/model", "a/b/c", "~/model", ""])
+def test_a_path_that_is_missing_is_not_looked_up_at_a_hub(name, monkeypatch):
+    def download(*_):
+        raise AssertionError("asked the hub")
+
+    monkeypatch.setattr(checkpoint, "_download", download)
+    if name == "~/model":
+        pytest.skip("one slash: it reads as a hub id")
+    with pytest.raises(CheckpointError, match="no such folder"):
+        find_model(name)
+
+
+def test_a_hub_that_gives_nothing_is_one_sentence(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(CheckpointError, match=r"'owner/name': not a folder here, and the hub did not give it \(OSError\). Offline\?"):
+        load_model("owner/name")
+
+
+def test_a_save_broken_off_anywhere_leaves_the_old_model_or_a_refusal(folder, made, monkeypatch):
+    """An exception at each write and each rename in turn: never a mixture of old and new that loads."""
+    new, outcomes = networks(2), []
+
+    class Broken(Exception):
+        pass
+
+    for last in range(7):
+        save_model(folder, INFO, *made)
+        left = last
+
+        def counted(function):
+            def call(*arguments, **options):
+                nonlocal left
+                if left == 0:
+                    raise Broken
+                left -= 1
+                return function(*arguments, **options)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save_file", counted(save_file))
+            patch.setattr(os, "replace", counted(os.replace))
+            try:
+                save_model(folder, INFO, *new)
+                whole = True
+            except Broken:
+                whole = False
+        try:
+            model = load_model(folder)
+            is_old = is_equal(model.tokenizer, made[0]) and is_equal(model.generator, made[1])
+            is_new = is_equal(model.tokenizer, new[0]) and is_equal(model.generator, new[1])
+            assert is_new if whole else is_old
+            outcomes.append("new" if is_new else "old")
+        except CheckpointError as error:
+            assert "damaged or changed" in str(error) and not whole
+            outcomes.append("refused")
+    assert outcomes == ["old", "old", "refused", "refused", "refused", "new", "new"]
+
+
+def test_shipped_models_are_whole():
+    """Every model that ships loads, and its config.json is small enough to read."""
+    for path in sorted(PRETRAINED.iterdir()) if PRETRAINED.is_dir() else []:
+        assert load_model(path.name).generator is not None
+        assert (path / "config.json").stat().st_size < 20_000

@@ -1,0 +1,143 @@
+"""Truths of `phenaki.config` and of the files in configs/: what is wrong is named, and every file builds both networks."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from phenaki.config import ConfigError, as_dict, build, read_settings
+from phenaki.cvivit import CViViT, CViViTConfig
+from phenaki.maskgit import MaskGIT, MaskGITConfig
+from phenaki.training.settings import load_settings
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.toml"))
+
+
+@dataclass(frozen=True)
+class Example:
+    width: int
+    rate: float = 0.5
+    named: str = "x"
+    fast: bool = False
+    levels: tuple[int, ...] = (4,)
+    weight: float | None = None
+
+
+def test_values_arrive_in_the_types_of_the_fields():
+    made = build(Example, {"width": 3, "rate": 2, "levels": [8, 5], "fast": True, "weight": 1}, "file")
+    assert made == Example(3, 2.0, "x", True, (8, 5), 1.0)
+    assert isinstance(made.rate, float) and isinstance(made.weight, float) and isinstance(made.levels, tuple)
+    assert build(Example, {"width": 3, "weight": None}, "file").weight is None
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"width": 1, "wdith": 2}, "did you mean 'width'"),
+        ({"width": 1, "zzz": 2}, "unknown key 'zzz'; known keys: width, rate, named, fast, levels, weight"),
+        ({}, "missing width"),
+        ({"width": "3"}, "width = '3': needed int, found str"),
+        ({"width": 3.0}, "needed int, found float"),
+        ({"width": True}, "needed int, found bool"),
+        ({"width": 1, "rate": True}, "needed float, found bool"),
+        ({"width": 1, "fast": 1}, "needed bool, found int"),
+        ({"width": 1, "named": 1}, "needed str, found int"),
+        ({"width": 1, "levels": 4}, "needed a list"),
+        ({"width": 1, "levels": [4, "5"]}, "needed int, found str"),
+        ({"width": 1, "levels": [True]}, "needed int, found bool"),
+        ({"width": None}, "needed int, found NoneType"),
+        ([1], "needed a table of settings, found list"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name_and_place(values, said):
+    with pytest.raises(ConfigError) as error:
+        build(Example, values, "here.toml: part")
+    assert said in str(error.value) and "here.toml: part" in str(error.value)
+
+
+def test_a_refusal_of_the_dataclass_itself_names_the_file():
+    with pytest.raises(ConfigError, match=r"here.toml: generator: cond_drop_prob 1.5"):
+        build(MaskGITConfig, {"cond_drop_prob": 1.5}, "here.toml: generator")
+
+
+@pytest.mark.parametrize("config", [CViViTConfig(fsq_levels=(3, 5)), MaskGITConfig(dim=64)])
+def test_settings_survive_json(config):
+    assert build(type(config), json.loads(json.dumps(as_dict(config))), "json") == config
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
+        read_settings(tmp_path / "none.toml")
+    for name, text, said in (
+        ("a.toml", b"[world\nname = 1", "not a TOML file"),
+        ("b.json", b"{", "not a JSON file"),
+        ("c.toml", b"\xff\xfe\x00", "not a TOML file"),
+        ("d.json", b"[1, 2]", "needed a table"),
+    ):
+        (tmp_path / name).write_bytes(text)
+        with pytest.raises(ConfigError, match=said) as error:
+            read_settings(tmp_path / name)
+        assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[tokeniser]\ndim = 3", "unknown section [tokeniser]"),
+        ("[world]\nname = 'huge'", "world 'huge'; known worlds: small, full"),
+        ("[world]\nsizes = 3", "did you mean 'size'"),
+        ("[tokenizer]\nheadz = 3", "did you mean 'heads'"),
+        ("[generator]\ndepth = 'six'", "generator: depth = 'six'"),
+        ("[train_tokenizer]\nnum_sluces = 3", "did you mean 'num_slices'"),
+        ("[train_generator.optimizer]\nlearning_rat = 3", "train_generator.optimizer: unknown key 'learning_rat'"),
+        ("[train_generator.optimizer]\nnum_steps = true", "needed int, found bool"),
+    ],
+)
+def test_a_wrong_model_file_is_refused_by_section_and_key(tmp_path, text, said):
+    path = tmp_path / "model.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_settings(path)
+    assert said in str(error.value) and str(path) in str(error.value)
+
+
+def test_numbers_said_once_are_not_typed_again():
+    """The generator's codebook is the tokenizer's, and its text width the encoder's."""
+    for path in CONFIGS:
+        settings = load_settings(path)
+        tokenizer = settings.tokenizer
+        codebook_size = math.prod(tokenizer.fsq_levels) if tokenizer.quantizer == "fsq" else tokenizer.codebook_size
+        assert settings.generator.codebook_size == codebook_size and settings.generator.text_dim == settings.text.width
+        assert "codebook_size" not in read_settings(path).get("generator", {})
+
+
+def test_a_world_keeps_what_its_file_does_not_set():
+    world, full = load_settings(CONFIGS[0].with_name("tiny.toml")).world, load_settings(CONFIGS[0].with_name("paper.toml")).world
+    assert world.size == 32 and world.times == ("day", "sunset", "night") and len(world.actors) == 8
+    assert full.size == 128 and full.companion_prob > 0 and "zoom" in full.cameras
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_file_builds_both_networks(path):
+    settings = load_settings(path)
+    with torch.device("meta"):
+        tokenizer, generator = CViViT(settings.tokenizer), MaskGIT(settings.generator)
+    assert tokenizer.codebook_size == generator.config.codebook_size
+    assert settings.world.size == settings.tokenizer.image_size, "trained on pictures of another size than the tokenizer's"
+    longest = settings.generator.chunk_slices + settings.generator.context_slices
+    assert settings.train_generator.num_slices >= longest, "a chunk and its context do not fit into a story"
+
+
+def test_the_paper_s_model_has_the_paper_s_size():
+    settings = load_settings(CONFIGS[0].with_name("paper.toml"))
+    with torch.device("meta"):
+        counts = [sum(p.numel() for p in net.parameters()) for net in (CViViT(settings.tokenizer), MaskGIT(settings.generator))]
+    assert 50e6 < counts[0] < 52e6
+    assert 1.75e9 < counts[1] < 1.9e9
+
+
+def test_the_three_files_are_there():
+    assert {path.stem for path in CONFIGS} >= {"paper", "storybook", "tiny"}

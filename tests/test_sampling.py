@@ -1,0 +1,262 @@
+"""Rounds of parallel decoding, with fake models whose answers are known."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from phenaki.masking import MASK_SCHEDULES, halton_order, num_hidden_after
+from phenaki.sampling import Noise, NoiseKey, SamplingOptions, choose_tokens, guidance_at, guided, gumbel, sample_chunk
+
+V = 7  # values of a token
+SHAPE = (3, 4, 4)
+N = math.prod(SHAPE)
+KEY = NoiseKey(seed=1, scene=2, chunk=3)
+ALL_HIDDEN = torch.ones(SHAPE, dtype=torch.bool)
+
+
+def fixed_model(logits):
+    """Answers with logits (n v), whatever it is shown."""
+    return lambda tokens, hidden, step: lambda factors: logits[hidden].expand(len(tokens), -1, -1)
+
+
+def looking_model(tokens, hidden, step):
+    """Logits depend on all tokens of the same sample, the position and the round."""
+    weights = torch.randn(N, N, generator=torch.Generator().manual_seed(0))
+    seen = (tokens.flatten(1).float() @ weights)[:, hidden, None]
+    return lambda factors: torch.sin(seen * torch.arange(1, V + 1) + step) * 3
+
+
+def random_logits(sharpness=2.0, values=V):
+    return torch.randn(N, values, generator=torch.Generator().manual_seed(9)) * sharpness
+
+
+def sample(predict, options, tokens=None, mask=ALL_HIDDEN, keys=(KEY,), **sizes):
+    tokens = torch.zeros(len(keys), *mask.shape, dtype=torch.long) if tokens is None else tokens
+    return sample_chunk(predict, tokens, mask, options, list(keys), **{"factor_size": V, **sizes})
+
+
+@pytest.mark.parametrize("order", ["confidence", "halton"])
+@pytest.mark.parametrize("num_steps", [1, 4, 100])
+def test_known_tokens_stay_and_hidden_ones_are_filled(order, num_steps):
+    tokens = torch.randint(V, (2, *SHAPE), generator=torch.Generator().manual_seed(1))
+    mask = torch.rand(SHAPE, generator=torch.Generator().manual_seed(2)) < 0.6
+    original, calls = tokens.clone(), []
+
+    def teacher(shown, hidden, step):  # the truth is the known token's neighbour in value
+        calls.append(step)
+        assert torch.equal(shown[:, ~mask], original[:, ~mask])
+        return lambda factors: 100.0 * torch.nn.functional.one_hot((original.flatten(1)[:, hidden] + 1) % V, V)
+
+    filled = sample(teacher, SamplingOptions(num_steps=num_steps, order=order), tokens, mask, [KEY, NoiseKey(9, 9, 9)])
+    assert torch.equal(filled, torch.where(mask, (original + 1) % V, original))
+    assert torch.equal(tokens, original)  # the caller's tensor is not written to
+    assert calls == list(range(len(calls))) and len(calls) == min(num_steps, int(mask.sum()))
+
+
+def test_nothing_hidden_asks_nothing():
+    def unasked(tokens, hidden, step):
+        raise AssertionError("the model was asked")
+
+    tokens = torch.randint(V, (1, *SHAPE))
+    assert torch.equal(sample(unasked, SamplingOptions(), tokens, torch.zeros(SHAPE, dtype=torch.bool)), tokens)
+
+
+@pytest.mark.parametrize("schedule", MASK_SCHEDULES)
+@pytest.mark.parametrize("order", ["confidence", "halton"])
+def test_each_round_reveals_what_the_schedule_says(schedule, order):
+    hidden_before, options = [], SamplingOptions(num_steps=6, mask_schedule=schedule, order=order)
+    mask = ALL_HIDDEN.clone()
+    mask[0, 0] = False
+
+    def counting(tokens, hidden, step):
+        hidden_before.append([(one == V).sum().item() for one in tokens])
+        return looking_model(tokens, hidden, step)
+
+    sample(counting, options, mask=mask, keys=[NoiseKey(seed, 0, 0) for seed in range(3)])
+    counts = [num_hidden_after(step, 6, int(mask.sum()), MASK_SCHEDULES[schedule]) for step in range(5)]
+    assert hidden_before == [[count] * 3 for count in [int(mask.sum()), *counts]]
+
+
+def test_revealed_tokens_are_never_changed_again():
+    shown = []
+
+    def watching(tokens, hidden, step):
+        shown.append(tokens.clone())
+        return looking_model(tokens, hidden, step)
+
+    shown.append(sample(watching, SamplingOptions(num_steps=8), keys=[NoiseKey(seed, 0, 0) for seed in range(3)]))
+    assert len(shown) == 9
+    for earlier, later in pairwise(shown):
+        known = earlier != V
+        assert torch.equal(later[known], earlier[known])
+
+
+def test_low_temperature_takes_the_likeliest():
+    logits = random_logits()
+    filled = sample(fixed_model(logits), SamplingOptions(temperature=1e-4))
+    assert torch.equal(filled.flatten(), logits.argmax(-1))
+    assert not torch.equal(sample(fixed_model(logits), SamplingOptions(temperature=1.0)).flatten(), logits.argmax(-1))
+
+
+def test_tokens_are_drawn_from_the_softmax():
+    logits, shape = torch.tensor([1.0, 0.0, -1.0, 2.0, 0.5]), (4, 32, 32)
+    predict = lambda tokens, hidden, step: lambda factors: logits.expand(len(tokens), len(hidden), 5)
+    for temperature in (1.0, 0.5):
+        options = SamplingOptions(num_steps=1, temperature=temperature)
+        filled = sample(predict, options, mask=torch.ones(shape, dtype=torch.bool), factor_size=5)
+        shares = filled.flatten().bincount(minlength=5) / filled.numel()
+        torch.testing.assert_close(shares, (logits / temperature).softmax(0), atol=0.025, rtol=0)
+
+
+@pytest.mark.parametrize("order", ["confidence", "halton"])
+def test_a_sample_is_the_same_alone_and_in_a_batch(order):
+    options, keys = SamplingOptions(num_steps=6, order=order), [NoiseKey(5, 0, 0), KEY, NoiseKey(5, 1, 0)]
+    together = sample(looking_model, options, keys=keys)
+    for index, key in enumerate(keys):
+        assert torch.equal(sample(looking_model, options, keys=[key])[0], together[index])
+    assert torch.equal(sample(looking_model, options, keys=keys[::-1]), together.flip(0))
+    assert torch.equal(sample(looking_model, options, keys=keys), together)
+    assert not torch.equal(together[0], together[1]) and not torch.equal(together[0], together[2])
+
+
+def test_noise_is_keyed_by_seed_scene_chunk_round_purpose_and_position():
+    def noise(key=KEY, step=0, num_positions=N, hidden=None):
+        return Noise([key], step, num_positions, torch.arange(num_positions) if hidden is None else hidden)
+
+    whole, choice = noise().of_tokens(0, V), noise().of_choice()
+    assert whole.shape == (1, N, V) and choice.shape == (1, N)
+    assert torch.equal(noise().of_tokens(0, V), whole)  # drawn anew, the same
+    some = torch.tensor([1, 5, 40])
+    assert torch.equal(noise(hidden=some).of_tokens(0, V), whole[:, some])  # whatever else is hidden
+    assert torch.equal(noise(num_positions=16).of_tokens(0, V), whole[:, :16])  # a chunk of fewer slices
+    assert torch.equal(noise(num_positions=16).of_choice(), choice[:, :16])
+    others = [noise(NoiseKey(2, 2, 3)), noise(NoiseKey(1, 3, 3)), noise(NoiseKey(1, 2, 4)), noise(step=1)]
+    assert all(not torch.isclose(other.of_tokens(0, V), whole).any(-1).all() for other in others)
+    assert not torch.equal(noise().of_tokens(1, V), whole) and not torch.equal(noise(NoiseKey(12, 3, 3)).of_choice(), choice)
+    assert not torch.equal(noise(NoiseKey(1, 23, 4)).of_choice(), noise(NoiseKey(12, 3, 4)).of_choice())  # 1 23 is not 12 3
+
+
+def test_a_shorter_chunk_has_the_tokens_of_the_longer_one():
+    logits, options = random_logits(), SamplingOptions(num_steps=1)
+    short = sample(fixed_model(logits), options, mask=ALL_HIDDEN[:2])
+    assert torch.equal(short, sample(fixed_model(logits), options)[:, :2])
+
+
+def test_gumbel_noise_has_its_mean_and_spread():
+    noise = gumbel((200_000,), torch.Generator().manual_seed(0))
+    assert noise.isfinite().all()
+    assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)
+    assert noise.std().item() == pytest.approx(math.pi / math.sqrt(6), abs=0.02)
+
+
+def test_two_factors_are_one_joint_choice():
+    second_of = torch.tensor([3, 0, 5, 1, 2, 6, 4])  # the second factor that goes with each first one; all else is impossible
+    logits = random_logits()
+
+    def predict(tokens, hidden, step):
+        def head(factors):
+            if not factors:
+                return logits[hidden].expand(len(tokens), -1, -1)
+            return torch.zeros(*factors[0].shape, V).masked_fill(torch.arange(V) != second_of[factors[0]][..., None], -torch.inf)
+
+        return head
+
+    filled = sample(predict, SamplingOptions(num_steps=6), keys=[NoiseKey(seed, 0, 0) for seed in range(8)], num_factors=2)
+    assert filled.max() < V * V
+    assert torch.equal(filled // V, second_of[filled % V])
+    assert (filled % V).unique().numel() == V
+
+
+def test_two_factors_follow_their_joint_distribution():
+    joint = torch.tensor([[0.30, 0.05, 0.05], [0.02, 0.20, 0.08], [0.10, 0.05, 0.15]])  # of (first, second)
+
+    def head(factors):
+        rows = joint.sum(1).log().expand(1, 8192, 3)
+        return joint.log()[factors[0]] if factors else rows
+
+    tokens, log_prob = choose_tokens(head, Noise([KEY], 0, 8192, torch.arange(8192)), 1.0, 3, 2)
+    shares = torch.stack([(tokens == first + 3 * second).float().mean() for first in range(3) for second in range(3)]).view(3, 3)
+    torch.testing.assert_close(shares, joint, atol=0.02, rtol=0)
+    torch.testing.assert_close(log_prob, joint[tokens % 3, tokens // 3].log(), atol=1e-5, rtol=1e-5)
+
+
+def test_halton_order_reveals_in_that_order():
+    hidden_sets = []
+
+    def watching(tokens, hidden, step):
+        hidden_sets.append(set(hidden.tolist()))
+        return looking_model(tokens, hidden, step)
+
+    sample(watching, SamplingOptions(num_steps=6, order="halton"))
+    ranks = halton_order(*SHAPE)
+    assert len(hidden_sets) == 6
+    for hidden in hidden_sets:
+        assert hidden == set((ranks >= N - len(hidden)).nonzero().flatten().tolist())
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize("choice_temperature", [0.0, 4.0])
+def test_confidence_order_equals_a_slow_maskgit(schedule, choice_temperature):
+    options = SamplingOptions(num_steps=5, choice_temperature=choice_temperature, temperature=0.8, mask_schedule=schedule)
+    mask = torch.rand(SHAPE, generator=torch.Generator().manual_seed(2)) < 0.8
+    given = torch.randint(V, SHAPE, generator=torch.Generator().manual_seed(3))
+
+    tokens = [V if hidden else token for hidden, token in zip(mask.flatten().tolist(), given.flatten().tolist(), strict=True)]
+    total = tokens.count(V)
+    for step in range(5):
+        hidden = [position for position in range(N) if tokens[position] == V]
+        logits = looking_model(torch.tensor(tokens).view(1, *SHAPE), torch.tensor(hidden), step)([])[0] / 0.8
+        token_noise = gumbel((N, V), KEY.stream(step, "factor 0"))
+        choice_noise = gumbel((N,), KEY.stream(step, "choice"))
+        guesses = []
+        for row, position in zip(logits, hidden, strict=True):
+            token = max(range(V), key=lambda value: (row[value] + token_noise[position, value]).item())
+            log_prob = row[token] - row.exp().sum().log()
+            cooled = choice_temperature * (1 - (step + 1) / 5)
+            guesses.append(((log_prob + cooled * choice_noise[position]).item(), position, token))
+        share = {"cosine": math.cos(math.pi / 2 * (step + 1) / 5), "linear": 1 - (step + 1) / 5}[schedule]
+        still_hidden = 0 if step == 4 else min(math.floor(share * total), len(hidden) - 1)
+        for _, position, token in sorted(guesses, reverse=True)[: len(hidden) - still_hidden]:
+            tokens[position] = token
+
+    assert tokens == sample(looking_model, options, given[None], mask)[0].flatten().tolist()
+
+
+def test_guidance_formula():
+    cond, uncond = torch.randn(2, 5)
+    torch.testing.assert_close(guided(cond, uncond, 1.0), cond)
+    torch.testing.assert_close(guided(cond, uncond, 0.0), uncond)
+    torch.testing.assert_close(guided(cond, uncond, 3.0), 3 * cond - 2 * uncond)
+
+
+def test_guidance_rises_from_one_to_its_scale():
+    ramp = [guidance_at(step, SamplingOptions(num_steps=5, guidance_scale=7.0)) for step in range(5)]
+    assert ramp == [1.0, 2.5, 4.0, 5.5, 7.0]
+    assert {guidance_at(step, SamplingOptions(num_steps=5, guidance_scale=7.0, guidance_ramp=False)) for step in range(5)} == {7.0}
+    assert guidance_at(0, SamplingOptions(num_steps=1, guidance_scale=7.0)) == 7.0
+    assert {guidance_at(step, SamplingOptions(guidance_scale=1)) for step in range(12)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_steps": 0}, "num_steps 0: needed 1 to 256 rounds"),
+        ({"num_steps": 257}, "num_steps 257: needed 1 to 256 rounds"),
+        ({"guidance_scale": 0.5}, r"guidance_scale 0.5: needed 1 \(off\) to 100"),
+        ({"guidance_scale": math.nan}, "guidance_scale nan"),
+        ({"temperature": 0.0}, r"temperature 0.0, choice_temperature 4.0: needed > 0 and >= 0"),
+        ({"choice_temperature": -1.0}, r"choice_temperature -1.0: needed > 0 and >= 0"),
+        ({"order": "random"}, "order 'random': allowed are confidence, halton"),
+        ({"mask_schedule": "sine"}, "mask schedule 'sine'; known: cosine"),
+    ],
+)
+def test_wrong_options_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SamplingOptions(**settings)
+
+
+def test_as_many_keys_as_samples_are_needed():
+    with pytest.raises(ValueError, match="1 noise keys for a batch of 2: needed one each"):
+        sample(looking_model, SamplingOptions(), tokens=torch.zeros(2, *SHAPE, dtype=torch.long), keys=[KEY])
