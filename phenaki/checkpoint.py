@@ -101,6 +101,10 @@ def read_info(folder: Path) -> ModelInfo:
         unknown, missing = set(values) - known, {"name", "tokenizer", "generator", "text", "fps"} - set(values)
         if unknown or missing:
             raise CheckpointError(f"{path}: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}; known: {sorted(known)}")
+        kinds = {**parts, "generator": MaskGITConfig | None, "name": str, "fps": int | float, "text_encoder": str, "training": dict, "files": dict}
+        wrong = [key for key, kind in kinds.items() if key in values and not isinstance(values[key], kind)]
+        if wrong:
+            raise CheckpointError(f"{path}: {wrong[0]} = {values[wrong[0]]!r} is not what a model folder has there. Copy the folder again")
         return ModelInfo(**values)
     except CheckpointError:
         raise

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 
 from phenaki.video_files import (
+    MAX_BYTES,
     OUTPUT_ENDINGS,
     GifEncoder,
     SequenceEncoder,
@@ -28,6 +29,7 @@ from phenaki.video_files import (
     check_output_path,
     decode_gif,
     decode_video,
+    plays,
     resampled_indices,
     sync,
 )
@@ -170,12 +172,13 @@ class VideoWriter:
             if whole is not None:
                 sync(whole)
                 os.replace(whole, self.path)
+                self.encoder.part.unlink(missing_ok=True)
         except BaseException as failure:
             self._keep_part(failure)
             raise
 
     def _keep_part(self, error: BaseException | None) -> None:
-        """Ends the part file as far as it got; drops it where it is empty, else tells where it is."""
+        """Ends the part file as far as it got; drops it where it does not play, else tells where it is."""
         try:
             self.encoder.close()
         except Exception as close_error:  # a full disk fails here again; what was written before still plays
@@ -183,12 +186,12 @@ class VideoWriter:
                 error.add_note(f"(closing the part file: {close_error})")
         self.path.with_name(f".{self.path.stem}.whole{self.path.suffix}").unlink(missing_ok=True)
         part = getattr(self.encoder, "part", None)
-        if part is not None and part.exists():
-            if self.num_frames and isinstance(self.encoder, StreamEncoder):
-                if error is not None:
-                    error.add_note(f"what was made so far plays in {part}")
-            else:
-                part.unlink()
+        if part is None or not part.exists():
+            return
+        if not isinstance(self.encoder, StreamEncoder) or not plays(part):
+            part.unlink()
+        elif error is not None:
+            error.add_note(f"what was made so far plays in {part}")
 
 
 def read_video(path: str | Path, *, size: int | None = None, fps: float | None = None) -> Video:
@@ -198,20 +201,36 @@ def read_video(path: str | Path, *, size: int | None = None, fps: float | None =
     for anything that is not a whole video.
     """
     path = Path(path)
-    if path.is_dir():
-        pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_ENDINGS)
-        if not pictures:
-            raise VideoError(f"{path}: holds no pictures ({', '.join(IMAGE_ENDINGS)})")
-        video = Video(np.stack([read_image(file, size) for file in pictures]), fps or 8.0)
-    elif path.suffix.lower() in IMAGE_ENDINGS:
-        video = Video(read_image(path, size)[None], fps or 8.0)
-    else:
-        decoded = decode_gif(path) if path.suffix.lower() == ".gif" else decode_video(path)
-        frames = decoded.frames if size is None else np.stack([_square(Image.fromarray(pixels), size) for pixels in decoded.frames])
-        video = Video(frames, decoded.fps, decoded.scenes, decoded.script)
+    if size is not None and size < 1:
+        raise VideoError(f"size {size}: needed at least 1 pixel a side")
+    if fps is not None and not 0 < fps < 1000:
+        raise VideoError(f"fps {fps}: needed more than 0 and less than 1000 frames a second")
+    if os.path.isdir(path):
+        return Video(_read_folder(path, size), fps or 8.0)
+    if path.suffix.lower() in IMAGE_ENDINGS:
+        return Video(read_image(path, size)[None], fps or 8.0)
+    decode = decode_gif if path.suffix.lower() == ".gif" else decode_video
+    decoded = decode(path, None if size is None else lambda pixels: _square(Image.fromarray(pixels), size))
+    video = Video(decoded.frames, decoded.fps, decoded.scenes, decoded.script)
     if fps is None or fps == video.fps:
         return video
     return Video(video.frames[list(resampled_indices(len(video), video.fps, fps))], fps, (), video.script)
+
+
+def _read_folder(path: Path, size: int | None) -> np.ndarray:
+    """The pictures of a folder as frames (f h w 3) uint8."""
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_ENDINGS and not file.name.startswith("."))
+    if not files:
+        raise VideoError(f"{path}: holds no pictures ({', '.join(IMAGE_ENDINGS)})")
+    frames: list[np.ndarray] = []
+    for file in files:
+        frames.append(read_image(file, size))
+        if frames[-1].shape != frames[0].shape:
+            (h, w, _), (height, width, _) = frames[-1].shape, frames[0].shape
+            raise VideoError(f"{file}: {w}x{h} pixels, {files[0].name} has {width}x{height}: give size=, or pictures of one size")
+        if len(frames) * frames[0].nbytes > MAX_BYTES:
+            raise VideoError(f"{path}: its pictures take more than {MAX_BYTES >> 30} GiB of memory; give fewer, or size=")
+    return np.stack(frames)
 
 
 def read_image(path: str | Path, size: int | None = None) -> np.ndarray:
@@ -223,7 +242,9 @@ def read_image(path: str | Path, size: int | None = None) -> np.ndarray:
             rgba = picture.convert("RGBA")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise VideoError(f"{path}: {error.strerror}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise VideoError(f"{path}: too many pixels; at most {MAX_IMAGE_PIXELS} are read") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         if isinstance(error, VideoError):
             raise
         raise VideoError(f"{path}: not a whole picture ({error}); PNG, JPEG, WebP and BMP are read") from error
@@ -232,9 +253,8 @@ def read_image(path: str | Path, size: int | None = None) -> np.ndarray:
 
 
 def _square(picture: Image.Image, size: int) -> np.ndarray:
-    """Resizes the shorter side to `size` and cuts the middle square out."""
-    scale = size / min(picture.size)
-    width, height = (max(round(side * scale), size) for side in picture.size)
-    resized = picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3)
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(resized.crop((left, top, left + size, top + size)))
+    """The middle square, resized to `size` pixels a side."""
+    side = min(picture.size)
+    left, top = ((length - side) // 2 for length in picture.size)
+    square = picture.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3))

@@ -8,7 +8,8 @@ strict error detection: a default `av.open` follows playlists to other files and
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,10 +26,17 @@ READ_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,gif"
 STRICT = "crccheck+bitstream+buffer+explode"
 MAX_SIDE = 4096  # pixels
 MAX_FRAMES = 200_000  # of one file read whole
+MAX_BYTES = 8 << 30  # of its frames in memory
+MAX_GIF_FPS = 100  # a GIF counts hundredths of a second
+FRAMES_TAG = "PHENAKI_FRAMES"  # how many a .webm holds; .mp4 says so by itself
 MAX_SCRIPT_BYTES = 1 << 22  # of the script that travels in a file
 CODECS = {
     ".mp4": ("libx264", {"crf": "14", "preset": "fast"}),
-    ".webm": ("libvpx-vp9", {"crf": "18", "b": "0", "cpu-used": "5", "deadline": "realtime"}),
+    ".webm": ("libvpx-vp9", {"crf": "18", "b": "0", "cpu-used": "5", "deadline": "realtime", "lag-in-frames": "0"}),
+}
+GROWING = {  # a player can read the file up to about a second before its end, while it is still written
+    ".mp4": {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"},
+    ".webm": {"cluster_time_limit": "1000", "flush_packets": "1"},
 }
 DECODE_ERRORS = (av.error.FFmpegError, IndexError, EOFError, ValueError, AttributeError)
 
@@ -59,28 +67,32 @@ class Decoded:
 def check_output_path(path: str | Path) -> Path:
     """A path that a video can be written to; VideoError before any work is done where it is not one."""
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise VideoError(f"{path}: is a folder; give a file name in it, such as {path / 'story.mp4'}")
     if path.suffix.lower() not in OUTPUT_ENDINGS:
         raise VideoError(f"{path}: unknown ending {path.suffix!r}; known are {', '.join(OUTPUT_ENDINGS)} (and frame_%05d.png for single frames)")
     folder = path.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise VideoError(f"{path}: the folder {folder} does not exist; make it first")
     probe = folder / f".{path.name}.part-probe"
     try:
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise VideoError(f"{path}: cannot write in {folder} ({error.strerror}); choose another folder") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise VideoError(f"{path}: cannot write in {folder} ({reason}); choose another folder") from error
     return path
 
 
-def decode_video(path: Path, max_frames: int = MAX_FRAMES) -> Decoded:
-    """Decodes a whole video file. VideoError names the file and what is wrong with it."""
+Resize = Callable[[np.ndarray], np.ndarray]  # (h w 3) uint8 -> the same of another size
+
+
+def decode_video(path: Path, resize: Resize | None = None, max_frames: int = MAX_FRAMES) -> Decoded:
+    """Decodes a whole video file, each frame resized as it comes. VideoError names the file and what is wrong with it."""
     try:
         options = {"format_whitelist": READ_FORMATS, "protocol_whitelist": "file", "err_detect": STRICT}
-        with av.open(str(path), mode="r", options=options, timeout=20) as container:
-            return _decode(path, container, max_frames)
+        with av.open(address(path), mode="r", options=options, timeout=20) as container:
+            return _decode(path, container, resize, max_frames)
     except VideoError:
         raise
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -89,7 +101,7 @@ def decode_video(path: Path, max_frames: int = MAX_FRAMES) -> Decoded:
         raise VideoError(f"{path}: not a whole video file ({type(error).__name__}: {error})") from error
 
 
-def _decode(path: Path, container: av.container.InputContainer, max_frames: int) -> Decoded:
+def _decode(path: Path, container: av.container.InputContainer, resize: Resize | None, max_frames: int) -> Decoded:
     if not container.streams.video:
         raise VideoError(f"{path}: holds no video stream")
     stream = container.streams.video[0]
@@ -97,17 +109,22 @@ def _decode(path: Path, container: av.container.InputContainer, max_frames: int)
     stream.codec_context.thread_count = 1
     if not 0 < max(stream.width, stream.height) <= MAX_SIDE:
         raise VideoError(f"{path}: {stream.width}x{stream.height} pixels; at most {MAX_SIDE} a side are read")
-    reformatter, frames = VideoReformatter(), []
+    reformatter, frames, num_bytes = VideoReformatter(), [], 0
     for frame in container.decode(stream):
         if frame.is_corrupt:
             raise VideoError(f"{path}: frame {len(frames)} is damaged")
         if len(frames) >= max_frames:
             raise VideoError(f"{path}: more than {max_frames} frames; cut it into shorter files")
-        frames.append(reformatter.reformat(frame, format="rgb24").to_ndarray())
+        pixels = reformatter.reformat(frame, format="rgb24").to_ndarray()
+        frames.append(pixels if resize is None else resize(pixels))
+        num_bytes += frames[-1].nbytes
+        if num_bytes > MAX_BYTES:
+            raise VideoError(f"{path}: its frames take more than {MAX_BYTES >> 30} GiB of memory; cut it into shorter files")
     if not frames:
         raise VideoError(f"{path}: holds no frames")
-    if stream.frames and abs(stream.frames - len(frames)) > 1:
-        raise VideoError(f"{path}: its header promises {stream.frames} frames, {len(frames)} could be decoded: it is damaged")
+    promised = _promised_frames(stream)
+    if promised is not None and promised != len(frames):
+        raise VideoError(f"{path}: its header promises {promised} frames, {len(frames)} could be decoded: it is damaged")
     if len({frame.shape for frame in frames}) > 1:
         raise VideoError(f"{path}: its frames change their size")
     fps = float(stream.average_rate or stream.guessed_rate or 0)
@@ -115,6 +132,14 @@ def _decode(path: Path, container: av.container.InputContainer, max_frames: int)
         raise VideoError(f"{path}: {fps} frames a second is not a rate")
     scenes = tuple(_scene(chapter, fps) for chapter in container.chapters())
     return Decoded(np.stack(frames), fps, scenes, parse_script(_metadata(container).get("comment", "")))
+
+
+def _promised_frames(stream: av.VideoStream) -> int | None:
+    """How many frames the header speaks of; None where it does not."""
+    tag = stream.metadata.get(FRAMES_TAG)
+    if tag is not None:
+        return int(tag)
+    return stream.frames or None
 
 
 def _metadata(container: av.container.InputContainer) -> dict[str, str]:
@@ -144,13 +169,18 @@ def parse_json_object(text: str) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def decode_gif(path: Path, max_frames: int = MAX_FRAMES) -> Decoded:
-    """Decodes a GIF; its rate is that of the script in its comment, else that of its shortest frame."""
+def decode_gif(path: Path, resize: Resize | None = None, max_frames: int = MAX_FRAMES) -> Decoded:
+    """Decodes a GIF, each frame resized as it comes; its rate is that of the script in its comment, else that of its shortest frame."""
     try:
         with Image.open(path, formats=("GIF",)) as picture:
             if max(picture.size) > MAX_SIDE or picture.n_frames > max_frames:
                 raise VideoError(f"{path}: {picture.n_frames} frames of {picture.width}x{picture.height}; that is more than is read")
-            parts = [(np.asarray(part.convert("RGB")), part.info.get("duration") or 100) for part in ImageSequence.Iterator(picture)]
+            parts = []
+            for part in ImageSequence.Iterator(picture):
+                pixels = np.asarray(part.convert("RGB"))
+                parts.append((pixels if resize is None else resize(pixels), part.info.get("duration") or 100))
+                if len(parts) * parts[0][0].nbytes > MAX_BYTES:
+                    raise VideoError(f"{path}: its frames take more than {MAX_BYTES >> 30} GiB of memory; cut it into shorter files")
             comment = picture.info.get("comment", b"").decode("utf-8", "replace")
     except VideoError:
         raise
@@ -173,8 +203,7 @@ class StreamEncoder:
         self.path, self.fps = path, Fraction(fps).limit_denominator(100_000)
         self.part = path.with_name(f".{path.stem}.part{path.suffix}")
         codec, options = CODECS[path.suffix.lower()]
-        fragments = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if path.suffix.lower() == ".mp4" else {}
-        self.container = av.open(str(self.part), mode="w", options={**fragments, "flush_packets": "1"})
+        self.container = av.open(address(self.part), mode="w", options=GROWING[path.suffix.lower()])
         self.stream = self.container.add_stream(codec, rate=self.fps, options=options)
         self.stream.height, self.stream.width = size
         self.stream.pix_fmt = "yuv420p" if size[0] % 2 == 0 and size[1] % 2 == 0 else "yuv444p"
@@ -182,7 +211,7 @@ class StreamEncoder:
         self.stream.codec_context.max_b_frames = 0
         self.stream.codec_context.colorspace = Colorspace.ITU709
         self.stream.codec_context.color_range = ColorRange.MPEG
-        self.reformatter, self.count = VideoReformatter(), 0
+        self.reformatter, self.count, self.closed = VideoReformatter(), 0, False
 
     def write(self, frames: np.ndarray) -> None:
         for pixels in frames:
@@ -196,25 +225,36 @@ class StreamEncoder:
 
     def close(self) -> None:
         """Ends the part file, as far as it got."""
-        self.container.mux(self.stream.encode(None))
-        self.container.close()
+        if self.closed:
+            return
+        self.closed = True
+        try:
+            self.container.mux(self.stream.encode(None))
+        finally:
+            self.container.close()
 
     def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> Path:
         """Ends the part file and copies its packets into a whole file with chapters and script; returns that file."""
         self.close()
         whole = self.path.with_name(f".{self.path.stem}.whole{self.path.suffix}")
         options = {"movflags": "faststart"} if self.path.suffix.lower() == ".mp4" else {}
-        with av.open(str(self.part)) as source, av.open(str(whole), mode="w", options=options) as target:
+        with av.open(address(self.part)) as source, av.open(address(whole), mode="w", options=options) as target:
             if script is not None:
                 target.metadata["comment"] = json.dumps(script, ensure_ascii=False)
                 target.metadata["title"] = str(script.get("title") or "")
-            target.set_chapters([self._chapter(number, scene) for number, scene in enumerate(scenes)])
+            in_order = sorted(scenes, key=lambda scene: scene.start_frame)
+            target.set_chapters([self._chapter(number, scene) for number, scene in enumerate(in_order)])
             stream = target.add_stream_from_template(source.streams.video[0])
+            stream.codec_context.framerate = self.fps  # else a reader of .webm guesses it from rounded milliseconds
+            stream.metadata[FRAMES_TAG] = str(self.count)
             for packet in source.demux(source.streams.video[0]):
                 if packet.dts is not None:
                     packet.stream = stream
                     target.mux(packet)
-        self.part.unlink()
+        kept, written = checksums(self.part), checksums(whole)
+        lost_chapters = {scene.prompt for scene in scenes} - chapter_titles(whole)
+        if kept != written or len(written) != self.count or lost_chapters:
+            raise VideoError(f"{self.path}: what was written does not read back; is the disk full?")
         return whole
 
     def _chapter(self, number: int, scene: VideoScene) -> dict[str, Any]:
@@ -230,6 +270,8 @@ class GifEncoder:
     """
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]):
+        if fps > MAX_GIF_FPS:
+            raise VideoError(f"{path}: {fps:g} frames a second: a GIF has at most {MAX_GIF_FPS}; write .mp4 or .webm")
         self.path, self.fps, self.frames = path, fps, []
         self.part = path.with_name(f".{path.stem}.part.gif")
 
@@ -271,6 +313,32 @@ class SequenceEncoder:
 
     def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> None:
         return None
+
+
+def checksums(path: Path) -> list[int]:
+    """One of every whole encoded frame of a file: `av` does not always notice that a disk is full."""
+    with av.open(address(path)) as container:
+        return [zlib.crc32(packet) for packet in container.demux(video=0) if packet.dts is not None and not packet.is_corrupt]
+
+
+def chapter_titles(path: Path) -> set[str]:
+    """The prompts of a file's scenes."""
+    with av.open(address(path)) as container:
+        return {chapter["metadata"].get("title", "") for chapter in container.chapters()}
+
+
+def plays(path: Path) -> bool:
+    """Whether a player would show at least the first frame of a file, however it ends."""
+    try:
+        with av.open(address(path)) as container:
+            return next(container.decode(video=0), None) is not None
+    except DECODE_ERRORS:
+        return False
+
+
+def address(path: Path) -> str:
+    """The name under which `av` opens a file: a relative one such as night:bear.mp4 would be taken for a network address."""
+    return str(path.absolute())
 
 
 def sync(path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from phenaki.director import SceneFiller, SceneText, direct
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY
-from phenaki.sampling import SamplingOptions
+from phenaki.sampling import NoiseKey, SamplingOptions
 from phenaki.story import Scene, Story, plan
 
 GRID = (4, 4)
@@ -153,6 +153,20 @@ def test_scenes_of_one_prompt_have_noise_of_their_own(run):
     chunks = run(plan_of(cut, cut), [3, 3])
     first, second = [tokens_of([chunk for chunk in chunks if chunk.scene == scene]) for scene in (0, 1)]
     assert first.shape == second.shape and not torch.equal(first, second)
+
+
+def test_noise_is_keyed_by_seed_scene_and_chunk_of_the_scene(run, monkeypatch):
+    keys, fill = [], SceneFiller.fill
+
+    def watching(self, chunk, past, grid, key):
+        keys.append(key)
+        return fill(self, chunk, past, grid, key)
+
+    monkeypatch.setattr(SceneFiller, "fill", watching)
+    planned = plan_of(1.6, 1.1)
+    run(planned, seed=11)
+    assert keys == [NoiseKey(11, scene.index, index) for scene in planned.scenes for index in range(len(scene.chunks))]
+    assert len(set(keys)) == 5
 
 
 def test_guidance_one_runs_one_branch(run, feature_calls):

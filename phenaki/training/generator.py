@@ -70,8 +70,9 @@ def draw_batch(stories: StoryTokens, config: MaskGITConfig, training: GeneratorT
     length = config.chunk_slices if chance(0.5) else number(1, config.chunk_slices)
     recent = 0 if chance(training.from_text_prob) else (config.context_slices if chance(0.7) else number(1, max(config.context_slices, 1)))
     recent = min(recent, config.context_slices)
-    at_scene_start, anchored = chance(0.5), config.anchor and chance(0.7)
-    story, begin = draw_windows(stories, length, recent, at_scene_start, settings.batch_size, rng)
+    at_scene_start, anchored, from_first = chance(0.5), config.anchor and chance(0.7), chance(0.1)
+    where = "video start" if from_first else "scene start" if at_scene_start else "deep in scene" if anchored else ""
+    story, begin = draw_windows(stories, length, recent, where, settings.batch_size, rng)
 
     tokens = stories.tokens[story[:, None], begin[:, None] + torch.arange(length)].long()
     captions = stories.caption[story, begin]
@@ -80,7 +81,7 @@ def draw_batch(stories: StoryTokens, config: MaskGITConfig, training: GeneratorT
     level = torch.zeros(len(tokens), dtype=torch.long)
     if recent == 0:
         return Batch(tokens, mask, captions, dropped, None, torch.empty(0, dtype=torch.long), level, starts=True)
-    context, kinds = draw_context(stories, story, begin, recent, anchored and not at_scene_start)
+    context, kinds = draw_context(stories, story, begin, recent, anchored)
     if chance(0.5):
         level = torch.randint(config.corruption_levels, (len(tokens),), generator=rng)
         rate = level / max(config.corruption_levels - 1, 1) * config.max_corruption
@@ -88,12 +89,22 @@ def draw_batch(stories: StoryTokens, config: MaskGITConfig, training: GeneratorT
     return Batch(tokens, mask, captions, dropped, context, kinds, level, starts=False)
 
 
-def draw_windows(stories: StoryTokens, length: int, recent: int, at_scene_start: bool, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random (story, first slice) of chunks that lie inside one scene with `recent` slices before them; recent = 0: at slice 0."""
+def draw_windows(stories: StoryTokens, length: int, recent: int, where: str, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random (story, first slice) of chunks that lie inside one scene with `recent` slices before them; recent = 0: at slice 0.
+
+    where, if possible: "video start" (the context begins the video), "scene start" (the chunk begins its scene), "deep in
+    scene" (the scene's first slice is older than the context), "" (anywhere).
+    """
     slices = torch.arange(stories.tokens.shape[1])[None]
     fits = (stories.scene_end - slices) >= length
     fits = fits & ((slices == 0) if recent == 0 else (slices >= recent))
-    wanted = fits & (slices == stories.scene_start) if at_scene_start else fits
+    wanted = fits
+    if where == "video start":
+        wanted = fits & (slices == recent)
+    elif where == "scene start":
+        wanted = fits & (slices == stories.scene_start)
+    elif where == "deep in scene":
+        wanted = fits & (slices - recent > stories.scene_start)
     places = (wanted if wanted.any() else fits).nonzero()
     if not len(places):
         raise ValueError(f"no scene of the training stories has {length} slices after {recent} others: make the stories longer")
@@ -102,13 +113,17 @@ def draw_windows(stories: StoryTokens, length: int, recent: int, at_scene_start:
 
 
 def draw_context(stories: StoryTokens, story: Tensor, begin: Tensor, recent: int, anchored: bool) -> tuple[Tensor, Tensor]:
-    """The `recent` slices before each chunk, led by the scene's first slice where `anchored`. Returns (b c h w) and kinds (c,)."""
+    """The `recent` slices before each chunk, led by the scene's first slice where `anchored` and where it is older than they.
+
+    Returns (b c h w) and kinds (c,). An anchor among the recent slices would be no news, one in the chunk would be the answer.
+    """
     index = begin[:, None] + torch.arange(-recent, 0)
     kinds = [ORDINARY] * recent
     if bool((begin == recent).all()):
         kinds[0] = FIRST
-    if anchored:
-        index = torch.cat([stories.scene_start[story, begin][:, None], index], dim=1)
+    scene_start = stories.scene_start[story, begin]
+    if anchored and bool((scene_start < begin - recent).all()):
+        index = torch.cat([scene_start[:, None], index], dim=1)
         kinds = [ANCHOR, *kinds]
     return stories.tokens[story[:, None], index].long(), torch.tensor(kinds)
 

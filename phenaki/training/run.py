@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 KEEP_CHECKPOINTS = 2
+CHECKPOINT_FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 
 
 @dataclass(frozen=True)
@@ -165,15 +166,17 @@ class Run:
             self.ema.weights = {name: tensor.to(device) for name, tensor in self.ema.weights.items()}
             self._load_optimizer(load_file(folder / "optimizer.safetensors"))
             self.step = json.loads((folder / "manifest.json").read_text())["step"]
-            self._forget_log_after(self.step)
-            return
+            break
+        self._forget_log_after(self.step)
 
     def _forget_log_after(self, step: int) -> None:
-        """Lines logged after the checkpoint will be written again."""
+        """Lines logged after the checkpoint will be written again; a line that was cut off is dropped too."""
         log = self.folder / "log.jsonl"
         if log.exists():
-            lines = [line for line in log.read_text().splitlines() if line.startswith("{") and json.loads(line)["step"] <= step]
-            log.write_text("".join(line + "\n" for line in lines))
+            lines = [line for line in log.read_text(errors="replace").splitlines() if _step_of(line) <= step]
+            part = log.with_name(f".{log.name}.part")
+            part.write_text("".join(line + "\n" for line in lines))
+            os.replace(part, log)
 
     def _parameter_names(self) -> dict[Tensor, str]:
         return {parameter: name for name, parameter in self.model.named_parameters()}
@@ -193,15 +196,26 @@ class Run:
 def damage(folder: Path) -> str:
     """What is wrong with a checkpoint folder, "" where nothing is."""
     try:
-        hashes = json.loads((folder / "manifest.json").read_text())["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        hashes, own_name = dict(manifest["sha256"]), f"step-{manifest['step']:07d}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its manifest cannot be read ({error})"
-    for name, expected in hashes.items():
+    if own_name != folder.name:
+        return f"its manifest is that of {own_name}"
+    for name in CHECKPOINT_FILES:
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if _sha256(folder / name) != expected:
+        if _sha256(folder / name) != hashes.get(name):
             return f"{name} is not what was saved (its hash differs)"
     return ""
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of the log; infinity for one that is not whole."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _sha256(path: Path) -> str:

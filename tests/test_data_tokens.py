@@ -1,0 +1,136 @@
+"""Truths of tokenised stories: every slice has the tokens, the scene and the words of the story it was made of."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from phenaki.data.storybook import SMALL_WORLD, StorybookWorld, StoryTruth, open_world
+from phenaki.data.tokens import StoryTokens, make_story_tokens, slice_scenes
+
+NUM_STORIES, NUM_SLICES, PT, SEED = 20, 7, 2, 3  # 20 stories: more than are painted at once
+NUM_FRAMES = 1 + PT * (NUM_SLICES - 1)
+
+
+def encode(video: Tensor) -> Tensor:
+    """Stands for a tokenizer: a token is the brightness of a quarter of the slice's last frame."""
+    last = video[:, :, ::PT]  # slice s ends with frame pt*s
+    quarters = torch.nn.functional.adaptive_avg_pool2d(last.mean(1), 2)
+    return ((quarters + 1) * 5000).round().long()
+
+
+def encode_text(captions: list[str]) -> list[Tensor]:
+    """Stands for a text encoder: the letters of each word summed, as long as the caption has words."""
+    return [torch.tensor([[float(sum(map(ord, word)) % 997), float(len(word))] for word in caption.split()]) for caption in captions]
+
+
+@pytest.fixture(scope="module")
+def world() -> StorybookWorld:
+    return open_world(replace(SMALL_WORLD, size=16))
+
+
+@pytest.fixture(scope="module")
+def truths(world) -> list[StoryTruth]:
+    return [world.story(SEED, index, NUM_FRAMES, max_scenes=3, align=PT) for index in range(NUM_STORIES)]
+
+
+@pytest.fixture(scope="module")
+def stories(world) -> StoryTokens:
+    return make_story_tokens(
+        world, encode, encode_text, seed=SEED, num_stories=NUM_STORIES, num_slices=NUM_SLICES, temporal_patch_size=PT, max_scenes=3,
+        description="made here",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("pt", [1, 2, 3])
+@pytest.mark.parametrize("slices", [1, 2, 8])
+def test_scenes_tile_the_slices_and_no_tube_shows_two(world, pt, slices):
+    for index in range(40):
+        story = world.story(1, index, 1 + pt * (slices - 1), align=pt)
+        spans = slice_scenes(story, pt)
+        assert [first for first, _ in spans] == [0, *(end for _, end in spans[:-1])] and spans[-1][1] == slices
+        shown = world.scenes_by_frame(story)
+        for (first, end), scene in zip(spans, story.scenes, strict=True):
+            for place in range(first, end):
+                frames = range(max(0, 1 + pt * (place - 1)), 1 + pt * place)
+                assert {shown[frame] for frame in frames} == {scene}
+
+
+def test_every_slice_has_its_own_tokens(world, stories, truths):
+    video = torch.cat([world.render([story]) for story in truths])
+    assert stories.tokens.dtype == torch.int32 and stories.tokens.shape == (NUM_STORIES, NUM_SLICES, 2, 2)
+    assert (stories.tokens - encode(video)).abs().max() <= 1
+
+
+def test_every_slice_is_in_its_own_scene(world, stories, truths):
+    for index, story in enumerate(truths):
+        for place in range(NUM_SLICES):
+            scene = next(number for number, (first, end) in enumerate(slice_scenes(story, PT)) if first <= place < end)
+            first, end = slice_scenes(story, PT)[scene]
+            assert (stories.scene_start[index, place], stories.scene_end[index, place]) == (first, end)
+
+
+def test_every_slice_has_the_caption_of_the_scene_it_shows(world, stories, truths):
+    for index, story in enumerate(truths):
+        text, text_mask = stories.text(stories.caption[index])
+        for place in range(NUM_SLICES):
+            (wanted,) = encode_text([world.scenes_by_frame(story)[PT * place].caption])
+            assert torch.equal(text[place][text_mask[place]], wanted)
+
+
+def test_each_caption_is_embedded_once(stories, truths):
+    captions = list(dict.fromkeys(scene.caption for story in truths for scene in story.scenes))
+    lengths = (stories.text_spans[:, 1] - stories.text_spans[:, 0]).tolist()
+    assert lengths == [len(caption.split()) for caption in captions]
+    assert len(stories.texts) == sum(lengths) and stories.texts.dtype == torch.float16
+
+
+def test_text_is_padded_with_zeros_and_the_mask_says_where(stories):
+    lengths = stories.text_spans[:, 1] - stories.text_spans[:, 0]
+    assert lengths.unique().numel() > 2
+    chosen = torch.tensor([int(lengths.argmin()), int(lengths.argmax()), 0, int(lengths.argmin())])
+    text, text_mask = stories.text(chosen)
+    assert text.shape == (4, int(lengths.max()), 2) and text.dtype == torch.float32
+    assert text_mask.dtype == torch.bool and torch.equal(text_mask.sum(1), lengths[chosen])
+    assert (text_mask.int().diff(dim=1) <= 0).all(), "real tokens come first"
+    assert (text[~text_mask] == 0).all() and (text[text_mask] != 0).all()
+    assert torch.equal(text[0], text[3])
+    alone, _ = stories.text(chosen[:1])
+    assert torch.equal(alone[0], text[0, : alone.shape[1]]), "a caption's text depends on its neighbours"
+
+
+def test_stories_depend_on_the_seed_alone(world, stories):
+    options = {"num_slices": NUM_SLICES, "temporal_patch_size": PT, "max_scenes": 3, "description": "made here"}
+    again, fewer, other = (
+        make_story_tokens(world, encode, encode_text, seed=seed, num_stories=count, **options) for seed, count in ((3, 20), (3, 5), (4, 20))
+    )
+    for name, value in vars(stories).items():
+        assert torch.equal(value, getattr(again, name)) if isinstance(value, Tensor) else value == again.description
+    assert torch.equal(fewer.tokens, stories.tokens[:5]) and torch.equal(fewer.scene_start, stories.scene_start[:5])
+    assert not torch.equal(other.tokens, stories.tokens)
+
+
+def test_what_is_saved_comes_back(stories, tmp_path):
+    stories.save(tmp_path / "stories.safetensors")
+    back = StoryTokens.load(tmp_path / "stories.safetensors")
+    assert vars(back).keys() == vars(stories).keys() and back.description == "made here"
+    for name, value in vars(stories).items():
+        if isinstance(value, Tensor):
+            assert torch.equal(getattr(back, name), value) and getattr(back, name).dtype == value.dtype
+    assert [path.name for path in tmp_path.iterdir()] == ["stories.safetensors"]
+
+
+def test_a_save_broken_off_leaves_the_old_file(stories, tmp_path, monkeypatch):
+    path = tmp_path / "stories.safetensors"
+    stories.save(path)
+    whole = path.read_bytes()
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(KeyboardInterrupt):
+        replace(stories, description="another").save(path)
+    assert path.read_bytes() == whole

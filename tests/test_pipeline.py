@@ -1,0 +1,405 @@
+"""From a script to a video, with a tiny random model and the real text encoder: exact counts, seeds, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import phenaki.pipeline as pipeline
+from phenaki import Scene, Story
+from phenaki.checkpoint import CheckpointError, ModelInfo, load_model, read_info, save_model
+from phenaki.cvivit import CViViT
+from phenaki.maskgit import MaskGIT
+from phenaki.pipeline import Phenaki, choose_device, choose_dtype, generate_to_file, plan_story, retimed, retimed_length
+from phenaki.sampling import SamplingOptions
+from phenaki.story import StoryError
+from phenaki.text import TextEncoder
+from phenaki.training.settings import load_settings
+from phenaki.video import Video, VideoError, read_video
+
+ROOT = Path(__file__).resolve().parents[1]
+TWO = [("a bear walks", 1.5), ("a panda sleeps", 2.0)]  # 12 and 16 frames at 8 a second
+NEAR = (12 + 1, 16 - 1)  # the inner boundary moves to the nearest slice: 1 + 2k frames
+
+
+@pytest.fixture(scope="module")
+def text_encoder() -> TextEncoder:
+    return TextEncoder.load()
+
+
+def save_tiny(folder: Path, fingerprint: str, with_generator: bool = True) -> Path:
+    settings = load_settings(ROOT / "configs" / "tiny.toml")
+    torch.manual_seed(3)
+    tokenizer, generator = CViViT(settings.tokenizer).eval(), MaskGIT(settings.generator).eval()
+    with torch.no_grad():
+        generator.condition_embedding.normal_()
+        for head in generator.to_logits.heads:
+            head.weight.normal_()
+    info = ModelInfo(
+        "tiny", settings.tokenizer, settings.generator if with_generator else None, settings.text, settings.world.fps,
+        sampling=SamplingOptions(num_steps=2), text_encoder=fingerprint,
+    )  # fmt: skip
+    save_model(folder, info, tokenizer, generator if with_generator else None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, text_encoder) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model"), text_encoder.fingerprint)
+
+
+@pytest.fixture(scope="module")
+def ready(folder, text_encoder) -> Phenaki:
+    return Phenaki(load_model(folder), text_encoder, torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture
+def spied(ready, monkeypatch):
+    """The SamplingOptions of every chunk that is sampled."""
+    seen: list[SamplingOptions] = []
+    original = pipeline.direct.__globals__["sample_chunk"]
+
+    def sample_chunk(predict, tokens, mask, options, *rest, **more):
+        seen.append(options)
+        return original(predict, tokens, mask, options, *rest, **more)
+
+    monkeypatch.setitem(pipeline.direct.__globals__, "sample_chunk", sample_chunk)
+    return seen
+
+
+# ---- what goes in and what comes out -------------------------------------------------------------------------------
+
+
+def test_every_way_to_tell_a_story_gives_the_same_video(ready, tmp_path):
+    (tmp_path / "a.txt").write_text("[1.5s] a bear walks\n[2s] a panda sleeps\n")
+    dicts = [{"prompt": prompt, "seconds": seconds} for prompt, seconds in TWO]
+    ways = [TWO, dicts, {"scenes": dicts}, Story.of(TWO), [Scene(**scene) for scene in dicts], tmp_path / "a.txt", str(tmp_path / "a.txt")]
+    videos = [ready.generate_story(story, progress=False) for story in ways]
+    assert all(np.array_equal(video.frames, videos[0].frames) and video.script == videos[0].script for video in videos)
+    assert isinstance(videos[0], Video) and videos[0].frames.shape == (28, 32, 32, 3) and videos[0].fps == 8
+    assert [(scene.prompt, scene.start_frame, scene.num_frames) for scene in videos[0].scenes] == [
+        ("a bear walks", 0, NEAR[0]), ("a panda sleeps", NEAR[0], NEAR[1]),
+    ]  # fmt: skip
+
+
+def test_a_bare_prompt_lasts_four_seconds(ready):
+    assert len(ready.generate_story(["a bear"], num_steps=1)) == 32
+
+
+@pytest.mark.parametrize("fps", [None, 24, 5, 12.5])
+def test_streamed_chunks_are_the_story(ready, fps):
+    chunks = list(ready.stream_story(TWO, fps=fps))
+    video = ready.generate_story(TWO, fps=fps, progress=False)
+    assert np.array_equal(np.concatenate([chunk.frames for chunk in chunks]), video.frames)
+    assert [chunk.start_frame for chunk in chunks] == [sum(len(earlier.frames) for earlier in chunks[:n]) for n in range(len(chunks))]
+    assert {chunk.num_frames_total for chunk in chunks} == {len(video)}
+    assert {(chunk.scene, chunk.prompt) for chunk in chunks} == {(0, "a bear walks"), (1, "a panda sleeps")}
+    assert len(chunks) == ready.plan(TWO).num_chunks > 3
+
+
+def test_streaming_makes_chunks_when_they_are_asked_for(ready, spied):
+    stream = ready.stream_story([("a bear", 3600)])
+    assert spied == []
+    next(stream)
+    assert len(spied) == 1
+
+
+def test_on_chunk_is_called_in_order(ready):
+    seen = []
+    video = ready.generate_story(TWO, on_chunk=seen.append)
+    assert np.array_equal(np.concatenate([chunk.frames for chunk in seen]), video.frames)
+    assert [chunk.frames is not None for chunk in seen] == [True] * ready.plan(TWO).num_chunks
+
+
+def test_the_seed_is_the_video(ready):
+    first, again, other = (ready.generate_story(TWO, seed=seed).frames for seed in (7, 7, 8))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert np.array_equal(ready.generate_story({"seed": 7, "scenes": [{"prompt": p, "seconds": s} for p, s in TWO]}).frames, first)
+
+
+def test_a_seed_of_zero_is_an_override(ready):
+    story = Story.of(TWO).model_copy(update={"seed": 7})
+    assert np.array_equal(ready.generate_story(story, seed=0).frames, ready.generate_story(TWO).frames)
+
+
+def test_prompts_matter_from_their_scene_on(ready):
+    one, two = (ready.generate_story([TWO[0], (prompt, 2.0)]).frames for prompt in ("a panda sleeps", "a red house"))
+    assert np.array_equal(one[: NEAR[0]], two[: NEAR[0]]) and not np.array_equal(one[NEAR[0] :], two[NEAR[0] :])
+
+
+@pytest.mark.parametrize("fps, count", [(24, 84), (5, 18), (8, 28), (12.5, 44), (0.5, 2)])
+def test_another_rate_keeps_the_duration_and_the_pictures(ready, fps, count):
+    own, video = ready.generate_story(TWO), ready.generate_story(TWO, fps=fps)
+    assert video.fps == fps and len(video) == count == round(3.5 * fps)
+    assert np.array_equal(video.frames, own.frames[[min(int(n * 8 / fps), 27) for n in range(count)]])
+    assert sum(scene.num_frames for scene in video.scenes) == count
+    assert video.scenes[1].start_frame == round(NEAR[0] * fps / 8)
+    assert video.script["fps"] == fps
+
+
+def test_a_rate_that_leaves_no_frame_is_told_before_any_is_made(ready, spied):
+    with pytest.raises(ValueError, match=r"fps 0\.1.*3\.5 s.*no frame"):
+        ready.generate_story(TWO, fps=0.1)
+    assert spied == []
+
+
+def test_no_frame_is_lost_at_a_seam():
+    frames = np.arange(101, dtype=np.uint8)[:, None, None, None]
+    for rate in (1, 5, 7.3, 8, 12, 24, 23.976, 60):
+        whole = retimed(frames, 0, 8, rate)
+        pieces = [retimed(frames[start : start + 5], start, 8, rate) for start in range(0, 101, 5)]
+        assert np.array_equal(np.concatenate(pieces), whole) and len(whole) == retimed_length(101, 8, rate) == round(101 * rate / 8)
+
+
+@pytest.mark.parametrize("size", [16, 48, 64])
+def test_the_storys_size(ready, size):
+    story = {"size": size, "scenes": [{"prompt": "a bear", "seconds": 1}]}
+    video, own = ready.generate_story(story), ready.generate_story([("a bear", 1)])
+    assert video.frames.shape == (8, size, size, 3)
+    assert np.abs(video.frames.mean((1, 2)) - own.frames.mean((1, 2))).max() < 6
+
+
+def test_the_script_travels_without_where_its_pictures_lay(ready, tmp_path):
+    Image.new("RGB", (40, 60), "red").save(tmp_path / "house.png")
+    (tmp_path / "a.yaml").write_text("title: T\nscenes:\n  - {prompt: a bear, seconds: 1, image: house.png}\n")
+    script = ready.generate_story(tmp_path / "a.yaml").script
+    assert script["scenes"][0]["image"] == "house.png" and str(tmp_path) not in json.dumps(script)
+    assert script["model"] == "tiny" and script["title"] == "T" and script["fps"] == 8 and script["seed"] == 0
+    json.dumps(script)
+
+
+# ---- what reaches the networks -------------------------------------------------------------------------------------
+
+
+def test_overrides_reach_sampling(ready, spied):
+    ready.generate_story(TWO, guidance_scale=5, num_steps=3)
+    assert {(options.guidance_scale, options.num_steps) for options in spied} == {(5.0, 3)}
+    spied.clear()
+    ready.generate_story(TWO)
+    assert {(options.guidance_scale, options.num_steps) for options in spied} == {(3.0, 2)}
+
+
+def test_a_scenes_own_values_go_first(ready, spied):
+    story = [{"prompt": "a bear", "seconds": 1, "guidance_scale": 1, "num_steps": 1}, {"prompt": "a panda", "seconds": 0.5}]
+    ready.generate_story(story, guidance_scale=5, num_steps=3)
+    assert [(options.guidance_scale, options.num_steps) for options in spied] == [(1, 1), (1, 1), (5, 3)]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"guidance_scale": 0}, ["guidance_scale 0.0", "1 (off) to 100"]),
+        ({"guidance_scale": 1e9}, ["guidance_scale 1000000000.0", "to 100"]),
+        ({"guidance_scale": float("nan")}, ["guidance_scale nan"]),
+        ({"num_steps": 0}, ["num_steps 0", "1 to 256"]),
+        ({"num_steps": 257}, ["num_steps 257", "1 to 256"]),
+        ({"num_steps": 2.5}, ["num_steps 2.5", "whole"]),
+        ({"fps": 0}, ["fps = 0", "above 0"]),
+        ({"fps": float("inf")}, ["fps", "at most 240"]),
+        ({"seed": -1}, ["seed = -1", "0 to 2**63"]),
+        ({"seed": 2**63}, ["seed", "0 to 2**63"]),
+        ({"negative": "x" * 1001}, ["negative", "1001 long", "1000"]),
+    ],
+)
+def test_bad_values_are_told_before_anything_is_made(ready, spied, options, words):
+    for call in (ready.stream_story, ready.generate_story):
+        with pytest.raises(ValueError) as caught:
+            call(TWO, **options)
+        assert not [word for word in words if word not in str(caught.value)], str(caught.value)
+    assert spied == []
+
+
+def test_an_unknown_option_is_told(ready):
+    with pytest.raises(TypeError, match="steps"):
+        ready.generate_story(TWO, steps=3)
+
+
+def test_the_negative_prompt_reaches_the_generator(ready, monkeypatch):
+    seen, original = [], ready.generator.encode_text
+    monkeypatch.setattr(ready.generator, "encode_text", lambda text, mask: seen.append((text, mask)) or original(text, mask))
+    story = [{"prompt": "a bear", "seconds": 0.5}, {"prompt": "a panda", "seconds": 0.5, "negative": "a red house"}]
+    ready.generate_story(story, negative="blurry letters")
+    pairs = [(text[1], mask[1]) for text, mask in seen if len(text) == 2]  # (prompt, negative) of each scene
+    for (text, mask), negative in zip(pairs, ("blurry letters", "a red house"), strict=True):
+        wanted = ready.text_encoder.encode([negative])
+        assert torch.equal(text[mask], wanted.text[wanted.text_mask])
+
+
+def test_a_negative_prompt_changes_the_video(ready):
+    frames = [ready.generate_story([("a bear", 2)], negative=negative, guidance_scale=20).frames for negative in (None, "a bear", "a red house")]
+    assert not np.array_equal(frames[0], frames[1]) and not np.array_equal(frames[0], frames[2]) and not np.array_equal(frames[1], frames[2])
+
+
+def test_guidance_off_forgets_the_negative(ready):
+    one, other = (ready.generate_story([("a bear", 1)], negative=negative, guidance_scale=1).frames for negative in (None, "a red house"))
+    assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("place", [{"prompt": "bear " * 100}, {"prompt": "a bear", "negative": "bear " * 100}])
+def test_too_long_a_prompt_is_told_before_any_chunk(ready, spied, tmp_path, place):
+    story = [{"prompt": "a bear", "seconds": 1}, place]
+    for call in (ready.stream_story, ready.generate_story, lambda told: generate_to_file(ready, told, tmp_path / "a.mp4")):
+        with pytest.raises(ValueError, match="prompt of 102 tokens: 64 at most"):
+            call(story)
+    assert spied == [] and not list(tmp_path.iterdir())
+
+
+def test_the_style_is_told_with_every_prompt(ready):
+    chunks = ready.stream_story({"style": "a picture book", "scenes": [{"prompt": "a bear", "seconds": 1}]})
+    assert next(chunks).prompt == "a bear, a picture book"
+
+
+def test_a_scene_starts_from_its_picture(ready, tmp_path):
+    left = np.zeros((48, 64, 3), np.uint8)
+    left[:, :32], left[:, 32:] = (255, 0, 0), (0, 0, 255)
+    Image.fromarray(left).save(tmp_path / "a.png")
+    story = [("a panda", 1), {"prompt": "a bear", "seconds": 1.5, "image": str(tmp_path / "a.png")}]
+    video = ready.generate_story(story)
+    assert len(video) == 20 and video.scenes[1].start_frame == 8 and video.scenes[1].num_frames == 12
+    picture = torch.from_numpy(pipeline.read_image(tmp_path / "a.png", 32).copy()).permute(2, 0, 1)[None, :, None] / 127.5 - 1
+    with torch.no_grad():
+        shown = ready.tokenizer.decode(ready.tokenizer.encode(picture)).clamp(-1, 1)[0, :, 0]
+    wanted = ((shown + 1) * 127.5).round().permute(1, 2, 0).numpy()
+    assert np.abs(video.frames[8] - wanted).max() <= 1
+    alone = ready.generate_story([story[1]])
+    assert np.array_equal(alone.frames[0], video.frames[8])
+
+
+def test_a_picture_that_cannot_be_read_is_told_before_any_chunk(ready, spied, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(VideoError, match="not a whole picture"):
+        ready.stream_story([{"prompt": "a bear", "image": str(tmp_path / "a.png")}])
+    assert spied == []
+
+
+# ---- loading and saving --------------------------------------------------------------------------------------------
+
+
+def test_saved_and_loaded_it_tells_the_same(ready, folder, tmp_path):
+    first = ready.generate_story(TWO)
+    ready.save_pretrained(tmp_path / "copy")
+    for name in (folder, str(folder), tmp_path / "copy"):
+        again = Phenaki.from_pretrained(name, device="cpu")
+        assert again.dtype == torch.float32 and again.info.name == "tiny"
+        assert np.array_equal(again.generate_story(TWO).frames, first.frames)
+
+
+def test_the_functions_of_the_package(ready, folder):
+    video = ready.generate_story(TWO)
+    for model in (ready, folder, str(folder)):
+        assert np.array_equal(pipeline.generate_story(TWO, model=model, device="cpu").frames, video.frames)
+    assert np.array_equal(next(pipeline.stream_story(TWO, model=ready)).frames, video.frames[: len(next(ready.stream_story(TWO)).frames)])
+    assert pipeline.load(folder, "cpu") is pipeline.load(folder, "cpu")
+
+
+def test_another_text_encoder_is_refused(tmp_path, text_encoder):
+    model = load_model(save_tiny(tmp_path, "t5 sha256:0123"))
+    with pytest.raises(CheckpointError, match=r"'tiny' was trained with the text encoder t5 sha256:0123, not bert sha256:53aa"):
+        Phenaki(model, text_encoder, torch.device("cpu"), torch.float32)
+    with pytest.raises(CheckpointError, match="t5 sha256:0123"):
+        Phenaki.from_pretrained(tmp_path, device="cpu")
+
+
+def test_a_tokenizer_alone_tells_no_story(tmp_path, text_encoder):
+    save_tiny(tmp_path, text_encoder.fingerprint, with_generator=False)
+    with pytest.raises(CheckpointError, match="'tiny' holds a tokenizer alone.*phenaki train generator"):
+        Phenaki(load_model(tmp_path), text_encoder, torch.device("cpu"), torch.float32)
+    with pytest.raises(CheckpointError, match="phenaki train generator"):
+        plan_story(Story.of(TWO), read_info(tmp_path))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpux", "", "cuda:x", "meta", "xla"])
+def test_an_unknown_device(device):
+    with pytest.raises(ValueError, match="device .*: allowed are auto, cpu, cuda, cuda:N"):
+        choose_device(device)
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="no NVIDIA GPU.*--device cpu"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ValueError, match=r"'cuda:2': this machine has cuda:0 to cuda:1"):
+        choose_device("cuda:2")
+
+
+def test_the_cpu_computes_in_float32():
+    cpu = torch.device("cpu")
+    assert choose_dtype("auto", cpu) is torch.float32
+    assert choose_dtype("bfloat16", cpu) is torch.bfloat16 and choose_dtype(torch.float32, cpu) is torch.float32
+    for dtype in ("float8", "float64", "nn", torch.int32):
+        with pytest.raises(ValueError, match="allowed are auto, float32, bfloat16, float16"):
+            choose_dtype(dtype, cpu)
+
+
+def test_half_precision_gives_whole_videos(ready):
+    half = Phenaki(pipeline.Model(ready.info, ready.tokenizer, ready.generator), ready.text_encoder, ready.device, torch.bfloat16)
+    video = half.generate_story([("a bear", 1)])
+    assert video.frames.shape == (8, 32, 32, 3) and not torch.is_autocast_enabled("cpu")
+
+
+# ---- to a file -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fps", [None, 24])
+def test_a_file_with_chapters_and_script(ready, tmp_path, fps):
+    written = generate_to_file(ready, TWO, tmp_path / "a.mp4", seed=3, fps=fps, num_steps=1, progress=False)
+    video, read = ready.generate_story(TWO, seed=3, fps=fps, num_steps=1), read_video(tmp_path / "a.mp4")
+    assert written.num_frames == len(video) == len(read) and written.video_seconds == 3.5 and written.wall_seconds > 0
+    assert read.fps == video.fps and read.scenes == video.scenes and read.script == video.script and read.script["seed"] == 3
+    assert np.abs(read.frames.mean((1, 2)) - video.frames.mean((1, 2))).max() < 8
+    assert Story.from_dict({key: value for key, value in read.script.items() if key != "model"}).seed == 3
+
+
+def test_an_interrupt_leaves_what_was_made(ready, tmp_path, monkeypatch):
+    original, count = pipeline.direct, []
+
+    def direct(*arguments):
+        for chunk in original(*arguments):
+            count.append(len(chunk.frames))
+            yield chunk
+            if len(count) == 4:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "direct", direct)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        generate_to_file(ready, [("a bear", 10)], tmp_path / "a.mp4")
+    part = tmp_path / ".a.part.mp4"
+    assert not (tmp_path / "a.mp4").exists() and str(part) in caught.value.__notes__[0]
+    assert len(read_video(part)) == sum(count)
+
+
+def test_a_bad_place_is_told_before_any_chunk(ready, spied, tmp_path):
+    with pytest.raises(VideoError, match="missing does not exist"):
+        generate_to_file(ready, TWO, tmp_path / "missing" / "a.mp4")
+    assert spied == []
+
+
+def test_progress_is_silent_without_a_terminal(ready, capfd):
+    ready.generate_story(TWO, progress=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_progress_shows_prompts_as_they_are(ready, monkeypatch, capfd):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    ready.generate_story([("a [bold]bear[/bold] [/] :bear:", 1)], num_steps=1)
+    shown = capfd.readouterr().err
+    assert "a [bold]bear[/bold] [/] :bear:" in shown and "8/8 frames" in shown
+    ready.generate_story([("a bear", 1)], num_steps=1, progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+# ---- stories that make no sense ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("story", [[], "", None, [("a bear", 0.01)], [("a bear", -1)], [("a bear", 4), 3], "no/such.yaml", {"scenes": []}])
+def test_bad_stories_are_told(ready, spied, story):
+    with pytest.raises(StoryError):
+        ready.stream_story(story)
+    assert spied == []

@@ -1,0 +1,701 @@
+"""Video files: what is written comes back frame for frame, half a file never bears its final name, bad files are told why."""
+
+import json
+import random
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+import phenaki.video
+from phenaki.video import Video, VideoError, VideoScene, VideoWriter, check_output_path, contact_sheet, read_image, read_video
+from phenaki.video_files import parse_script, resampled_indices
+
+FILES = ("mp4", "webm", "gif")
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+SCENES = (VideoScene("a bear", 0, 5), VideoScene("a panda", 5, 7))
+SCRIPT = {"title": "Two", "fps": 8, "scenes": [{"prompt": "a bear"}, {"prompt": "a panda"}], "model": "none"}
+
+
+def gradient(num_frames: int, height: int = 32, width: int = 32) -> np.ndarray:
+    """Red grows to the right, green downwards, blue with time: uint8 (f h w 3)."""
+    frames = np.zeros((num_frames, height, width, 3), np.uint8)
+    frames[..., 0] = np.linspace(0, 255, width)
+    frames[..., 1] = np.linspace(0, 255, height)[:, None]
+    frames[..., 2] = np.linspace(0, 255, num_frames)[:, None, None]
+    return frames
+
+
+def noise(num_frames: int, size: int = 32) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (num_frames, size, size, 3), dtype=np.uint8)
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.abs(a.astype(int) - b.astype(int))
+
+
+def frames_before_the_end(path: Path) -> int:
+    """What a player shows of a file, however it ends."""
+    count = 0
+    try:
+        with av.open(str(path)) as container:
+            for _ in container.decode(video=0):
+                count += 1
+    except (av.error.FFmpegError, EOFError):
+        pass
+    return count
+
+
+def refused(path: Path, *words: str, **options) -> None:
+    """The file is refused with a VideoError that names it and has all the words."""
+    with pytest.raises(VideoError) as caught:
+        read_video(path, **options)
+    assert not [word for word in (str(path), *words) if word not in str(caught.value)], str(caught.value)
+
+
+# ---- round trips ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", FILES)
+@pytest.mark.parametrize("colour", COLOURS)
+def test_pure_colours_come_back(tmp_path, ending, colour):
+    frames = np.full((3, 32, 32, 3), COLOURS[colour], np.uint8)
+    Video(frames, 8).save(tmp_path / f"a.{ending}")
+    assert difference(read_video(tmp_path / f"a.{ending}").frames, frames).max() <= 12
+
+
+@pytest.mark.parametrize("ending", FILES)
+@pytest.mark.parametrize("num_frames", [1, 2, 17])
+def test_a_gradient_comes_back_frame_for_frame(tmp_path, ending, num_frames):
+    frames = gradient(num_frames)
+    Video(frames, 8).save(tmp_path / f"a.{ending}")
+    read = read_video(tmp_path / f"a.{ending}")
+    assert read.frames.shape == frames.shape and read.frames.dtype == np.uint8 and read.fps == 8
+    assert difference(read.frames, frames).mean() < 4
+    nearest = [int(difference(frames, frame).mean((1, 2, 3)).argmin()) for frame in read.frames]
+    assert difference(np.array(nearest), np.arange(num_frames)).max() <= 1
+
+
+@pytest.mark.parametrize("ending", FILES)
+def test_equal_frames_are_counted(tmp_path, ending):
+    frames = np.repeat(gradient(4), [1, 6, 1, 9], axis=0)
+    Video(frames, 12).save(tmp_path / f"a.{ending}")
+    read = read_video(tmp_path / f"a.{ending}")
+    assert len(read) == 17 and difference(read.frames, frames).mean() < 4
+
+
+@pytest.mark.parametrize("ending", FILES)
+@pytest.mark.parametrize("fps", [1, 8, 12, 12.5, 23.976, 24, 30000 / 1001, 60, 100])
+def test_the_rate_is_kept_however_short_the_video(tmp_path, ending, fps):
+    for num_frames in (1, 2, 9):
+        Video(gradient(num_frames), fps).save(tmp_path / f"a.{ending}")
+        read = read_video(tmp_path / f"a.{ending}")
+        assert len(read) == num_frames and read.fps == pytest.approx(fps, rel=1e-6)
+
+
+@pytest.mark.parametrize("ending", FILES)
+@pytest.mark.parametrize("height, width", [(33, 65), (65, 32), (1, 1)])
+def test_odd_sizes(tmp_path, ending, height, width):
+    frames = gradient(9, height, width)
+    Video(frames, 8).save(tmp_path / f"a.{ending}")
+    read = read_video(tmp_path / f"a.{ending}").frames
+    assert read.shape == frames.shape and difference(read, frames).mean() < 4
+
+
+def test_single_frames_come_back_to_the_bit(tmp_path):
+    frames = noise(12)
+    Video(frames, 8).save(tmp_path / "frame_%05d.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"frame_{n:05d}.png" for n in range(12)]
+    read = read_video(tmp_path, fps=12)
+    assert np.array_equal(read.frames, frames) and read.fps == 12
+
+
+@pytest.mark.parametrize("ending", FILES)
+def test_names_that_look_like_addresses_and_patterns(tmp_path, monkeypatch, ending):
+    monkeypatch.chdir(tmp_path)
+    for name in ("night:bear", "http:x", "100% bear", 'b "c" \'d\'', "熊"):
+        Video(gradient(3), 8).save(f"{name}.{ending}")
+        assert len(read_video(f"{name}.{ending}")) == 3
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+@pytest.mark.parametrize("ending", ["mp4", "webm"])
+def test_chapters_and_script_come_back(tmp_path, ending):
+    prompts = ["“naïve” 'q' \"d\" \\ 熊 🐻 [b] a=b;c#d", "x" * 1000, "熊" * 1000, ""]
+    scenes = tuple(VideoScene(prompt, 3 * n, 3) for n, prompt in enumerate(prompts))
+    script = {"title": "熊 = ;#\\", "fps": 23.976, "scenes": [{"prompt": prompt} for prompt in prompts]}
+    Video(gradient(12), 23.976, scenes, script).save(tmp_path / f"a.{ending}")
+    read = read_video(tmp_path / f"a.{ending}")
+    assert read.scenes == scenes and read.script == script
+
+
+def test_many_chapters_come_back(tmp_path):
+    scenes = tuple(VideoScene(f"scene {n}", n, 1) for n in range(300))
+    Video(gradient(300, 16, 16), 24, scenes).save(tmp_path / "a.mp4")
+    assert read_video(tmp_path / "a.mp4").scenes == scenes
+
+
+def test_a_gif_and_a_contact_sheet_carry_the_script(tmp_path):
+    video = Video(gradient(12), 8, SCENES, SCRIPT)
+    video.save(tmp_path / "a.gif")
+    video.save(tmp_path / "a.png")
+    assert read_video(tmp_path / "a.gif").script == SCRIPT
+    with Image.open(tmp_path / "a.png") as picture:
+        assert json.loads(picture.text["phenaki_script"]) == SCRIPT
+
+
+@pytest.mark.parametrize("comment", ["", "hello", "[1, 2]", "{}", '{"scene": 1}', '{"scenes"', "[" * 100_000, '{"a":' * 100_000, "1" * 5000])
+def test_a_comment_that_is_no_script(tmp_path, comment):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), mode="w") as container:
+        container.metadata["comment"] = comment
+        stream = container.add_stream("libx264", rate=8)
+        stream.width = stream.height = 32
+        container.mux([*stream.encode(av.VideoFrame.from_ndarray(gradient(1)[0], format="rgb24")), *stream.encode(None)])
+    read = read_video(path)
+    assert len(read) == 1 and read.script is None and parse_script(comment) is None
+
+
+# ---- reading at another size and rate ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("height, width", [(32, 96), (96, 32), (2, 6), (40, 40)])
+def test_size_crops_the_middle_square(tmp_path, height, width):
+    frames = np.zeros((2, height, width, 3), np.uint8)  # black, with a green square in the middle
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    frames[:, top : top + side, left : left + side] = (0, 255, 0)
+    Video(frames, 8).save(tmp_path / "frame_%05d.png")
+    read = read_video(tmp_path, size=24).frames
+    assert read.shape == (2, 24, 24, 3)
+    assert difference(read, np.full_like(read, (0, 255, 0))).max() <= 3
+
+
+@pytest.mark.parametrize("ending", FILES)
+def test_every_format_is_resized(tmp_path, ending):
+    Video(gradient(4, 32, 64), 8).save(tmp_path / f"a.{ending}")
+    read = read_video(tmp_path / f"a.{ending}", size=16).frames
+    assert read.shape == (4, 16, 16, 3)
+    assert difference(read[..., 1].mean(2), gradient(4, 16, 16)[..., 1].mean(2)).mean() < 8
+
+
+def test_a_sliver_is_resized_in_little_memory(tmp_path):
+    Image.new("RGB", (60_000, 1), "red").save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png", 512), np.full((512, 512, 3), (255, 0, 0), np.uint8))
+
+
+@pytest.mark.parametrize("fps, count", [(8, 17), (4, 8), (16, 34), (24, 51), (5, 11), (0.1, 1)])
+def test_another_rate_has_the_exact_number_of_frames(tmp_path, fps, count):
+    Video(gradient(17), 8).save(tmp_path / "a.mp4")
+    read = read_video(tmp_path / "a.mp4", fps=fps)
+    assert len(read) == count and read.fps == fps
+    assert list(resampled_indices(17, 8, fps)) == [min(int(n * 8 / fps), 16) for n in range(count)]
+
+
+@pytest.mark.parametrize("options", [{"fps": 0}, {"fps": -8}, {"fps": float("nan")}, {"fps": 1e9}, {"size": 0}])
+def test_impossible_rates_and_sizes(tmp_path, options):
+    Video(gradient(3), 8).save(tmp_path / "a.gif")
+    with pytest.raises(VideoError, match=next(iter(options))):
+        read_video(tmp_path / "a.gif", **options)
+
+
+def test_transparent_parts_are_white(tmp_path):
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    assert (read_image(tmp_path / "a.png") == 255).all()
+
+
+# ---- while it is written -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["mp4", "webm"])
+def test_the_part_file_plays_while_it_grows(tmp_path, ending):
+    frames = gradient(48)
+    with VideoWriter(tmp_path / f"a.{ending}", fps=8, size=(32, 32)) as writer:
+        writer.write(frames[:32])
+        shown = frames_before_the_end(tmp_path / f".a.part.{ending}")
+        assert 32 - 16 <= shown <= 32 and not writer.path.exists()
+        writer.write(frames[32:])
+        assert frames_before_the_end(tmp_path / f".a.part.{ending}") > shown
+    assert [path.name for path in tmp_path.iterdir()] == [f"a.{ending}"]
+    assert len(read_video(tmp_path / f"a.{ending}")) == 48
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("ending", ["mp4", "webm", "gif", "png"])
+def test_an_exception_leaves_the_old_file(tmp_path, ending, error):
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(b"something old")
+    with pytest.raises(error) as caught, VideoWriter(path, fps=8, size=(32, 32)) as writer:
+        writer.write(gradient(10))
+        raise error("in the middle")
+    assert path.read_bytes() == b"something old"
+    part = tmp_path / f".a.part.{ending}"
+    if ending in ("gif", "png"):
+        assert not part.exists()
+    else:
+        assert str(part) in "".join(caught.value.__notes__) and len(read_video(part)) == 10
+
+
+def test_an_exception_before_the_first_frame_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), VideoWriter(tmp_path / "a.mp4", fps=8, size=(32, 32)):
+        raise RuntimeError
+    with pytest.raises(VideoError, match="no frames"), VideoWriter(tmp_path / "a.mp4", fps=8, size=(32, 32)):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_work_is_kept_where_the_last_step_fails(tmp_path):
+    path = tmp_path / "a.mp4"
+    with pytest.raises(OSError) as caught, VideoWriter(path, fps=8, size=(32, 32)) as writer:
+        writer.write(gradient(10))
+        path.mkdir()  # what stands there now cannot be replaced
+    part = tmp_path / ".a.part.mp4"
+    assert str(part) in "".join(caught.value.__notes__) and len(read_video(part)) == 10
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".a.part.mp4", "a.mp4"]
+
+
+KILLED = """
+import sys, time, numpy as np
+from phenaki.video import VideoWriter
+writer = VideoWriter(sys.argv[1], fps=8, size=(32, 32)).__enter__()
+writer.write(np.random.default_rng(0).integers(0, 255, (40, 32, 32, 3), dtype=np.uint8))
+print("written", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_process_leaves_the_old_file_and_a_part_that_plays(tmp_path):
+    writers = []
+    for name in ("new.mp4", "old.mp4", "new.webm"):
+        if name.startswith("old"):
+            (tmp_path / name).write_bytes(b"something old")
+        writers.append(subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / name)], stdout=subprocess.PIPE, text=True))
+    for writer in writers:
+        assert writer.stdout.readline() == "written\n"
+        writer.send_signal(signal.SIGKILL)
+        writer.communicate()
+    assert not (tmp_path / "new.mp4").exists() and not (tmp_path / "new.webm").exists()
+    assert (tmp_path / "old.mp4").read_bytes() == b"something old"
+    for name in (".new.part.mp4", ".old.part.mp4", ".new.part.webm"):
+        assert frames_before_the_end(tmp_path / name) >= 20
+    Video(gradient(9), 8).save(tmp_path / "new.mp4")  # what was left behind is in nobody's way
+    assert len(read_video(tmp_path / "new.mp4")) == 9 and not (tmp_path / ".new.part.mp4").exists()
+
+
+@contextmanager
+def files_at_most(num_bytes: int):
+    """No file grows beyond so many bytes: a full disk that needs no rights."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def whole_or_nothing(path: Path, frames: np.ndarray, script: dict | None = None) -> bool:
+    """Writes; whether it went well. If not: a clear error, the final name as before, and any part that is left plays."""
+    before = path.read_bytes() if path.exists() else None
+    try:
+        with VideoWriter(path, fps=8, size=frames.shape[1:3], script=script) as writer:
+            for start in range(0, len(frames), 8):
+                writer.write(frames[start : start + 8])
+    except (OSError, ValueError) as error:
+        assert "No space left" in str(error) or "too large" in str(error) or "is the disk full" in str(error), error
+        assert (path.read_bytes() if path.exists() else None) == before
+        left = [other for other in path.parent.iterdir() if other != path]
+        assert left in ([], [path.with_name(f".{path.stem}.part{path.suffix}")])
+        if left:
+            assert frames_before_the_end(left[0]) > 0 and str(left[0]) in "".join(error.__notes__)
+            left[0].unlink()
+        return False
+    assert path.suffix == ".png" or len(read_video(path)) == len(frames)
+    return True
+
+
+@pytest.mark.parametrize("ending", ["mp4", "webm", "gif", "png"])
+def test_no_half_file_when_files_cannot_grow(tmp_path, ending):
+    frames = noise(40)
+    wrote = []
+    for number, kilobytes in enumerate((1, 8, 20, 30, 38, 42, 44, 46, 48, 200)):
+        path = tmp_path / f"{number}.{ending}"
+        if number % 2:
+            path.write_bytes(b"old")
+        with files_at_most(kilobytes << 10):
+            wrote.append(whole_or_nothing(path, frames))
+        path.unlink(missing_ok=True)
+    assert not wrote[0] and wrote[-1]
+
+
+def test_no_half_file_when_the_disk_is_full_at_the_end(tmp_path):
+    script = {"scenes": [{"prompt": str(n) * 900} for n in range(200)]}  # the part file fits, the whole one with its script does not
+    with files_at_most(60 << 10):
+        assert not whole_or_nothing(tmp_path / "a.mp4", noise(24), script)
+        assert whole_or_nothing(tmp_path / "a.mp4", noise(24))
+        assert not whole_or_nothing(tmp_path / "a.mp4", noise(24), script)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of 80 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    tools = shutil.which("mount") and shutil.which("umount")
+    if not tools or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80k", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "webm", "gif", "png"])
+def test_no_half_file_on_a_full_disk(tiny_disk, ending):
+    wrote = [whole_or_nothing(tiny_disk / f"a.{ending}", noise(40)[:count]) for count in (8, 40)]
+    assert wrote == [True, False]
+    (tiny_disk / f"a.{ending}").unlink()
+    filler = tiny_disk / "filler"
+    filler.write_bytes(bytes(64 << 10))
+    with pytest.raises(OSError, match="No space left"):
+        Video(noise(24), 8).save(tiny_disk / f"a.{ending}")
+    filler.unlink()
+    assert not (tiny_disk / f"a.{ending}").exists()
+
+
+def test_single_frames_are_whole_on_a_full_disk(tiny_disk):
+    frames = noise(40)
+    with pytest.raises(OSError, match="No space left"):
+        Video(frames, 8).save(tiny_disk / "frame_%05d.png")
+    read = read_video(tiny_disk).frames
+    assert 0 < len(read) < 40 and np.array_equal(read, frames[: len(read)])
+
+
+MEMORY = """
+import numpy as np
+from pathlib import Path
+from phenaki.video import VideoWriter
+def resident():
+    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")).split()[1])
+frames = np.random.default_rng(0).integers(0, 255, (20, 64, 64, 3), dtype=np.uint8)
+import sys
+with VideoWriter(sys.argv[1], fps=24, size=(64, 64)) as writer:
+    for n in range(150):
+        writer.write(frames)
+        if n == 24:
+            before = resident()
+    print(resident() - before)
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own count")
+def test_memory_does_not_grow_with_length(tmp_path):
+    """500 frames are written, then 2500 more, and then the whole file is made of the part."""
+    told = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path / "a.mp4")], capture_output=True, text=True, check=True).stdout
+    assert all(int(kilobytes) < 30 << 10 for kilobytes in told.split()), told
+
+
+# ---- where it is written -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("folder", ["folder", "give a file name", "story.mp4"]),
+        ("missing/a.mp4", ["missing does not exist", "make it"]),
+        ("file.txt/a.mp4", ["file.txt does not exist"]),
+        ("a.avi", ["unknown ending '.avi'", ".mp4", ".webm", ".gif", ".png"]),
+        ("a", ["unknown ending ''", ".mp4"]),
+        (".mp4", ["unknown ending ''"]),
+        ("a.mp4.", ["unknown ending"]),
+        ("x" * 300 + ".mp4", ["cannot write"]),
+    ],
+)
+def test_bad_places(tmp_path, name, words):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file.txt").write_text("a file")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(VideoError) as caught:
+        check_output_path(tmp_path / name)
+    assert not [word for word in words if word not in str(caught.value)], str(caught.value)
+    with pytest.raises(VideoError):
+        Video(gradient(1), 8).save(tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that not even root can write to")
+def test_a_folder_that_cannot_be_written_to():
+    with pytest.raises(VideoError, match=r"cannot write in /proc .*choose another folder"):
+        check_output_path("/proc/a.mp4")
+
+
+@pytest.mark.parametrize("name", ["frame_%d_%d.png", "frame_%.png", "100%.png", "frame_%%.png", "frame_%q.png"])
+def test_a_name_without_one_place_for_the_number(tmp_path, name):
+    with pytest.raises(VideoError, match="one number in the name"):
+        Video(gradient(1), 8).save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gif_of_more_than_a_hundred_frames_a_second(tmp_path):
+    with pytest.raises(VideoError, match=r"120 frames a second.*at most 100.*mp4"):
+        Video(gradient(3), 120).save(tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((2, 32, 32, 3), np.float32),
+        np.zeros((2, 32, 32), np.uint8),
+        np.zeros((2, 32, 32, 4), np.uint8),
+        np.zeros((2, 3, 32, 32), np.uint8),
+        np.zeros((2, 16, 32, 3), np.uint8),
+        np.zeros((32, 32, 3), np.uint8),
+    ],
+    ids=lambda frames: f"{frames.dtype}{frames.shape}",
+)
+def test_the_writer_takes_only_frames_of_its_own_kind(tmp_path, frames):
+    with pytest.raises(VideoError) as caught, VideoWriter(tmp_path / "a.mp4", fps=8, size=(32, 32)) as writer:
+        writer.write(frames)
+    assert f"{frames.dtype} {frames.shape}" in str(caught.value) and "uint8 (f, 32, 32, 3)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "frames, fps, words",
+    [
+        ([[1]], 8, ["list", "uint8 (f, h, w, 3)"]),
+        (np.zeros((1, 2, 2, 3)), 8, ["float64 (1, 2, 2, 3)", "uint8"]),
+        (np.zeros((2, 2, 3), np.uint8), 8, ["uint8 (2, 2, 3)"]),
+        (np.zeros((0, 2, 2, 3), np.uint8), 8, ["(0, 2, 2, 3)", "at least one frame"]),
+        (gradient(1), 0, ["fps 0", "more than 0"]),
+        (gradient(1), -1, ["fps -1"]),
+        (gradient(1), float("nan"), ["fps nan"]),
+        (gradient(1), 1000, ["fps 1000", "less than 1000"]),
+    ],
+)
+def test_what_a_video_is_made_of(frames, fps, words):
+    with pytest.raises(VideoError) as caught:
+        Video(frames, fps)
+    assert not [word for word in words if word not in str(caught.value)], str(caught.value)
+
+
+def test_a_video_tells_of_itself():
+    video = Video(gradient(12), 8, SCENES, SCRIPT)
+    assert len(video) == 12 and video.seconds == 1.5
+    assert repr(video) == "Video(12 frames of 32x32, 1.50 s at 8 fps, 2 scenes)"
+    page = Video(gradient(3), 8, (VideoScene("<script>alert(1)</script>", 0, 3),))._repr_html_()
+    assert "<script>" not in page and "data:video/mp4;base64," in page
+
+
+# ---- files that cannot be trusted ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def good(tmp_path) -> Path:
+    Video(noise(24), 8).save(tmp_path / "good.mp4")
+    return tmp_path / "good.mp4"
+
+
+def test_playlists_do_not_lead_to_other_files(tmp_path, good):
+    playlists = {
+        "concat": f"ffconcat version 1.0\nfile {good.name}\n",
+        "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n{good.name}\n#EXT-X-ENDLIST\n",
+        "hls-file": f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nfile://{good}\n#EXT-X-ENDLIST\n",
+        "dash": f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><BaseURL>{good}</BaseURL></MPD>',
+        "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    }
+    opened: list[str] = []
+    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+    for name, text in playlists.items():
+        for ending in ("mp4", "webm", "mov", "m3u8", "ffconcat", "gif"):
+            path = tmp_path / f"{name}.{ending}"
+            path.write_text(text)
+            accessed = good.stat().st_atime_ns
+            refused(path)
+            assert good.stat().st_atime_ns == accessed
+    assert str(good) not in opened
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/a.mp4", "concat:good.mp4|good.mp4", "data:video/mp4;base64,AAAA", "pipe:0", "file:good.mp4"])
+def test_addresses_are_names_of_files(tmp_path, monkeypatch, good, address):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(VideoError, match="No such file"):
+        read_video(address)
+
+
+@pytest.mark.parametrize("ending", FILES)
+def test_a_truncated_file_is_refused(tmp_path, ending):
+    Video(noise(24), 8).save(tmp_path / f"a.{ending}")
+    whole = (tmp_path / f"a.{ending}").read_bytes()
+    for twentieths in range(20):
+        (tmp_path / f"b.{ending}").write_bytes(whole[: len(whole) * twentieths // 20])
+        refused(tmp_path / f"b.{ending}")
+
+
+@pytest.mark.parametrize("ending", FILES)
+def test_a_damaged_file_never_has_another_number_of_frames(tmp_path, ending):
+    Video(noise(24), 8, SCENES, SCRIPT).save(tmp_path / f"a.{ending}")
+    whole, draw, told = (tmp_path / f"a.{ending}").read_bytes(), random.Random(0), 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        start = draw.randrange(len(whole) // 4, 3 * len(whole) // 4)
+        for at in range(start, start + draw.choice([1, 4, 64])):
+            damaged[at] ^= draw.randrange(1, 256)
+        (tmp_path / f"b.{ending}").write_bytes(damaged)
+        try:
+            assert len(read_video(tmp_path / f"b.{ending}")) == 24
+        except VideoError:
+            told += 1
+    assert told > 0 or ending == "webm"  # VP9 has no checksums
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.mp4", b"this is a text, not a video\n" * 100),
+        ("a.mp4", b""),
+        ("a.webm", b""),
+        ("a.gif", b""),
+        ("a.gif", b"GIF89a"),
+        ("a.png", b""),
+        ("a.jpg", b"not a picture"),
+        ("a.mp4", b"\0" * 5000),
+        ("a.xyz", b"<?php"),
+    ],
+)
+def test_what_is_no_video_at_all(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    refused(tmp_path / name, "not a whole")
+
+
+@pytest.mark.parametrize("ending", ["mp4", "gif", "png"])
+def test_what_is_not_there(tmp_path, ending):
+    refused(tmp_path / f"a.{ending}", "No such file")
+
+
+def test_a_picture_under_a_videos_name_is_refused(tmp_path):
+    for name in ("a.png", "a.jpg"):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+        shutil.copy(tmp_path / name, tmp_path / "b.mp4")
+        refused(tmp_path / "b.mp4", "not a whole video file")
+
+
+def test_a_video_under_a_pictures_name_is_refused(tmp_path, good):
+    shutil.copy(good, tmp_path / "a.png")
+    refused(tmp_path / "a.png", "not a whole picture")
+
+
+def test_sound_alone_is_refused(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), mode="w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    refused(tmp_path / "a.mp4", "no video stream")
+
+
+def test_another_programs_video_is_read(tmp_path):
+    """B-frames, no comment, no chapters, a size of its own."""
+    for name, codec in (("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9"), ("a.avi", "mpeg4"), ("a.mov", "mpeg4")):
+        with av.open(str(tmp_path / name), mode="w") as container:
+            stream = container.add_stream(codec, rate=25)
+            stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+            for pixels in gradient(30, 32, 48):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode(None))
+        read = read_video(tmp_path / name)
+        assert read.frames.shape == (30, 32, 48, 3) and read.fps == 25 and read.script is None and read.scenes == ()
+
+
+def test_more_frames_than_fit_into_memory_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("phenaki.video_files.MAX_BYTES", 20_000)
+    monkeypatch.setattr("phenaki.video.MAX_BYTES", 20_000)
+    for name in ("a.mp4", "a.gif", "frame_%05d.png"):
+        Video(noise(24), 8).save(tmp_path / name)
+    for path in (tmp_path / "a.mp4", tmp_path / "a.gif", tmp_path):
+        refused(path, "memory")
+        if path != tmp_path:
+            assert len(read_video(path, size=16)) == 24  # what counts is what is kept
+
+
+def png_header(width: int, height: int) -> bytes:
+    def block(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = block(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + block(b"IDAT", zlib.compress(b"\0" * 1000)) + block(b"IEND", b"")
+
+
+@pytest.mark.parametrize("width, height", [(60_000, 60_000), (10_000, 8_000), (2**31 - 1, 1)])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_picture_of_enormous_size_is_refused_unread(tmp_path, width, height):
+    (tmp_path / "a.png").write_bytes(png_header(width, height))
+    started = time.perf_counter()
+    refused(tmp_path / "a.png", "pixels", "at most 64000000 are read")
+    assert time.perf_counter() - started < 2
+
+
+def test_a_picture_with_a_text_bomb_is_refused(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("a", "x" * (2 << 20), zip=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", pnginfo=info)
+    refused(tmp_path / "a.png", "not a whole picture")
+
+
+def test_folders_without_pictures_and_of_several_sizes(tmp_path):
+    refused(tmp_path, "holds no pictures", ".png")
+    (tmp_path / "notes.txt").write_text("a")
+    Image.new("RGB", (8, 8)).save(tmp_path / ".hidden.png")
+    refused(tmp_path, "holds no pictures")
+    Image.new("RGB", (32, 16)).save(tmp_path / "a.png")
+    Image.new("RGB", (16, 16)).save(tmp_path / "b.png")
+    with pytest.raises(VideoError, match=r"b\.png: 16x16 pixels, a\.png has 32x16.*size="):
+        read_video(tmp_path)
+    assert read_video(tmp_path, size=8).frames.shape == (2, 8, 8, 3)
+
+
+# ---- contact sheets ------------------------------------------------------------------------------------------------
+
+
+def test_a_row_holds_its_own_scenes_frames():
+    shades = np.array([10] * 5 + [200] * 7, np.uint8)
+    frames = np.broadcast_to(shades[:, None, None, None], (12, 16, 16, 3)).copy()
+    sheet = contact_sheet(frames, SCENES, columns=4, scale=2)
+    label = phenaki.video.LABEL_HEIGHT
+    assert sheet.shape == (2 * (32 + label), 4 * 32, 3) and sheet.dtype == np.uint8
+    assert (sheet[label : label + 32] == 10).all() and (sheet[2 * label + 32 :] == 200).all()
+    for top in (0, label + 32):  # the prompts: dark letters on white
+        assert sheet[top : top + label].max() == 255 and sheet[top : top + label].min() < 100
+
+
+def test_a_sheet_without_scenes_has_every_frame():
+    frames = gradient(10)
+    sheet = contact_sheet(frames, columns=4)
+    assert sheet.shape == (3 * 32, 4 * 32, 3)
+    for n, pixels in enumerate(frames):
+        row, column = divmod(n, 4)
+        assert np.array_equal(sheet[32 * row : 32 * row + 32, 32 * column : 32 * column + 32], pixels)
+    assert (sheet[64:, 64:] == 255).all()
+
+
+def test_every_nth_frame():
+    sheet = Video(gradient(12), 8, SCENES).contact_sheet(columns=2, every=3)  # frames 0 3, and 5 8, 11
+    frames, label = gradient(12), phenaki.video.LABEL_HEIGHT
+    assert sheet.shape == (3 * 32 + 2 * label, 64, 3)
+    assert np.array_equal(sheet[label : label + 32], np.concatenate([frames[0], frames[3]], axis=1))
+    assert np.array_equal(sheet[-32:, :32], frames[11])
+
+
+def test_a_saved_sheet_is_twice_the_size_and_whole(tmp_path):
+    Video(gradient(12), 8, SCENES, SCRIPT).save(tmp_path / "a.png")
+    label = phenaki.video.LABEL_HEIGHT
+    assert read_image(tmp_path / "a.png").shape == (2 * (64 + label), 8 * 64, 3)

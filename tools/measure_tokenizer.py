@@ -1,0 +1,102 @@
+"""Measures a tokenizer on storybook clips that it was not trained on and writes docs/results/tokenizer.json.
+
+    python tools/measure_tokenizer.py --data storybook.safetensors [--model storybook] [--clips 240] -o docs/results/tokenizer.json
+
+PSNR is over all pixels and frames of all clips (mean squared error first, then decibels; the range of pixels is 255 wide).
+Clips are drawn with a seed that training never uses; `held_out` ones show only (actor, place) and (actor, motion) pairs
+that training never shows. A token of the default model is two factors of 1024 values (the generator's words), so code use
+is the share of those values that appear, for each factor; the share of single FSQ levels in use is given too.
+"""
+
+import argparse
+import json
+import platform
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from phenaki.checkpoint import load_model
+from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
+from phenaki.maskgit import split_token
+
+SEED = 777  # never a training seed
+BATCH = 8
+
+
+def psnr(squared_error: Tensor) -> float:
+    """Decibels of a mean squared error of pixels in [-1, 1]."""
+    return float(-10 * torch.log10(squared_error / 4))
+
+
+@torch.no_grad()
+def measure(model, world: StorybookWorld, num_clips: int, num_frames: int, held_out: bool) -> dict:
+    """PSNR of all, by frame index, and the tokens that were used."""
+    tokenizer, pt = model.tokenizer, model.info.tokenizer.temporal_patch_size
+    errors, tokens = [], []
+    for begin in range(0, num_clips, BATCH):
+        stories = [world.story(SEED, begin + i, num_frames, held_out=held_out, max_scenes=2, align=pt) for i in range(BATCH)]
+        video = world.render(stories)
+        result = tokenizer(video)
+        pixels = ((result.video.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1  # as it would be shown
+        errors.append((pixels - video).square().mean(dim=(1, 3, 4)))  # (b f)
+        tokens.append(result.tokens.flatten())
+    by_frame = torch.cat(errors).mean(0)
+    first_and_last = psnr(by_frame[0]), psnr(by_frame[-1])
+    return {
+        "clips": num_clips,
+        "frames": num_frames,
+        "psnr": round(psnr(by_frame.mean()), 2),
+        "psnr_first_frame": round(first_and_last[0], 2),
+        "psnr_last_frame": round(first_and_last[1], 2),
+        "psnr_by_frame": [round(psnr(error), 2) for error in by_frame],
+        "code_use": code_use(torch.cat(tokens), model),
+    }
+
+
+def code_use(tokens: Tensor, model) -> dict:
+    """Share of the values in use: of the generator's factors, and of the quantizer's levels (FSQ)."""
+    size = model.tokenizer.codebook_size
+    generator = model.info.generator
+    factors = generator.token_factors if generator else 1
+    base = round(size ** (1 / factors))
+    use = {"factors": [round(factor.unique().numel() / base, 4) for factor in split_token(tokens, base, factors)], "factor_size": base}
+    if model.info.tokenizer.quantizer == "fsq":
+        quantizer = model.tokenizer.quantizer
+        digits = tokens[:, None] // quantizer.basis % quantizer.levels
+        used = sum(digits[:, i].unique().numel() for i in range(digits.shape[1]))
+        use["levels"] = round(used / int(quantizer.levels.sum()), 4)
+    use["distinct_tokens"] = tokens.unique().numel()
+    use["tokens"] = tokens.numel()
+    return use
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default="storybook")
+    parser.add_argument("--world", default="small")
+    parser.add_argument("--clips", type=int, default=240)
+    parser.add_argument("--frames", type=int, default=33)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args()
+    model = load_model(options.model)
+    world = open_world(WORLDS[options.world], options.data)
+    results = {
+        "command": shlex.join(["python", *sys.argv]),
+        "model": model.info.name,
+        "training": model.info.training,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "seen_pairs": measure(model, world, options.clips, options.frames, held_out=False),
+        "held_out_pairs": measure(model, world, options.clips, options.frames, held_out=True),
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    for name in ("seen_pairs", "held_out_pairs"):
+        print(name, {key: value for key, value in results[name].items() if key != "psnr_by_frame"})
+
+
+if __name__ == "__main__":
+    main()
