@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="From a script of prompts to one continuous video."
@@ -32,17 +33,16 @@ def told_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-        errors.print(f"[red]error:[/red] {_escaped(str(error) + notes)}", highlight=False, soft_wrap=True)
+        errors.print(Text.assemble(("error:", "red"), f" {error}{notes}"), soft_wrap=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         errors.print("stopped")
         raise typer.Exit(130) from error
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def tell(text: str) -> None:
+    """A line on stderr, letter for letter: paths and prompts may hold what `rich` takes for markup."""
+    errors.print(Text(text), soft_wrap=True)
 
 
 @app.command()
@@ -71,7 +71,7 @@ def generate(
             ready, story, output, seed=seed, fps=fps, guidance_scale=guidance_scale, num_steps=num_steps, negative=negative, progress=True
         )
         figures = f"{written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s"
-        errors.print(_escaped(f"{output}: {figures}"), highlight=False)
+        tell(f"{output}: {figures}")
 
 
 @app.command(name="plan")
@@ -82,21 +82,21 @@ def plan_command(
 ) -> None:
     """Show scenes, frames, chunks, tokens and the expected seconds on this machine, without loading weights."""
     with told_errors():
-        from phenaki.pipeline import model_info, plan_story
+        from phenaki.pipeline import model_info, plan_story, sampling_options
         from phenaki.planning import expected_seconds
         from phenaki.story import Story
 
         story, info = Story.load(script), model_info(model)
-        planned = plan_story(story, info)
+        planned, _ = plan_story(story, info), sampling_options(info.sampling, num_steps=num_steps)
         per_slice = (info.tokenizer.image_size // info.tokenizer.patch_size) ** 2
-        table = Table(title=story.title or script.name)
+        table = Table(title=Text(story.title or script.name))
         for column in ("scene", "from", "seconds", "frames", "chunks", "tokens", "prompt"):
             table.add_column(column, justify="left" if column == "prompt" else "right")
         for scene in planned.scenes:
             mark = f"{scene.index + 1}{' cut' if scene.starts_segment and scene.index else ''}"
             tokens = scene.num_slices * per_slice
             figures = (f"{scene.start_frame / planned.fps:.2f}", f"{scene.num_frames / planned.fps:.2f}", scene.num_frames, len(scene.chunks), tokens)
-            table.add_row(mark, *map(str, figures), _escaped(scene.prompt))
+            table.add_row(mark, *map(str, figures), Text(scene.prompt))
         Console().print(table)
         seconds = expected_seconds(planned, info, num_steps)
         counts = f"{planned.num_chunks} chunks, {planned.num_slices * per_slice} tokens"
@@ -119,7 +119,7 @@ def train_tokenizer_command(
         from phenaki.training.tokenizer import run_tokenizer_training
 
         folder = run_tokenizer_training(config, out, data=data, steps=steps, seed=seed, device=str(choose_device(device)), on_log=_print_line)
-        errors.print(f"tokenizer: {folder}", highlight=False)
+        tell(f"tokenizer: {folder}")
 
 
 @train_app.command("generator")
@@ -139,9 +139,9 @@ def train_generator_command(
 
         folder = run_generator_training(
             config, out, data=data, tokenizer=tokenizer, steps=steps, seed=seed, device=str(choose_device(device)), on_log=_print_line,
-            on_note=lambda text: errors.print(text, highlight=False),
+            on_note=tell,
         )  # fmt: skip
-        errors.print(f"model: {folder}", highlight=False)
+        tell(f"model: {folder}")
 
 
 def _print_line(line: dict) -> None:
@@ -161,7 +161,7 @@ def preview(
         from phenaki.data.preview import save_preview
 
         count = save_preview(source, output, data=data, world=world, seed=seed)
-        errors.print(f"{output}: {count} stories", highlight=False)
+        tell(f"{output}: {count} stories")
 
 
 if __name__ == "__main__":

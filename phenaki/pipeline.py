@@ -5,9 +5,11 @@ carries over is `director.py`'s, files are `video.py`'s.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -46,8 +48,12 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device {device!r}: allowed are auto, cpu, cuda, cuda:N") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r}: allowed are auto, cpu, cuda, cuda:N")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r}: this machine has no NVIDIA GPU that torch can use; use --device cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     return chosen
 
 
@@ -118,11 +124,8 @@ class Phenaki:
         """
         story = apply_overrides(Story.of(story), seed=seed, fps=fps, negative=negative)
         planned = plan_story(story, self.info)
-        options = replace(
-            self.info.sampling,
-            guidance_scale=self.info.sampling.guidance_scale if guidance_scale is None else float(guidance_scale),
-            num_steps=self.info.sampling.num_steps if num_steps is None else num_steps,
-        )
+        check_not_empty(planned, story.fps or self.info.fps)
+        options = sampling_options(self.info.sampling, guidance_scale, num_steps)
         texts = [self._scene_text(scene.prompt, scene.negative) for scene in planned.scenes]
         pictures = self._pictures(planned)
         return self._stream(story, planned, texts, options, pictures)
@@ -137,8 +140,8 @@ class Phenaki:
                 chunk = next(chunks, None)
             if chunk is None:
                 return
-            start = retimed_length(chunk.start_frame, planned.fps, rate)
-            frames = retimed(to_pixels(chunk.frames, size), chunk.start_frame, planned.fps, rate)
+            start = retimed_start(chunk.start_frame, planned.fps, rate, total)
+            frames = retimed(to_pixels(chunk.frames, size), chunk.start_frame, planned.fps, rate, total)
             yield StoryChunk(frames, chunk.scene, planned.scenes[chunk.scene].prompt, start, total)
 
     def generate_story(
@@ -202,9 +205,24 @@ def plan_story(story: Story, info) -> StoryPlan:
 def video_scenes(story: Story, model_fps: float, planned: StoryPlan) -> tuple[VideoScene, ...]:
     """Scenes with their first frame and length in the video's own frame rate."""
     rate = story.fps or model_fps
-    ends = [retimed_length(scene.start_frame + scene.num_frames, planned.fps, rate) for scene in planned.scenes]
-    starts = [0, *ends[:-1]]
+    total = retimed_length(planned.num_frames, planned.fps, rate)
+    starts = [retimed_start(scene.start_frame, planned.fps, rate, total) for scene in planned.scenes]
+    ends = [*starts[1:], total]
     return tuple(VideoScene(scene.prompt, start, end - start) for scene, start, end in zip(planned.scenes, starts, ends, strict=True))
+
+
+def sampling_options(own: SamplingOptions, guidance_scale: float | None = None, num_steps: int | None = None) -> SamplingOptions:
+    """A model's own options with the values that are not None put in place; ValueError says what is allowed."""
+    if num_steps is not None and not isinstance(num_steps, int):
+        raise ValueError(f"num_steps {num_steps!r}: needed a whole number of rounds, 1 to 256")
+    given = {"guidance_scale": guidance_scale, "num_steps": num_steps}
+    return replace(own, **{key: value for key, value in given.items() if value is not None})
+
+
+def check_not_empty(planned: StoryPlan, fps: float) -> None:
+    """ValueError where a story is too short to have a single frame at its rate."""
+    if retimed_length(planned.num_frames, planned.fps, fps) < 1:
+        raise ValueError(f"fps {fps:g}: a story of {planned.seconds:g} s has no frame then; needed at least {1 / planned.seconds:.3g}")
 
 
 def apply_overrides(story: Story, **values: Any) -> Story:
@@ -225,11 +243,19 @@ def retimed_length(num_frames: int, from_fps: float, to_fps: float) -> int:
     return round(num_frames * to_fps / from_fps)
 
 
-def retimed(frames: np.ndarray, start_frame: int, from_fps: float, to_fps: float) -> np.ndarray:
-    """Frames from `start_frame` on at another rate: each new frame shows what was on screen at its time. No frame is lost at seams."""
+def retimed_start(frame: int, from_fps: float, to_fps: float, total: int) -> int:
+    """The first of `total` frames at another rate that shows `frame` or a later one."""
+    return min(math.ceil(frame * Fraction(to_fps) / Fraction(from_fps)), total)
+
+
+def retimed(frames: np.ndarray, start_frame: int, from_fps: float, to_fps: float, total: int) -> np.ndarray:
+    """The part of a video of `total` frames at another rate that shows `frames`, which begin at `start_frame`.
+
+    Each new frame shows what was on screen at its time, wherever the seams between such parts lie.
+    """
     if from_fps == to_fps:
         return frames
-    first, end = (retimed_length(frame, from_fps, to_fps) for frame in (start_frame, start_frame + len(frames)))
+    first, end = (retimed_start(frame, from_fps, to_fps, total) for frame in (start_frame, start_frame + len(frames)))
     source = np.floor(np.arange(first, end) * from_fps / to_fps).astype(int) - start_frame
     return frames[source.clip(0, len(frames) - 1)]
 
@@ -244,7 +270,7 @@ def story_progress(shown: bool) -> Iterator[Callable[[StoryChunk], None]]:
     if not shown or not console.is_terminal:
         yield lambda chunk: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} frames"), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total} frames"), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("starting", total=None)
         yield lambda chunk: bar.update(

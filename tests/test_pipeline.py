@@ -1,6 +1,8 @@
 """From a script to a video, with a tiny random model and the real text encoder: exact counts, seeds, and what is refused."""
 
+import itertools
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from phenaki.story import StoryError
 from phenaki.text import TextEncoder
 from phenaki.training.settings import load_settings
 from phenaki.video import Video, VideoError, read_video
+from phenaki.video_files import resampled_indices
 
 ROOT = Path(__file__).resolve().parents[1]
 TWO = [("a bear walks", 1.5), ("a panda sleeps", 2.0)]  # 12 and 16 frames at 8 a second
@@ -136,7 +139,7 @@ def test_another_rate_keeps_the_duration_and_the_pictures(ready, fps, count):
     assert video.fps == fps and len(video) == count == round(3.5 * fps)
     assert np.array_equal(video.frames, own.frames[[min(int(n * 8 / fps), 27) for n in range(count)]])
     assert sum(scene.num_frames for scene in video.scenes) == count
-    assert video.scenes[1].start_frame == round(NEAR[0] * fps / 8)
+    assert video.scenes[1].start_frame == math.ceil(NEAR[0] * fps / 8)
     assert video.script["fps"] == fps
 
 
@@ -146,12 +149,14 @@ def test_a_rate_that_leaves_no_frame_is_told_before_any_is_made(ready, spied):
     assert spied == []
 
 
-def test_no_frame_is_lost_at_a_seam():
+def test_no_frame_is_lost_or_moved_at_a_seam():
     frames = np.arange(101, dtype=np.uint8)[:, None, None, None]
-    for rate in (1, 5, 7.3, 8, 12, 24, 23.976, 60):
-        whole = retimed(frames, 0, 8, rate)
-        pieces = [retimed(frames[start : start + 5], start, 8, rate) for start in range(0, 101, 5)]
-        assert np.array_equal(np.concatenate(pieces), whole) and len(whole) == retimed_length(101, 8, rate) == round(101 * rate / 8)
+    for rate in (0.5, 1, 5, 7.3, 8, 12, 24, 23.976, 30000 / 1001, 60):
+        total = retimed_length(101, 8, rate)
+        pieces = [retimed(frames[start : start + 5], start, 8, rate, total) for start in range(0, 101, 5)]
+        shown = np.concatenate(pieces).ravel()
+        assert len(shown) == total == round(101 * rate / 8)
+        assert shown.tolist() == list(resampled_indices(101, 8, rate))
 
 
 @pytest.mark.parametrize("size", [16, 48, 64])
@@ -191,7 +196,7 @@ def test_a_scenes_own_values_go_first(ready, spied):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"guidance_scale": 0}, ["guidance_scale 0.0", "1 (off) to 100"]),
+        ({"guidance_scale": 0}, ["guidance_scale 0", "1 (off) to 100"]),
         ({"guidance_scale": 1e9}, ["guidance_scale 1000000000.0", "to 100"]),
         ({"guidance_scale": float("nan")}, ["guidance_scale nan"]),
         ({"num_steps": 0}, ["num_steps 0", "1 to 256"]),
@@ -229,8 +234,9 @@ def test_the_negative_prompt_reaches_the_generator(ready, monkeypatch):
 
 
 def test_a_negative_prompt_changes_the_video(ready):
-    frames = [ready.generate_story([("a bear", 2)], negative=negative, guidance_scale=20).frames for negative in (None, "a bear", "a red house")]
-    assert not np.array_equal(frames[0], frames[1]) and not np.array_equal(frames[0], frames[2]) and not np.array_equal(frames[1], frames[2])
+    negatives = (None, "a bear", "a red house")
+    videos = [ready.generate_story([("a bear", 2)], negative=negative, guidance_scale=20).frames for negative in negatives]
+    assert not any(np.array_equal(one, other) for one, other in itertools.combinations(videos, 2))
 
 
 def test_guidance_off_forgets_the_negative(ready):
@@ -305,7 +311,7 @@ def test_another_text_encoder_is_refused(tmp_path, text_encoder):
 
 def test_a_tokenizer_alone_tells_no_story(tmp_path, text_encoder):
     save_tiny(tmp_path, text_encoder.fingerprint, with_generator=False)
-    with pytest.raises(CheckpointError, match="'tiny' holds a tokenizer alone.*phenaki train generator"):
+    with pytest.raises(CheckpointError, match=r"'tiny' holds a tokenizer alone.*phenaki train generator"):
         Phenaki(load_model(tmp_path), text_encoder, torch.device("cpu"), torch.float32)
     with pytest.raises(CheckpointError, match="phenaki train generator"):
         plan_story(Story.of(TWO), read_info(tmp_path))
@@ -313,13 +319,13 @@ def test_a_tokenizer_alone_tells_no_story(tmp_path, text_encoder):
 
 @pytest.mark.parametrize("device", ["gpu", "cpux", "", "cuda:x", "meta", "xla"])
 def test_an_unknown_device(device):
-    with pytest.raises(ValueError, match="device .*: allowed are auto, cpu, cuda, cuda:N"):
+    with pytest.raises(ValueError, match=r"device .*: allowed are auto, cpu, cuda, cuda:N"):
         choose_device(device)
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="no NVIDIA GPU.*--device cpu"):
+    with pytest.raises(ValueError, match=r"no NVIDIA GPU.*--device cpu"):
         choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -337,6 +343,7 @@ def test_the_cpu_computes_in_float32():
             choose_dtype(dtype, cpu)
 
 
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 def test_half_precision_gives_whole_videos(ready):
     half = Phenaki(pipeline.Model(ready.info, ready.tokenizer, ready.generator), ready.text_encoder, ready.device, torch.bfloat16)
     video = half.generate_story([("a bear", 1)])

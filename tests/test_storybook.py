@@ -200,11 +200,9 @@ def sentence(scene: SceneTruth, silent: frozenset[str]) -> re.Pattern:
     sentences = []
     for template in captions.TEMPLATES:
         if template == captions.TEMPLATES[0] or not is_held_out(template):
-            clauses = [" ".join(clause.split(" ")).strip() for clause in template.split(",")]
-            filled = [re.sub(r" +", " ", re.sub(r"\{(\w)\}", lambda found: f"<{found[1]}>" if parts[found[1]] else "", clause)).strip()
-                      for clause in clauses]  # fmt: skip
-            text = ", ".join(clause for clause in filled if clause)
-            sentences.append(re.sub(r" ?<(\w)>", lambda found: (" " if found[0][0] == " " and found[1] != "o" else "") + parts[found[1]], text))
+            clauses = [re.sub(r"\{(\w)\}", lambda found: parts[found[1]] and f"<{found[1]}>", clause) for clause in template.split(",")]
+            tidy = ", ".join(" ".join(clause.split()) for clause in clauses if clause.strip())
+            sentences.append(re.sub(r"<(\w)>", lambda found: parts[found[1]], tidy))
     return re.compile("|".join(f"(?:{text})" for text in sentences))
 
 
@@ -409,7 +407,7 @@ def test_walkers_look_where_they_go(lantern):
 
 def test_who_leaves_on_one_side_returns_on_the_other():
     places = [pose("walks right", frame / 8, 0.5, GROUND).x for frame in range(96)]
-    assert -0.25 <= min(places) and max(places) < 1.25
+    assert min(places) >= -0.25 and max(places) < 1.25
     assert places.index(min(places)) == places.index(max(places)) + 1
     assert math.isclose(pose("walks right", 12, 0.5, GROUND).x, 0.5, abs_tol=1e-9)  # 1.5 pictures at an eighth a second
 

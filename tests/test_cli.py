@@ -1,0 +1,292 @@
+"""The command line: what each command writes and prints, and that every mistake is one message with exit code 2."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import phenaki.checkpoint
+import phenaki.pipeline
+from phenaki.checkpoint import ModelInfo, load_model, save_model
+from phenaki.cli import app
+from phenaki.cvivit import CViViT
+from phenaki.maskgit import MaskGIT
+from phenaki.planning import story_operations
+from phenaki.sampling import SamplingOptions
+from phenaki.story import Story
+from phenaki.text import TextEncoder
+from phenaki.training.settings import load_settings
+from phenaki.video import read_video
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = "title: A [bold]story[/bold] [/]\nseed: 3\n---\n[1.5s] a bear walks\n[2s, cut] a panda sleeps\n"
+runner = CliRunner(env={"COLUMNS": "200", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"})
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A model folder of random weights."""
+    folder = tmp_path_factory.mktemp("cli") / "model"
+    settings = load_settings(ROOT / "configs" / "tiny.toml")
+    torch.manual_seed(3)
+    info = ModelInfo(
+        "tiny", settings.tokenizer, settings.generator, settings.text, settings.world.fps,
+        sampling=SamplingOptions(num_steps=1), text_encoder=TextEncoder.load().fingerprint,
+    )  # fmt: skip
+    save_model(folder, info, CViViT(settings.tokenizer), MaskGIT(settings.generator))
+    return folder
+
+
+@pytest.fixture
+def script(tmp_path) -> Path:
+    (tmp_path / "a.txt").write_text(SCRIPT)
+    return tmp_path / "a.txt"
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    """configs/tiny.toml, with stories of a size for two steps."""
+    text = (ROOT / "configs" / "tiny.toml").read_text()
+    path = tmp_path / "tiny.toml"
+    path.write_text(text.replace("num_stories = 8", "num_stories = 2").replace("batch_size = 2", "batch_size = 1"))
+    return path
+
+
+def run(*arguments) -> str:
+    """Standard output and standard error of a command that went well."""
+    result = runner.invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result.output
+
+
+def fails(*arguments) -> str:
+    """The one message of a command that did not: exit code 2, nothing on standard output."""
+    result = runner.invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 2, result.output + repr(result.exception)
+    assert result.stdout == "" and result.stderr.startswith("error: ") and result.stderr.count("error:") == 1, result.output
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+# ---- generate ------------------------------------------------------------------------------------------------------
+
+
+def test_generate_writes_the_video(script, model, tmp_path):
+    output = tmp_path / "out [/] [bold].mp4"
+    output.parent.mkdir()
+    told = run("generate", script, "-o", output, "--model", model, "--device", "cpu")
+    video = read_video(output)
+    assert told.startswith(f"{output}: 28 frames, 3.50 s of video in ")
+    assert len(video) == 28 and [scene.prompt for scene in video.scenes] == ["a bear walks", "a panda sleeps"]
+    assert video.script["seed"] == 3 and video.script["title"] == "A [bold]story[/bold] [/]"
+
+
+def test_generates_options_reach_the_video(script, model, tmp_path):
+    options = {"--seed": 5, "--fps": 12, "--negative": "a red house", "--guidance-scale": 2, "--num-steps": 2, "--device": "cpu"}
+    run("generate", script, "-o", tmp_path / "a.webm", "--model", model, *(part for pair in options.items() for part in pair))
+    video = read_video(tmp_path / "a.webm")
+    assert len(video) == 42 and video.fps == 12 and video.script["seed"] == 5 and video.script["negative"] == "a red house"
+
+
+@pytest.fixture
+def no_models(monkeypatch):
+    """Loading a model fails the test."""
+
+    def load(*arguments):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(phenaki.pipeline, "load", load)
+
+
+BAD_OUTPUTS = [("a.avi", "unknown ending"), ("missing/a.mp4", "does not exist"), (".", "is a folder"), ("a", "ending ''")]
+
+
+@pytest.mark.parametrize("output, words", BAD_OUTPUTS)
+def test_a_bad_output_is_told_before_the_model_is_loaded(script, tmp_path, no_models, output, words):
+    assert words in fails("generate", script, "-o", tmp_path / output)
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (None, ["a.yaml", "No such file"]),
+        ("scenes:\n  - {prompt: a bear, secnods: 3}\n", ["a.yaml:2: ", "unknown key 'secnods'", "did you mean 'seconds'"]),
+        ("titel: x\nscenes:\n  - prompt: a bear\n", ["a.yaml:1: ", "did you mean 'title'"]),
+        ("scenes:\n  - {prompt: a bear, seconds: -1}\n", ["a.yaml:2: ", "seconds = -1"]),
+        ("scenes: [\n", ["a.yaml"]),
+        ("[/] [bold]\n", ["a.yaml"]),
+        ("scenes:\n  - {prompt: a, '[/] [red]x': 1}\n", ["'[/] [red]x'"]),
+        ("", ["a.yaml"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["generate", "plan"])
+def test_a_bad_script_is_told_before_the_model_is_loaded(tmp_path, no_models, model, command, content, words):
+    if content is not None:
+        (tmp_path / "a.yaml").write_text(content)
+    told = fails(command, tmp_path / "a.yaml", "--model", model, *(["-o", tmp_path / "a.mp4"] if command == "generate" else []))
+    assert not [word for word in words if word not in told], told
+
+
+@pytest.mark.parametrize(
+    "option, value, words",
+    [
+        ("--num-steps", 0, "num_steps 0: needed 1 to 256"),
+        ("--guidance-scale", 1e9, "1 (off) to 100"),
+        ("--guidance-scale", "nan", "guidance_scale nan"),
+        ("--fps", 0, "fps = 0.0"),
+        ("--fps", 0.01, "has no frame"),
+        ("--seed", -1, "seed = -1"),
+        ("--device", "gpu", "device 'gpu': allowed are auto, cpu, cuda"),
+        ("--negative", "bear " * 90, "prompt of 92 tokens: 64 at most"),
+    ],
+)
+def test_bad_options_are_told(script, model, tmp_path, option, value, words):
+    assert words in fails("generate", script, "-o", tmp_path / "a.mp4", "--model", model, option, value)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_models_that_cannot_be_used(script, model, tmp_path):
+    output = ["-o", tmp_path / "a.mp4", "--device", "cpu"]
+    assert "model 'nosuch': no such folder, and not a shipped model" in fails("generate", script, *output, "--model", "nosuch")
+    assert "config.json is missing" in fails("generate", script, *output, "--model", tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(model, copy)
+    (copy / "generator.safetensors").unlink()
+    assert "generator.safetensors: missing. Copy the whole folder again" in fails("generate", script, *output, "--model", copy)
+    shutil.copy(model / "tokenizer.safetensors", copy / "generator.safetensors")
+    assert "generator.safetensors: damaged or changed" in fails("generate", script, *output, "--model", copy)
+    (copy / "config.json").write_text("{")
+    assert "not a JSON file" in fails("generate", script, *output, "--model", copy)
+    assert "offline" in fails("generate", script, *output, "--model", "nobody/nothing").lower()
+
+
+# ---- plan ----------------------------------------------------------------------------------------------------------
+
+
+def test_plan_opens_no_weights(script, model, monkeypatch):
+    def opened(*arguments, **options):
+        raise AssertionError("weights were opened")
+
+    for name in ("safe_open", "sha256", "load_model"):
+        monkeypatch.setattr(phenaki.checkpoint, name, opened)
+    monkeypatch.setattr(phenaki.pipeline, "load_model", opened)
+    monkeypatch.setattr(TextEncoder, "load", opened)
+    told = run("plan", script, "--model", model)
+    for number, words in enumerate(("a bear walks", "a panda sleeps"), 1):
+        row = next(line for line in told.splitlines() if words in line).replace("│", " ").split()
+        wanted = (["1", "0.00", "1.50", "12", "3", "112"], ["2", "cut", "1.50", "2.00", "16", "3", "144"])[number - 1]
+        assert row == [*wanted, *words.split()]
+    assert "28 frames, 3.50 s at 8 fps, 6 chunks, 256 tokens; about " in told and "s on this machine's CPU" in told
+    assert "A [bold]story[/bold] [/]" in told
+
+
+@pytest.mark.parametrize("prompt", ["[bold]x[/bold]", "[/]", "a [red]bear", "[/bold] [[x]]", "bear :bear: [link=x]y", "back\\slash\\"])
+def test_prompts_and_titles_are_printed_as_they_are(tmp_path, model, prompt):
+    name = prompt.replace("/", "|")
+    (tmp_path / f"{name}.json").write_text(json.dumps({"scenes": [{"prompt": prompt}]}))
+    told = run("plan", tmp_path / f"{name}.json", "--model", model)
+    assert prompt in told.split(name, 1)[1] and name in told
+
+
+def test_plan_counts_what_generate_would_do(model):
+    story, info = Story.of([{"prompt": "a bear", "seconds": 2, "num_steps": 4}]), phenaki.pipeline.model_info(model)
+    other = Story.of([("a bear", 2)])
+    plans = [phenaki.pipeline.plan_story(told, info) for told in (story, other)]
+    assert story_operations(plans[0], info, 9) == story_operations(plans[0], info) == story_operations(plans[1], info, 4)
+    assert story_operations(plans[1], info, 9) > story_operations(plans[1], info, 4) > story_operations(plans[1], info)
+
+
+def test_plan_refuses_what_generate_refuses(script, model, tmp_path):
+    assert "num_steps 0: needed 1 to 256" in fails("plan", script, "--model", model, "--num-steps", 0)
+    assert "no such folder" in fails("plan", script, "--model", "nosuch")
+    assert "config.json is missing" in fails("plan", script, "--model", tmp_path)
+
+
+# ---- train and data ------------------------------------------------------------------------------------------------
+
+
+def test_two_steps_of_both_networks_make_a_model(config, script, tmp_path):
+    out = tmp_path / "run [/]"
+    told = run("train", "tokenizer", "--config", config, "--out", out, "--steps", 2, "--device", "cpu")
+    assert f"tokenizer: {out / 'model'}" in told and "step 2" in told and "psnr" in told
+    assert load_model(out / "model").generator is None
+    assert "holds a tokenizer alone" in fails("plan", script, "--model", out / "model")
+    told = run("train", "generator", "--config", config, "--out", out, "--steps", 2, "--device", "cpu")
+    assert f"tokenizer: {out / 'model'}" in told and f"model: {out / 'model'}" in told and "step 2" in told
+    run("generate", script, "-o", tmp_path / "a.gif", "--model", out / "model", "--num-steps", 1, "--device", "cpu")
+    assert len(read_video(tmp_path / "a.gif")) == 28
+
+
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        ("patch_size = 8", "patch_sise = 8", "unknown key 'patch_sise'; did you mean 'patch_size'"),
+        ("[generator]", "[genrator]", "unknown section [genrator]"),
+        ("dim = 32", 'dim = "x"', "dim = 'x': needed int, found str"),
+        ('name = "small"', 'name = "[/] tiny"', "world '[/] tiny'; known worlds: small, full"),
+        ("[world]", "[world", "not a TOML file"),
+        ("batch_size = 2", "batch_sise = 2", "did you mean 'batch_size'"),
+    ],
+)
+@pytest.mark.parametrize("network", ["tokenizer", "generator"])
+def test_bad_settings(tmp_path, network, old, new, words):
+    (tmp_path / "a.toml").write_text((ROOT / "configs" / "tiny.toml").read_text().replace(old, new))
+    told = fails("train", network, "--config", tmp_path / "a.toml", "--out", tmp_path / "run")
+    assert words in told and "a.toml" in told
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("network", ["tokenizer", "generator"])
+def test_bad_training_options(config, tmp_path, network):
+    command = ["train", network, "--config", config, "--out", tmp_path / "run"]
+    assert "0 steps: needed at least 1" in fails(*command, "--steps", 0)
+    assert "device 'gpu'" in fails(*command, "--device", "gpu")
+    assert "no such file" in fails("train", network, "--config", tmp_path / "none.toml", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_cannot_be_written(config, tmp_path):
+    (tmp_path / "file").write_text("a file")
+    assert "file" in fails("train", "tokenizer", "--config", config, "--out", tmp_path / "file", "--steps", 1, "--device", "cpu")
+
+
+def test_a_tokenizer_that_is_not_there(config, tmp_path):
+    command = ["train", "generator", "--config", config, "--out", tmp_path / "run", "--tokenizer", "nosuch", "--device", "cpu"]
+    result = runner.invoke(app, [str(argument) for argument in command])
+    told = result.stderr.splitlines()
+    assert result.exit_code == 2 and told[0] == "tokenizer: nosuch" and told[1].startswith("error: model 'nosuch': no such folder")
+    assert len(told) == 2 and not (tmp_path / "run").exists()
+
+
+def test_a_preview_of_the_data(tmp_path):
+    (tmp_path / "a [").mkdir()
+    told = run("data", "preview", "storybook", "-o", tmp_path / "a [/].png")
+    assert told == f"{tmp_path / 'a [/].png'}: 8 stories\n"
+    with Image.open(tmp_path / "a [/].png") as picture:
+        assert picture.size == (8 * 128 + 420, 8 * 128)
+    assert "there is a preview of storybook" in fails("data", "preview", "films", "-o", tmp_path / "b.png")
+    assert "must end in .png" in fails("data", "preview", "storybook", "-o", tmp_path / "b.jpg")
+    assert "known worlds are small, full" in fails("data", "preview", "storybook", "-o", tmp_path / "b.png", "--world", "big")
+
+
+# ---- as a process --------------------------------------------------------------------------------------------------
+
+
+def test_a_mistake_as_the_shell_sees_it(tmp_path):
+    told = subprocess.run(
+        [sys.executable, "-m", "phenaki.cli", "generate", "no/such.yaml", "-o", str(tmp_path / "a.mp4")], capture_output=True, text=True
+    )
+    assert told.returncode == 2 and told.stdout == "" and told.stderr.startswith("error: ") and len(told.stderr.splitlines()) == 1
+    assert "Traceback" not in told.stderr
+
+
+def test_usage_mistakes_are_exit_code_two():
+    for arguments in (["generate"], ["plan"], ["nonsense"], ["train", "tokenizer"], ["generate", "a.txt", "-o", "a.mp4", "--seed", "x"]):
+        result = runner.invoke(app, arguments)
+        assert result.exit_code == 2 and "Traceback" not in result.output
