@@ -222,7 +222,7 @@ def test_loading_leaves_transformers_as_it_was(t5_folder):
 
 
 def test_another_width_or_too_great_a_length_is_refused(t5_folder):
-    with pytest.raises(ValueError, match="is 32 wide, TextConfig.width is 384: set width=32"):
+    with pytest.raises(ValueError, match=r"is 32 wide, TextConfig.width is 384: set width=32"):
         TextEncoder.load(TextConfig(source=str(t5_folder)))
     with pytest.raises(ValueError, match="max_length is 1000: 'minilm' reads 512 tokens at most"):
         TextEncoder.load(TextConfig(max_length=1000))

@@ -1,0 +1,89 @@
+"""The README runs as printed: its Python blocks, its story, its commands' options; what it links to is there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from phenaki.checkpoint import PRETRAINED, find_model, read_info
+from phenaki.story import Story
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+shipped = pytest.mark.skipif(not (PRETRAINED / "storybook").is_dir(), reason="no trained weights in this checkout")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [line.strip() for line in README.splitlines() if line.startswith("    ") and line.strip()]
+
+
+def test_the_two_commands_of_a_fresh_machine_are_there():
+    assert "pip install -e . && phenaki generate examples/bear_and_sea.yaml -o bear.mp4" in commands()
+    assert "pip install -e '.[test]' && pytest" in commands()
+
+
+def test_ci_calls_the_test_command_of_the_readme():
+    assert "pip install -q -e '.[test]' && pytest" in (ROOT / ".ci/run").read_text()
+
+
+def test_the_story_shown_is_the_example_file():
+    (shown,) = blocks("yaml")
+    assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "examples/bear_and_sea.yaml").read_text())
+
+
+def test_every_phenaki_command_has_the_options_it_is_shown_with():
+    lines = [part for line in commands() for part in line.split("&&") if part.strip().startswith("phenaki ")]
+    assert len(lines) >= 4
+    for line in lines:
+        words = shlex.split(line)[1:]
+        path = [word for word in words[:2] if word in ("generate", "plan", "train", "tokenizer", "generator", "data", "preview")]
+        shown = subprocess.run([sys.executable, "-m", "phenaki.cli", *path, "--help"], capture_output=True, text=True, env=plain_terminal())
+        assert shown.returncode == 0, shown.stderr
+        for option in (word for word in words if word.startswith("-")):
+            assert option in shown.stdout, f"{line}: {option}"
+
+
+def plain_terminal() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+
+
+def test_every_example_loads_and_fits_the_shipped_world():
+    scripts = [path for path in (ROOT / "examples").iterdir() if path.suffix != ".md"]
+    assert len(scripts) >= 4
+    for script in scripts:
+        story = Story.load(script)
+        assert len(story.scenes) >= 3 and story.seconds >= 10, script.name
+
+
+def test_links_and_pictures_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r"`((?:docs|configs|tools|examples|phenaki)/[\w./-]+)`", README):
+        assert (ROOT / target).exists(), target
+
+
+@shipped
+def test_python_blocks_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})
+    assert (tmp_path / "bear.mp4").stat().st_size > 1000
+
+
+@shipped
+def test_shipped_weights_are_small_half_precision_and_described():
+    folder = find_model("storybook")
+    sizes = [file.stat().st_size for file in folder.iterdir()]
+    assert max(sizes) <= 16 * 2**20 and sum(file.stat().st_size for file in PRETRAINED.rglob("*") if file.is_file()) <= 60 * 2**20
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for word in ("Fluent Emoji", "MIT", "CC0", "PSNR", "hours"):
+        assert word in card
+    assert read_info(folder).training["generator_steps"] > 0
