@@ -141,3 +141,11 @@ def test_the_paper_s_model_has_the_paper_s_size():
 
 def test_the_three_files_are_there():
     assert {path.stem for path in CONFIGS} >= {"paper", "storybook", "tiny"}
+
+
+@pytest.mark.parametrize("section", ["world", "generator", "tokenizer", "text", "train_tokenizer", "train_generator"])
+def test_a_section_that_is_no_table_is_named(tmp_path, section):
+    path = tmp_path / "bad.toml"
+    path.write_text(f"{section} = 3\n")
+    with pytest.raises(ConfigError, match=rf"{section}: needed a table of settings, found"):
+        load_settings(path)

@@ -23,16 +23,22 @@ class TokenizerTraining:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
 
+def _table(values: Any, source: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: needed a table of settings, found {values!r}")
+    return dict(values)
+
+
 def read_section(cls: type, values: dict[str, Any], source: str):
     """A training section: its own keys and the table `optimizer`."""
-    values = dict(values)
+    values = _table(values, source)
     optimizer = build(OptimizerSettings, values.pop("optimizer", {}), f"{source}.optimizer")
     return replace(build(cls, values, source), optimizer=optimizer)
 
 
 def read_world(values: dict[str, Any], source: str) -> WorldConfig:
     """A world by name, with any of its fields set anew."""
-    values = dict(values)
+    values = _table(values, source)
     name = values.pop("name", "small")
     if name not in WORLDS:
         raise ConfigError(f"{source}: world {name!r}; known worlds: {', '.join(WORLDS)}")
@@ -73,8 +79,9 @@ def load_settings(path: str | Path) -> ModelSettings:
     tokenizer = build(CViViTConfig, values.get("tokenizer", {}), f"{path}: tokenizer")
     text = build(TextConfig, values.get("text", {}), f"{path}: text")
     codebook_size = math.prod(tokenizer.fsq_levels) if tokenizer.quantizer == "fsq" else tokenizer.codebook_size
+    given = _table(values.get("generator", {}), f"{path}: generator")
     derived = {"codebook_size": codebook_size, "text_dim": text.width}
-    generator = build(MaskGITConfig, {**values.get("generator", {}), **derived}, f"{path}: generator")
+    generator = build(MaskGITConfig, {**given, **derived}, f"{path}: generator")
     return ModelSettings(
         world=read_world(values.get("world", {}), f"{path}: world"),
         tokenizer=tokenizer,
