@@ -202,7 +202,7 @@ def _checked(parsed: Parsed) -> Story:
     except ValidationError as error:
         found = sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")  # typing errors first
     deeper = [item for item in found if item["loc"] != ("scenes",)]
-    found = deeper if any(item["loc"][0] == "scenes" for item in deeper) else found  # a bad scene also makes the list of good ones short
+    found = deeper if any(item["loc"][:1] == ("scenes",) for item in deeper) else found  # a bad scene also makes the list of good ones short
     lines = [parsed.line_of(item["loc"]) for item in found]
     told = [_problem(item) for item in found[:MAX_ERRORS_TOLD]]
     others = [f"\n  also{f' line {line}' if line else ''}: {text}" for line, text in zip(lines[1:], told[1:], strict=False)]
