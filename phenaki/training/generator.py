@@ -164,7 +164,7 @@ def run_generator_training(
     run = train_generator(stories, model, training, out / "generator", sample, on_log)
     facts = base.info.training | {"generator_steps": run.step, "generator_seed": training.optimizer.seed}
     info = ModelInfo(
-        config.stem, base.info.tokenizer, model_config, settings.text, base.info.fps, text_encoder=text_encoder.fingerprint, training=facts
+        config.stem, base.info.tokenizer, model_config, settings.text, base.info.fps, settings.sampling, text_encoder.fingerprint, facts
     )
     save_model(out / "model", info, base.tokenizer, model)
     return out / "model"

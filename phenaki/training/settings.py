@@ -9,6 +9,7 @@ from phenaki.config import ConfigError, build, read_settings
 from phenaki.cvivit import CViViTConfig
 from phenaki.data.storybook import WORLDS, WorldConfig
 from phenaki.maskgit import MaskGITConfig
+from phenaki.sampling import SamplingOptions
 from phenaki.text import TextConfig
 from phenaki.training.run import OptimizerSettings
 
@@ -65,6 +66,7 @@ class ModelSettings:
     tokenizer: CViViTConfig
     generator: MaskGITConfig
     text: TextConfig
+    sampling: SamplingOptions  # the model's own defaults
     train_tokenizer: TokenizerTraining
     train_generator: GeneratorTraining
 
@@ -87,6 +89,7 @@ def load_settings(path: str | Path) -> ModelSettings:
         tokenizer=tokenizer,
         generator=generator,
         text=text,
+        sampling=build(SamplingOptions, values.get("sampling", {}), f"{path}: sampling"),
         train_tokenizer=read_section(TokenizerTraining, values.get("train_tokenizer", {}), f"{path}: train_tokenizer"),
         train_generator=read_section(GeneratorTraining, values.get("train_generator", {}), f"{path}: train_generator"),
     )
