@@ -24,7 +24,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 def run_once(script: Path, model: str, output: Path) -> tuple[float, float]:
     """Seconds and peak MiB of one run."""
-    command = ["phenaki", "generate", str(script), "-o", str(output), "--model", model]
+    command = [sys.executable, "-m", "phenaki.cli", "generate", str(script), "-o", str(output), "--model", model]
     started = time.perf_counter()
     process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
