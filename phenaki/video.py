@@ -233,13 +233,20 @@ def _read_folder(path: Path, size: int | None) -> np.ndarray:
     return np.stack(frames)
 
 
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """A grey picture of 16 bits as one of 8: Pillow's own conversion cuts all above 255 off."""
+    if not picture.mode.startswith("I"):
+        return picture
+    return Image.fromarray((np.asarray(picture, dtype=np.int64).clip(0, 65535) // 257).astype(np.uint8))
+
+
 def read_image(path: str | Path, size: int | None = None) -> np.ndarray:
     """A picture as uint8 (h, w, 3), transparent parts over white; size: resized and cropped to a square of so many pixels."""
     try:
         with Image.open(path, formats=("PNG", "JPEG", "WEBP", "BMP")) as picture:
             if picture.width * picture.height > MAX_IMAGE_PIXELS:
                 raise VideoError(f"{path}: {picture.width}x{picture.height} pixels; at most {MAX_IMAGE_PIXELS} are read")
-            rgba = picture.convert("RGBA")
+            rgba = _eight_bits(picture).convert("RGBA")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise VideoError(f"{path}: {error.strerror}") from error
     except Image.DecompressionBombError as error:

@@ -702,3 +702,9 @@ def test_a_saved_sheet_is_twice_the_size_and_whole(tmp_path):
     Video(gradient(12), 8, SCENES, SCRIPT).save(tmp_path / "a.png")
     label = phenaki.video.LABEL_HEIGHT
     assert read_image(tmp_path / "a.png").shape == (2 * (64 + label), 8 * 64, 3)
+
+
+def test_a_grey_picture_of_16_bits_keeps_its_brightness(tmp_path):
+    path = tmp_path / "grey.png"
+    Image.fromarray(np.full((16, 16), 32768, np.uint16)).save(path)
+    assert (read_image(path) == 127).all()
