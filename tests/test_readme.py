@@ -84,6 +84,6 @@ def test_shipped_weights_are_small_half_precision_and_described():
     sizes = [file.stat().st_size for file in folder.iterdir()]
     assert max(sizes) <= 16 * 2**20 and sum(file.stat().st_size for file in PRETRAINED.rglob("*") if file.is_file()) <= 60 * 2**20
     card = (folder / "README.md").read_text(encoding="utf-8")
-    for word in ("Fluent Emoji", "MIT", "CC0", "PSNR", "hours"):
+    for word in ("Fluent Emoji", "MIT", "CC0", "PSNR", "two CPU cores"):
         assert word in card
     assert read_info(folder).training["generator_steps"] > 0
