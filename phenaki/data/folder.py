@@ -7,6 +7,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ class ClipFolder:
         if not self.files:
             raise ValueError(f"{path}: holds no videos ({', '.join(ENDINGS)})")
         self.unusable: dict[Path, str] = {}
+        self._order = lru_cache(maxsize=4)(self._shuffled)  # a clip asks for its epoch's order, which clips beside it share
         self._cache: OrderedDict[Path, np.ndarray] = OrderedDict()
         self.fingerprint = f"{self.path.resolve()} {[(file.name, file.stat().st_size) for file in self.files]}"
 
@@ -81,7 +83,8 @@ class ClipFolder:
         reasons = "; ".join(f"{file.name}: {reason}" for file, reason in list(self.unusable.items())[:3])
         raise ValueError(f"{self.path}: none of {len(self.files)} videos can be used ({reasons})")
 
-    def _order(self, seed: int, epoch: int) -> list[Path]:
+    def _shuffled(self, seed: int, epoch: int) -> list[Path]:
+        """Every file once, in the order of an epoch."""
         files = list(self.files)
         random.Random(f"order {seed} {epoch}").shuffle(files)
         return files

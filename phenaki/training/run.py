@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from phenaki.checkpoint import sha256
+
 KEEP_CHECKPOINTS = 2
 CHECKPOINT_FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 
@@ -138,7 +140,7 @@ class Run:
         save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, part / "model.safetensors")
         save_file({name: tensor.contiguous() for name, tensor in self.ema.weights.items()}, part / "ema.safetensors")
         save_file(self._optimizer_tensors(), part / "optimizer.safetensors")
-        hashes = {file.name: _sha256(file) for file in sorted(part.iterdir())}
+        hashes = {file.name: sha256(file) for file in sorted(part.iterdir())}
         (part / "manifest.json").write_text(json.dumps({"step": self.step, "sha256": hashes}), encoding="utf-8")
         for file in part.iterdir():
             _sync(file)
@@ -205,7 +207,7 @@ def damage(folder: Path) -> str:
     for name in CHECKPOINT_FILES:
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if _sha256(folder / name) != hashes.get(name):
+        if sha256(folder / name) != hashes.get(name):
             return f"{name} is not what was saved (its hash differs)"
     return ""
 
@@ -216,11 +218,6 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:
