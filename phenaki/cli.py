@@ -109,6 +109,7 @@ def train_tokenizer_command(
     config: Annotated[Path, typer.Option(help="settings, configs/NAME.toml")],
     out: Annotated[Path, typer.Option(help="run folder; the model lands in OUT/model")],
     data: Annotated[Path | None, typer.Option(help="storybook atlas, or a folder of videos; a world drawn by code by default")] = None,
+    init_from: Annotated[str | None, typer.Option(help="start from the weights of this model (shipped name, folder, hub id)")] = None,
     steps: Annotated[int | None, typer.Option(help="optimiser steps")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
@@ -118,7 +119,9 @@ def train_tokenizer_command(
         from phenaki.pipeline import choose_device
         from phenaki.training.tokenizer import run_tokenizer_training
 
-        folder = run_tokenizer_training(config, out, data=data, steps=steps, seed=seed, device=str(choose_device(device)), on_log=_print_line)
+        folder = run_tokenizer_training(
+            config, out, data=data, init_from=init_from, steps=steps, seed=seed, device=str(choose_device(device)), on_log=_print_line, on_note=tell
+        )
         tell(f"tokenizer: {folder}")
 
 
@@ -128,6 +131,7 @@ def train_generator_command(
     out: Annotated[Path, typer.Option(help="run folder; the model lands in OUT/model")],
     data: Annotated[Path | None, typer.Option(help="storybook atlas, or a folder of videos; a world drawn by code by default")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="model to take the tokenizer from; OUT/model by default, else the shipped one")] = None,
+    init_from: Annotated[str | None, typer.Option(help="start from the weights of this model (shipped name, folder, hub id)")] = None,
     steps: Annotated[int | None, typer.Option(help="optimiser steps")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
@@ -138,8 +142,8 @@ def train_generator_command(
         from phenaki.training.generator import run_generator_training
 
         folder = run_generator_training(
-            config, out, data=data, tokenizer=tokenizer, steps=steps, seed=seed, device=str(choose_device(device)), on_log=_print_line,
-            on_note=tell,
+            config, out, data=data, tokenizer=tokenizer, init_from=init_from, steps=steps, seed=seed, device=str(choose_device(device)),
+            on_log=_print_line, on_note=tell,
         )  # fmt: skip
         tell(f"model: {folder}")
 

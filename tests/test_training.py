@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from phenaki.training import generator as generator_module
 from phenaki.training import run as run_module
 from phenaki.training import tokenizer as tokenizer_module
 from phenaki.training.generator import Batch, corrupt, draw_batch, generator_loss, run_generator_training, train_generator
-from phenaki.training.run import EMA, KEEP_CHECKPOINTS, OptimizerSettings, Run, damage, generator_for, learning_rate, make_optimizer
+from phenaki.training.run import EMA, KEEP_CHECKPOINTS, OptimizerSettings, Run, damage, generator_for, learning_rate, make_optimizers, start_from
 from phenaki.training.settings import GeneratorTraining, ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.tokenizer import override, run_tokenizer_training, save_video_rows, tokenizer_loss, train_tokenizer
 
@@ -179,15 +180,73 @@ def test_another_seed_is_another_run(trainee, tmp_path):
 
 def test_the_optimizer_has_every_trainable_parameter_once_in_the_order_of_names(trainee):
     network = trainee.network()
-    optimizer = make_optimizer(network, settings(weight_decay=0.5))
+    (optimizer,) = make_optimizers(network, settings(weight_decay=0.5))
     matrices, vectors = optimizer.param_groups
     named = [parameter for _, parameter in network.named_parameters()]
     assert [id(p) for p in matrices["params"]] == [id(p) for p in named if p.ndim >= 2]
     assert [id(p) for p in vectors["params"]] == [id(p) for p in named if p.ndim < 2]
     assert matrices["weight_decay"] == 0.5 and vectors["weight_decay"] == 0
     frozen = named[0].requires_grad_(False)
-    held = [id(p) for group in make_optimizer(network, settings()).param_groups for p in group["params"]]
+    held = [id(p) for group in make_optimizers(network, settings())[0].param_groups for p in group["params"]]
     assert id(frozen) not in held and len(held) == len(named) - 1
+
+
+muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+
+
+@muon
+def test_muon_takes_the_matrices_of_the_layers_and_adamw_the_rest(trainee):
+    network = trainee.network()
+    adamw, of_layers = make_optimizers(network, settings(optimizer="muon"))
+    named = dict(network.named_parameters())
+    wanted = [id(parameter) for name, parameter in named.items() if ".layers." in f".{name}" and parameter.ndim == 2]
+    assert wanted and [id(p) for group in of_layers.param_groups for p in group["params"]] == wanted
+    rest = sorted(id(parameter) for parameter in named.values() if id(parameter) not in wanted)
+    assert sorted(id(p) for group in adamw.param_groups for p in group["params"]) == rest
+    with pytest.raises(ValueError, match=r"optimizer 'sgd': allowed are adamw, muon"):
+        make_optimizers(network, settings(optimizer="sgd"))
+
+
+@muon
+def test_a_run_with_muon_resumes_to_the_bit(tmp_path):
+    def run_to(folder, stop: int) -> Run:
+        torch.manual_seed(0)
+        model = nn.Sequential(OrderedDict(layers=nn.Linear(4, 4), head=nn.Linear(4, 1)))
+        run = Run(folder, model, settings(num_steps=stop, optimizer="muon", learning_rate=0.01, warmup_steps=0, final_lr_ratio=1.0, save_every=3))
+        run.train(lambda step: {"loss": model(torch.arange(4.0) + step).square().sum()}, lambda step: None, lambda line: None)
+        return run
+
+    whole = run_to(tmp_path / "whole", 6)
+    run_to(tmp_path / "halves", 3)
+    resumed = run_to(tmp_path / "halves", 6)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    assert any("momentum_buffer" in name for name in whole._optimizer_tensors())
+    for name, value in whole._optimizer_tensors().items():
+        assert torch.equal(value, resumed._optimizer_tensors()[name]), name
+
+
+def test_a_run_starts_from_the_weights_of_a_model_and_added_layers_start_afresh():
+    torch.manual_seed(0)
+    small, large = CViViT(TINY.tokenizer), CViViT(replace(TINY.tokenizer, head_blocks=TINY.tokenizer.head_blocks + 1))
+    note = start_from(large, small.state_dict(), "old")
+    assert all(torch.equal(value, large.state_dict()[name]) for name, value in small.state_dict().items())
+    added = len(large.state_dict()) - len(small.state_dict())
+    assert added > 0 and note == f"starting from old: {len(small.state_dict())} tensors copied, {added} start afresh, 0 not used"
+    video = torch.rand(1, 3, 3, 16, 16) * 2 - 1
+    bias = [module.second.bias for module in large.modules() if hasattr(module, "second")][-1]
+    with torch.no_grad():
+        bias.zero_()
+        torch.testing.assert_close(large(video).video, small(video).video)  # an added residual block starts as the identity
+
+
+def test_weights_of_another_width_are_no_start():
+    torch.manual_seed(0)
+    wide = CViViT(replace(TINY.tokenizer, dim=2 * TINY.tokenizer.dim))
+    with pytest.raises(ValueError, match=r"--init-from old: .+ is \(.+\) there and \(.+\) here\. Start from a model of the same widths"):
+        start_from(wide, CViViT(TINY.tokenizer).state_dict(), "old")
+    with pytest.raises(ValueError, match="no weight has a name in common"):
+        start_from(wide, {"something": torch.zeros(2)}, "old")
 
 
 # Parameters that get no gradient, and why.
@@ -213,7 +272,7 @@ def test_every_parameter_of_the_tokenizer_is_trained(kind, world):
         config = replace(config, stem="linear", first_frame_stem=True, quantizer="vq", codebook_size=32, code_dim=8, window=0)
     torch.manual_seed(0)
     model = CViViT(config)
-    optimizer = make_optimizer(model, settings())
+    (optimizer,) = make_optimizers(model, settings())
     total = {name: 0.0 for name, _ in model.named_parameters()}
     for step in range(3):  # residual branches start as zero: what stands before them moves from the second step on
         optimizer.zero_grad()
@@ -639,8 +698,9 @@ def test_the_learning_rate_warms_up_and_falls():
 def test_the_optimizer_is_given_the_rate_of_its_step(tmp_path):
     rates = []
     run = Run(tmp_path, nn.Linear(3, 2), settings())
-    step_of = run.optimizer.step
-    run.optimizer.step = lambda: (rates.append([group["lr"] for group in run.optimizer.param_groups]), step_of())[1]
+    (optimizer,) = run.optimizers
+    step_of = optimizer.step
+    optimizer.step = lambda: (rates.append([group["lr"] for group in optimizer.param_groups]), step_of())[1]
     run.train(lambda step: {"loss": run.model(torch.ones(3)).square().sum()}, lambda step: None, lambda line: None)
     assert rates == [[learning_rate(step, run.settings)] * 2 for step in range(10)]
 
@@ -675,8 +735,9 @@ def test_a_step_without_a_number_is_skipped_and_counted(tmp_path, value):
 def test_gradients_are_cut_to_their_largest_norm(tmp_path):
     lines, norms = [], []
     run = Run(tmp_path, nn.Linear(3, 2), settings(num_steps=2, max_grad_norm=0.5, log_every=1))
-    step_of = run.optimizer.step
-    run.optimizer.step = lambda: (norms.append(torch.stack([p.grad.norm() for p in run.model.parameters()]).norm().item()), step_of())[1]
+    (optimizer,) = run.optimizers
+    step_of = optimizer.step
+    optimizer.step = lambda: (norms.append(torch.stack([p.grad.norm() for p in run.model.parameters()]).norm().item()), step_of())[1]
     run.train(lambda step: {"loss": 100 * run.model(torch.ones(3)).square().sum()}, lambda step: None, lines.append)
     assert norms == pytest.approx([0.5, 0.5], rel=1e-3) and lines[0]["grad_norm"] > 0.5
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from phenaki.data.art import LOOP_FRAMES, Art, draw_art, load_atlas
 from phenaki.data.captions import caption, is_held_out
 
-GROUND = 0.70  # height of an actor's middle, as a share of the picture's height from its top
+GROUND = 44 / 64  # height of an actor's middle, as a share of the picture's height from its top
 NUM_PARTICLES = 20  # in a weather layer
 TOLD_BATCH = 16  # stories painted at once when many are tokenised
 
@@ -50,6 +50,7 @@ class WorldConfig:
     size: int = 64  # pixels a side
     fps: float = 8.0
     actor_size: float = 0.5  # side of a sprite as a share of the picture
+    start_step: int = 1  # pixels at size 64 between the places where an actor may start; more = fewer ways to look, learnt sooner
     change_prob: float = 0.5  # chance that an attribute changes from one scene to the next
     omit_prob: float = 0.3  # chance that a caption leaves out an attribute that did not change
 
@@ -57,9 +58,13 @@ class WorldConfig:
 SMALL_WORLD = WorldConfig(
     actors=("teddy bear", "panda", "astronaut", "t rex", "penguin", "octopus", "fox", "unicorn"),
     places=("beach", "desert", "snowy forest", "city", "underwater", "meadow"),
+    actor_size=0.625,
+    start_step=4,
 )
 FULL_WORLD = replace(
     SMALL_WORLD,
+    actor_size=0.5,
+    start_step=1,
     times=("day", "sunset", "night", "dawn"),
     weathers=("clear", "rain", "snow", "leaves"),
     motions=(
@@ -119,7 +124,7 @@ def pose(motion: str, seconds: float, x: float, baseline: float) -> Pose:
     if motion in ("walks right", "runs right"):
         return Pose(_wrap(x + walked * (2 if motion.startswith("runs") else 1)), baseline, flip=True)
     if motion == "hops":
-        return Pose(x, baseline - 0.25 * abs(math.sin(math.pi * seconds)))
+        return Pose(x, baseline - round(8 * abs(math.sin(math.pi * seconds))) / 32)
     if motion == "flies up":
         return Pose(x, _wrap(baseline - 0.25 * seconds))
     if motion == "falls":
@@ -189,9 +194,9 @@ class StorybookWorld:
         scenes: list[SceneTruth] = []
         for length in lengths:
             scenes.append(self._scene(rng, scenes[-1] if scenes else None, length, held_out))
-        leftmost = {"left": 0.5, "right": 0.1}.get(scenes[0].motion.split()[-1], 0.2)  # walkers have room ahead of them
-        start_x = (round(leftmost * 64) + rng.randrange(round((0.4 if leftmost != 0.2 else 0.6) * 64))) / 64
-        return StoryTruth(tuple(scenes), start_x, GROUND + rng.randrange(-2, 3) * 2 / 64, rng.randrange(LOOP_FRAMES))
+        leftmost, rightmost = {"left": (32, 56), "right": (8, 32)}.get(scenes[0].motion.split()[-1], (16, 48))  # walkers have room ahead
+        start_x = rng.randrange(leftmost, rightmost + 1, self.config.start_step) / 64
+        return StoryTruth(tuple(scenes), start_x, GROUND - rng.choice((0, 4, 8)) / 64, rng.randrange(0, LOOP_FRAMES, 2))
 
     def _scene(self, rng: random.Random, previous: SceneTruth | None, num_frames: int, held_out: bool) -> SceneTruth:
         for _ in range(1000):

@@ -22,7 +22,7 @@ from phenaki.pipeline import to_pixels
 from phenaki.sampling import SamplingOptions
 from phenaki.story import Story, plan
 from phenaki.text import TextEncoder
-from phenaki.training.run import Run, generator_for
+from phenaki.training.run import Run, generator_for, start_from
 from phenaki.training.settings import GeneratorTraining, load_settings
 from phenaki.training.tokenizer import SAMPLE_SEED, Source, open_source, override, write_picture
 from phenaki.video import VideoScene, contact_sheet
@@ -141,12 +141,14 @@ def generator_loss(model: MaskGIT, batch: Batch, text: Tensor, text_mask: Tensor
 
 
 def run_generator_training(
-    config: Path, out: Path, *, data: Path | None = None, tokenizer: str | Path | None = None, steps: int | None = None,
-    seed: int | None = None, device: str = "cpu", on_log: Callable[[dict], None] = print, on_note: Callable[[str], None] = print,
+    config: Path, out: Path, *, data: Path | None = None, tokenizer: str | Path | None = None, init_from: str | None = None,
+    steps: int | None = None, seed: int | None = None, device: str = "cpu", on_log: Callable[[dict], None] = print,
+    on_note: Callable[[str], None] = print,
 ) -> Path:  # fmt: skip
     """The whole program: settings file and trained tokenizer in, whole model out at `out`/model, whose path is returned.
 
     tokenizer: a model folder or name; by default `out`/model where that exists, else the shipped model.
+    init_from: a model folder or name whose generator's weights it starts from.
     """
     settings = load_settings(config)
     training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, steps, seed))
@@ -159,10 +161,17 @@ def run_generator_training(
     torch.manual_seed(training.optimizer.seed)
     model_config = replace(settings.generator, codebook_size=base.tokenizer.codebook_size)
     model = MaskGIT(model_config).to(device)
+    facts = dict(base.info.training)
+    if init_from is not None:
+        parent = load_model(init_from)
+        if parent.generator is None:
+            raise ValueError(f"--init-from {init_from}: holds a tokenizer alone; a generator starts from a whole model")
+        on_note(start_from(model, parent.generator.state_dict(), init_from))
+        facts["generator_init"] = {"name": parent.info.name, **parent.info.training}
     prompts = sample_prompts(source, base, training.num_slices)
     sample = lambda run, step: save_story_sample(prompts, run, base, text_encoder, out / "generator" / f"sample-{step:07d}.png")
     run = train_generator(stories, model, training, out / "generator", sample, on_log)
-    facts = base.info.training | {"generator_steps": run.step, "generator_seed": training.optimizer.seed}
+    facts |= {"generator_steps": run.step, "generator_seed": training.optimizer.seed}
     info = ModelInfo(
         config.stem, base.info.tokenizer, model_config, settings.text, base.info.fps, settings.sampling, text_encoder.fingerprint, facts
     )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from phenaki.checkpoint import sha256
 
 KEEP_CHECKPOINTS = 2
+OPTIMIZERS = ("adamw", "muon")
 CHECKPOINT_FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 
 
@@ -34,6 +35,7 @@ class OptimizerSettings:
     learning_rate: float = 1e-3  # at its peak
     warmup_steps: int = 100
     final_lr_ratio: float = 0.05  # of the peak, at the end of the cosine
+    optimizer: str = "adamw"  # or "muon", for the matrices of the layers
     weight_decay: float = 1e-2  # of matrices only
     beta2: float = 0.99
     max_grad_norm: float = 1.0
@@ -58,13 +60,27 @@ def learning_rate(step: int, settings: OptimizerSettings) -> float:
     return settings.learning_rate * warm * cosine
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW over the model's own trainable parameters, in the order of their names; vectors are not decayed."""
+def make_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+    """AdamW over the model's own trainable parameters, in the order of their names; vectors are not decayed.
+
+    With optimizer = "muon", the matrices of the layers are Muon's (Jordan et al. 2024), its steps scaled to be as long as
+    AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both.
+    """
+    if settings.optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer {settings.optimizer!r}: allowed are {', '.join(OPTIMIZERS)}")
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    matrices = [parameter for _, parameter in named if parameter.ndim >= 2]
-    vectors = [parameter for _, parameter in named if parameter.ndim < 2]
+    muons = [parameter for name, parameter in named if settings.optimizer == "muon" and "layers." in name and parameter.ndim == 2]
+    others = [parameter for _, parameter in named if all(parameter is not one for one in muons)]
+    matrices, vectors = [one for one in others if one.ndim >= 2], [one for one in others if one.ndim < 2]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2), fused=True)
+    adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2), fused=True)
+    return [adamw, _muon(muons, settings)] if muons else [adamw]
+
+
+def _muon(parameters: list[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(f"optimizer 'muon': needs torch 2.9 or newer, found {torch.__version__}; set optimizer = \"adamw\"")
+    return torch.optim.Muon(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw")
 
 
 class EMA:
@@ -87,6 +103,24 @@ class EMA:
         model.load_state_dict(self.weights)
 
 
+def start_from(model: nn.Module, weights: dict[str, Tensor], source: str) -> str:
+    """Copies the weights of a trained model into `model`; parts that it lacks, like added layers, keep their fresh start.
+
+    Returns a line that says what was copied. ValueError where a shape differs or nothing fits.
+    """
+    own = model.state_dict()
+    shared = {name: value for name, value in weights.items() if name in own}
+    wrong = [name for name, value in shared.items() if value.shape != own[name].shape]
+    if wrong or not shared:
+        what = "no weight has a name in common"
+        if wrong:
+            what = f"{wrong[0]} is {tuple(shared[wrong[0]].shape)} there and {tuple(own[wrong[0]].shape)} here"
+        raise ValueError(f"--init-from {source}: {what}. Start from a model of the same widths, or change the settings to its own")
+    model.load_state_dict(shared, strict=False)
+    fresh, left = len(own) - len(shared), len(weights) - len(shared)
+    return f"starting from {source}: {len(shared)} tensors copied, {fresh} start afresh, {left} not used"
+
+
 class Run:
     """One training run in `folder`: model, its average, optimiser, step; saved and resumed as a whole."""
 
@@ -94,7 +128,7 @@ class Run:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.model, self.settings = model, settings
-        self.optimizer = make_optimizer(model, settings)
+        self.optimizers = make_optimizers(model, settings)
         self.ema = EMA(model, settings.ema_decay)
         self.step = 0
         self.resume()
@@ -103,15 +137,16 @@ class Run:
         """Steps until num_steps. `loss_at(step)` gives named losses: "loss" is minimised, all are logged."""
         settings, sums, since, started = self.settings, {}, 0, time.perf_counter()
         while self.step < settings.num_steps:
-            for group in self.optimizer.param_groups:
+            for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
                 group["lr"] = learning_rate(self.step, settings)
             losses = loss_at(self.step)
             losses["loss"].backward()
             grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
-            if torch.isfinite(grad_norm):
-                self.optimizer.step()
+            for optimizer in self.optimizers:
+                if torch.isfinite(grad_norm):
+                    optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             losses["skipped"] = (~torch.isfinite(grad_norm)).float()
-            self.optimizer.zero_grad(set_to_none=True)
             self.ema.update(self.model, self.step)
             self.step, since = self.step + 1, since + 1
             for name, value in {**losses, "grad_norm": grad_norm}.items():
@@ -185,14 +220,16 @@ class Run:
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         names = self._parameter_names()
-        return {f"{names[parameter]}|{key}": value for parameter, state in self.optimizer.state.items() for key, value in state.items()}
+        states = [(parameter, state) for optimizer in self.optimizers for parameter, state in optimizer.state.items()]
+        return {f"{names[parameter]}|{key}": value for parameter, state in states for key, value in state.items()}
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        parameters = {name: parameter for parameter, name in self._parameter_names().items()}
+        names = self._parameter_names()
+        owners = {names[one]: (one, optimizer) for optimizer in self.optimizers for group in optimizer.param_groups for one in group["params"]}
         for key, value in tensors.items():
             name, field = key.split("|")
-            moved = value if field == "step" else value.to(parameters[name].device)
-            self.optimizer.state[parameters[name]][field] = moved
+            parameter, optimizer = owners[name]
+            optimizer.state[parameter][field] = value if field == "step" else value.to(parameter.device)
 
 
 def damage(folder: Path) -> str:
