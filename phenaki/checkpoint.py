@@ -8,7 +8,6 @@ Nothing is ever unpickled.
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from phenaki.atomic import put
 from phenaki.config import as_dict, build, read_settings
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.maskgit import MaskGIT, MaskGITConfig
@@ -173,12 +173,12 @@ def save_model(folder: str | Path, info: ModelInfo, tokenizer: CViViT, generator
         for number, shard in enumerate(shards, 1):
             name = f"{part}.safetensors" if len(shards) == 1 else f"{part}-{number}.safetensors"
             save_file(shard, folder / f".{name}.part")
-            os.replace(folder / f".{name}.part", folder / name)
+            put(folder / f".{name}.part", folder / name)
             files[name] = sha256(folder / name)
     values = {"format": FORMAT_VERSION, **as_dict(dataclasses.replace(info, files=files))}
     part_file = folder / ".config.json.part"
     part_file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(part_file, folder / "config.json")
+    put(part_file, folder / "config.json")
 
 
 def _shards(state: dict[str, Tensor], dtype: torch.dtype) -> Iterable[dict[str, Tensor]]:

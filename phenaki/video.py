@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 
+from phenaki.atomic import put
 from phenaki.video_files import (
     MAX_BYTES,
     OUTPUT_ENDINGS,
@@ -31,7 +32,6 @@ from phenaki.video_files import (
     decode_video,
     plays,
     resampled_indices,
-    sync,
 )
 
 __all__ = ["OUTPUT_ENDINGS", "Video", "VideoError", "VideoScene", "VideoWriter", "check_output_path", "contact_sheet", "read_image", "read_video"]
@@ -170,8 +170,7 @@ class VideoWriter:
         try:
             whole = self.encoder.finish(self.scenes, self.script)
             if whole is not None:
-                sync(whole)
-                os.replace(whole, self.path)
+                put(whole, self.path)
                 self.encoder.part.unlink(missing_ok=True)
         except BaseException as failure:
             self._keep_part(failure)

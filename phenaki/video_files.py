@@ -341,15 +341,6 @@ def address(path: Path) -> str:
     return str(path.absolute())
 
 
-def sync(path: Path) -> None:
-    """Waits until a file's bytes are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def resampled_indices(num_frames: int, from_fps: float, to_fps: float) -> Iterator[int]:
     """The frames that show a video at another rate: floor(i * from / to) for each new frame i."""
     for index in range(max(round(num_frames * to_fps / from_fps), 1)):

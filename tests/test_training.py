@@ -46,7 +46,7 @@ class Stop(Exception):
 def synced(monkeypatch) -> list[Path]:
     """What the runs of a test have written through to the disk, in order; waiting for it is left to the test with kills."""
     paths: list[Path] = []
-    monkeypatch.setattr(run_module, "_sync", paths.append)
+    monkeypatch.setattr(run_module, "sync", paths.append)
     return paths
 
 

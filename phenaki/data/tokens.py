@@ -1,6 +1,5 @@
 """Tokenised stories: what generator training reads, made once so that a step renders, encodes and embeds nothing."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from phenaki.atomic import put
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class StoryTokens:
         part = path.with_name(f".{path.name}.part")
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         save_file(tensors, part, {"description": self.description})
-        os.replace(part, path)
+        put(part, path)
 
     @classmethod
     def load(cls, path: Path) -> "StoryTokens":

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from phenaki.atomic import sync
 from phenaki.checkpoint import sha256
 
 KEEP_CHECKPOINTS = 2
@@ -178,11 +179,11 @@ class Run:
         hashes = {file.name: sha256(file) for file in sorted(part.iterdir())}
         (part / "manifest.json").write_text(json.dumps({"step": self.step, "sha256": hashes}), encoding="utf-8")
         for file in part.iterdir():
-            _sync(file)
+            sync(file)
         if final.exists():
             shutil.rmtree(final)
         os.replace(part, final)
-        _sync(final.parent)
+        sync(final.parent)
         for old in self.checkpoints()[:-KEEP_CHECKPOINTS]:
             shutil.rmtree(old)
 
@@ -255,11 +256,3 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
