@@ -226,6 +226,17 @@ def test_a_run_with_muon_resumes_to_the_bit(tmp_path):
         assert torch.equal(value, resumed._optimizer_tensors()[name]), name
 
 
+def test_going_on_with_other_settings_is_told(tmp_path, capsys):
+    little(tmp_path, num_steps=2)
+    capsys.readouterr()
+    assert Run(tmp_path, nn.Linear(3, 2), settings(num_steps=2)).step == 2 and "other settings" not in capsys.readouterr().out
+    assert Run(tmp_path, nn.Linear(3, 2), settings(num_steps=5, seed=9)).step == 2
+    said = capsys.readouterr().out
+    assert "step-0000002: going on with other settings: " in said and "num_steps 2 -> 5" in said and "seed 0 -> 9" in said
+    with pytest.raises(ValueError, match=r"step-0000002: was saved by a run with optimizer 'adamw', the settings say 'muon'\. Go on with 'adamw'"):
+        Run(tmp_path, nn.Linear(3, 2), settings(num_steps=5, optimizer="muon"))
+
+
 def test_a_run_starts_from_the_weights_of_a_model_and_added_layers_start_afresh():
     torch.manual_seed(0)
     small, large = CViViT(TINY.tokenizer), CViViT(replace(TINY.tokenizer, head_blocks=TINY.tokenizer.head_blocks + 1))

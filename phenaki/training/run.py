@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from phenaki.atomic import sync
 from phenaki.checkpoint import sha256
+from phenaki.config import as_dict
 
 KEEP_CHECKPOINTS = 2
 OPTIMIZERS = ("adamw", "muon")
@@ -177,7 +179,7 @@ class Run:
         save_file({name: tensor.contiguous() for name, tensor in self.ema.weights.items()}, part / "ema.safetensors")
         save_file(self._optimizer_tensors(), part / "optimizer.safetensors")
         hashes = {file.name: sha256(file) for file in sorted(part.iterdir())}
-        (part / "manifest.json").write_text(json.dumps({"step": self.step, "sha256": hashes}), encoding="utf-8")
+        (part / "manifest.json").write_text(json.dumps({"step": self.step, "sha256": hashes, "settings": lasting(self.settings)}), encoding="utf-8")
         for file in part.iterdir():
             sync(file)
         if final.exists():
@@ -192,18 +194,23 @@ class Run:
         return sorted((self.folder / "checkpoints").glob("step-*"))
 
     def resume(self) -> None:
-        """Goes on from the newest checkpoint whose files are those of its manifest; damaged ones are named and passed over."""
+        """Goes on from the newest checkpoint whose files are those of its manifest; damaged ones are named and passed over.
+
+        Settings that have changed since are told; another optimizer cannot use what was saved, which is a ValueError.
+        """
         for folder in reversed(self.checkpoints()):
             problem = damage(folder)
             if problem:
                 print(f"{folder}: {problem}; going back to the checkpoint before")
                 continue
+            manifest = json.loads((folder / "manifest.json").read_text())
+            tell_changes(folder, manifest.get("settings", {}), lasting(self.settings))
             self.model.load_state_dict(load_file(folder / "model.safetensors"))
             self.ema.weights = load_file(folder / "ema.safetensors")
             device = next(self.model.parameters()).device
             self.ema.weights = {name: tensor.to(device) for name, tensor in self.ema.weights.items()}
             self._load_optimizer(load_file(folder / "optimizer.safetensors"))
-            self.step = json.loads((folder / "manifest.json").read_text())["step"]
+            self.step = manifest["step"]
             break
         self._forget_log_after(self.step)
 
@@ -231,6 +238,24 @@ class Run:
             name, field = key.split("|")
             parameter, optimizer = owners[name]
             optimizer.state[parameter][field] = value if field == "step" else value.to(parameter.device)
+
+
+def lasting(settings: OptimizerSettings) -> dict[str, Any]:
+    """The settings that shape the weights: all but how often something is written."""
+    return {key: value for key, value in as_dict(settings).items() if not key.endswith("_every")}
+
+
+def tell_changes(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Prints which settings of a run differ from those of the checkpoint it goes on from; ValueError for another optimizer."""
+    changed = {key: (old, now[key]) for key, old in before.items() if key in now and old != now[key]}
+    if "optimizer" in changed:
+        old, new = changed["optimizer"]
+        raise ValueError(
+            f"{folder}: was saved by a run with optimizer {old!r}, the settings say {new!r}. "
+            f"Go on with {old!r}, or begin in another run folder with --init-from"
+        )
+    if changed:
+        print(f"{folder}: going on with other settings: {', '.join(f'{key} {old} -> {new}' for key, (old, new) in changed.items())}")
 
 
 def damage(folder: Path) -> str:
