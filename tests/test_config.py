@@ -93,6 +93,7 @@ def test_files_that_cannot_be_read(tmp_path):
         ("[generator]\ndepth = 'six'", "generator: depth = 'six'"),
         ("[train_tokenizer]\nnum_sluces = 3", "did you mean 'num_slices'"),
         ("[train_generator.optimizer]\nlearning_rat = 3", "train_generator.optimizer: unknown key 'learning_rat'"),
+        ("[train_tokenizer.optimizer]\noptimizer = 'sgd'", "train_tokenizer.optimizer: optimizer 'sgd': allowed are adamw, muon"),
         ("[train_generator.optimizer]\nnum_steps = true", "needed int, found bool"),
     ],
 )

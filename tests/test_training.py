@@ -824,6 +824,15 @@ def test_a_manifest_of_something_else_is_damage(tmp_path, text):
     assert Run(tmp_path, nn.Linear(3, 2), settings()).step == 8
 
 
+@pytest.mark.parametrize("value", ["[1]", "3", "null", '"adamw"'])
+def test_a_manifest_whose_settings_are_no_table_is_damage(tmp_path, value):
+    little(tmp_path, save_every=2)
+    path = newest(tmp_path) / "manifest.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({**kept, "settings": json.loads(value)}))
+    assert Run(tmp_path, nn.Linear(3, 2), settings()).step == 8
+
+
 def test_a_manifest_of_another_step_is_damage(tmp_path):
     """Though all hashes are right: the run would go on from the wrong step."""
     little(tmp_path, save_every=2)
@@ -985,6 +994,32 @@ def test_both_programs_end_in_a_model_that_loads(trained):
         assert (trained[1] / part / "sample-0000002.png").stat().st_size > 100
     assert model.info.text_encoder.startswith("bert sha256:")
     assert [line["step"] for line in trained[2] if isinstance(line, dict)] == [2, 2]
+
+
+def test_both_programs_start_from_a_model_that_is_named(trained, tmp_path):
+    config, out, _ = trained
+    (tmp_path / "out").mkdir()
+    shutil.copytree(out / "model", tmp_path / "parent")
+    notes, parent = [], load_model(out / "model")
+    run_tokenizer_training(config, tmp_path / "out", steps=1, init_from=str(tmp_path / "parent"), on_log=notes.append, on_note=notes.append)
+    run_generator_training(config, tmp_path / "out", steps=1, init_from=str(tmp_path / "parent"), on_log=notes.append, on_note=notes.append)
+    assert sum(str(note).startswith(f"starting from {tmp_path / 'parent'}: ") for note in notes) == 2
+    model = load_model(tmp_path / "out/model")
+    origin = {"name": "tiny", **parent.info.training}
+    assert model.info.training["tokenizer_init"] == model.info.training["generator_init"] == origin
+    for network, before in ((model.tokenizer, parent.tokenizer), (model.generator, parent.generator)):
+        moved = [(value - before.state_dict()[name]).abs().max() for name, value in network.state_dict().items() if value.is_floating_point()]
+        assert 0 < max(moved) < 0.05, "one step away from where it started"
+
+
+def test_a_generator_does_not_start_from_a_tokenizer_and_that_is_told_before_the_tokenising(trained, tmp_path):
+    config, out, _ = trained
+    run_tokenizer_training(config, tmp_path / "alone", steps=1, on_log=lambda line: None)
+    with pytest.raises(ValueError, match="holds a tokenizer alone; a generator starts from a whole model"):
+        run_generator_training(
+            config, tmp_path / "new", tokenizer=out / "model", init_from=str(tmp_path / "alone/model"), steps=1, on_note=lambda note: None
+        )
+    assert not (tmp_path / "new/generator/stories.safetensors").exists()
 
 
 def test_the_stored_texts_are_the_encoder_s(trained):

@@ -22,7 +22,7 @@ from phenaki.pipeline import to_pixels
 from phenaki.sampling import SamplingOptions
 from phenaki.story import Story, plan
 from phenaki.text import TextEncoder
-from phenaki.training.run import Run, generator_for, start_from
+from phenaki.training.run import Run, generator_for, load_start
 from phenaki.training.settings import GeneratorTraining, load_settings
 from phenaki.training.tokenizer import SAMPLE_SEED, Source, open_source, override, write_picture
 from phenaki.video import VideoScene, contact_sheet
@@ -157,17 +157,13 @@ def run_generator_training(
     base = load_model(origin, device)
     source = open_source(settings.world, base.info.tokenizer.image_size, data, device)
     text_encoder = TextEncoder.load(settings.text, device=device)
-    stories = story_tokens(source, base, text_encoder, training, out / "generator" / "stories.safetensors", on_note)
     torch.manual_seed(training.optimizer.seed)
     model_config = replace(settings.generator, codebook_size=base.tokenizer.codebook_size)
     model = MaskGIT(model_config).to(device)
     facts = dict(base.info.training)
     if init_from is not None:
-        parent = load_model(init_from)
-        if parent.generator is None:
-            raise ValueError(f"--init-from {init_from}: holds a tokenizer alone; a generator starts from a whole model")
-        on_note(start_from(model, parent.generator.state_dict(), init_from))
-        facts["generator_init"] = {"name": parent.info.name, **parent.info.training}
+        facts |= load_start(model, "generator", init_from, on_note)
+    stories = story_tokens(source, base, text_encoder, training, out / "generator" / "stories.safetensors", on_note)
     prompts = sample_prompts(source, base, training.num_slices)
     sample = lambda run, step: save_story_sample(prompts, run, base, text_encoder, out / "generator" / f"sample-{step:07d}.png")
     run = train_generator(stories, model, training, out / "generator", sample, on_log)

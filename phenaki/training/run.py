@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from phenaki.atomic import sync
-from phenaki.checkpoint import sha256
+from phenaki.checkpoint import load_model, sha256
 from phenaki.config import as_dict
 
 KEEP_CHECKPOINTS = 2
@@ -48,6 +48,10 @@ class OptimizerSettings:
     sample_every: int = 400
     seed: int = 0
 
+    def __post_init__(self):
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer {self.optimizer!r}: allowed are {', '.join(OPTIMIZERS)}")
+
 
 def generator_for(seed: int, step: int, purpose: str = "") -> torch.Generator:
     """The random stream of one step: keyed by its arguments, so that it does not depend on the steps before."""
@@ -69,12 +73,14 @@ def make_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[torch
     With optimizer = "muon", the matrices of the layers are Muon's (Jordan et al. 2024), its steps scaled to be as long as
     AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both.
     """
-    if settings.optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer {settings.optimizer!r}: allowed are {', '.join(OPTIMIZERS)}")
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    muons = [parameter for name, parameter in named if settings.optimizer == "muon" and "layers." in name and parameter.ndim == 2]
-    others = [parameter for _, parameter in named if all(parameter is not one for one in muons)]
-    matrices, vectors = [one for one in others if one.ndim >= 2], [one for one in others if one.ndim < 2]
+    muons, matrices, vectors = [], [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if settings.optimizer == "muon" and "layers." in name and parameter.ndim == 2:
+            muons.append(parameter)
+        else:
+            (matrices if parameter.ndim >= 2 else vectors).append(parameter)
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2), fused=True)
     return [adamw, _muon(muons, settings)] if muons else [adamw]
@@ -124,6 +130,16 @@ def start_from(model: nn.Module, weights: dict[str, Tensor], source: str) -> str
     return f"starting from {source}: {len(shared)} tensors copied, {fresh} start afresh, {left} not used"
 
 
+def load_start(network: nn.Module, part: str, source: str, on_note: Callable[[str], None]) -> dict[str, Any]:
+    """Starts `network` from the weights of a model's `part`, "tokenizer" or "generator"; returns what the new model's config.json says of it."""
+    model = load_model(source)
+    trained = getattr(model, part)
+    if trained is None:
+        raise ValueError(f"--init-from {source}: holds a tokenizer alone; a generator starts from a whole model")
+    on_note(start_from(network, trained.state_dict(), source))
+    return {f"{part}_init": {"name": model.info.name, **model.info.training}}
+
+
 class Run:
     """One training run in `folder`: model, its average, optimiser, step; saved and resumed as a whole."""
 
@@ -145,11 +161,12 @@ class Run:
             losses = loss_at(self.step)
             losses["loss"].backward()
             grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
+            finite = torch.isfinite(grad_norm)
             for optimizer in self.optimizers:
-                if torch.isfinite(grad_norm):
+                if finite:
                     optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            losses["skipped"] = (~torch.isfinite(grad_norm)).float()
+            losses["skipped"] = (~finite).float()
             self.ema.update(self.model, self.step)
             self.step, since = self.step + 1, since + 1
             for name, value in {**losses, "grad_norm": grad_norm}.items():
@@ -263,6 +280,7 @@ def damage(folder: Path) -> str:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         hashes, own_name = dict(manifest["sha256"]), f"step-{manifest['step']:07d}"
+        dict(manifest.get("settings", {}))  # older ones have none
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its manifest cannot be read ({error})"
     if own_name != folder.name:

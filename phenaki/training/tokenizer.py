@@ -11,11 +11,11 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from phenaki.checkpoint import ModelInfo, load_model, save_model
+from phenaki.checkpoint import ModelInfo, save_model
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.folder import ClipFolder
 from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
-from phenaki.training.run import OptimizerSettings, Run, start_from
+from phenaki.training.run import OptimizerSettings, Run, load_start
 from phenaki.training.settings import TokenizerTraining, load_settings
 
 SAMPLE_SEED = 1_000_003  # of the stories in sample pictures, never trained on
@@ -37,17 +37,16 @@ def run_tokenizer_training(
     config: Path, out: Path, *, data: Path | None = None, init_from: str | None = None, steps: int | None = None, seed: int | None = None,
     device: str = "cpu", on_log: Callable[[dict], None] = print, on_note: Callable[[str], None] = print,
 ) -> Path:  # fmt: skip
-    """The whole program: settings file in, trained tokenizer out at `out`/model, whose path is returned."""
+    """The whole program: settings file in, trained tokenizer out at `out`/model, whose path is returned.
+
+    init_from: a model folder or name whose tokenizer's weights it starts from.
+    """
     settings = load_settings(config)
     training = replace(settings.train_tokenizer, optimizer=override(settings.train_tokenizer.optimizer, steps, seed))
     source = open_source(settings.world, settings.tokenizer.image_size, data, device)
     torch.manual_seed(training.optimizer.seed)
     tokenizer = CViViT(settings.tokenizer).to(device)
-    facts = {}
-    if init_from is not None:
-        base = load_model(init_from)
-        on_note(start_from(tokenizer, base.tokenizer.state_dict(), init_from))
-        facts = {"tokenizer_init": {"name": base.info.name, **base.info.training}}
+    facts = {} if init_from is None else load_start(tokenizer, "tokenizer", init_from, on_note)
     run = train_tokenizer(source, tokenizer, training, out / "tokenizer", on_log)
     facts |= {"tokenizer_steps": run.step, "tokenizer_seed": training.optimizer.seed}
     info = ModelInfo(config.stem, settings.tokenizer, None, settings.text, settings.world.fps, training=facts)
