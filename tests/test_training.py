@@ -287,7 +287,7 @@ def test_every_parameter_of_the_tokenizer_is_trained(kind, world):
     total = {name: 0.0 for name, _ in model.named_parameters()}
     for step in range(3):  # residual branches start as zero: what stands before them moves from the second step on
         optimizer.zero_grad()
-        tokenizer_loss(model, world.clips(0, step, 2, model.num_frames(3), 2), TokenizerTraining())["loss"].backward()
+        tokenizer_loss(model, world.clips(0, 2 * step, 2, model.num_frames(3), 2), TokenizerTraining())["loss"].backward()
         for name, parameter in model.named_parameters():
             total[name] += parameter.grad.abs().sum().item() if parameter.grad is not None else 0.0
         optimizer.step()

@@ -53,9 +53,9 @@ class ClipFolder:
         self._cache: OrderedDict[Path, np.ndarray] = OrderedDict()
         self.fingerprint = f"{self.path.resolve()} {[(file.name, file.stat().st_size) for file in self.files]}"
 
-    def clips(self, seed: int, step: int, batch_size: int, num_frames: int, align: int) -> Tensor:
-        """The clips of a training step, (b c f h w) float in [-1, 1]."""
-        return self._stacked([self._clip(seed, step * batch_size + i, num_frames)[0] for i in range(batch_size)])
+    def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor:
+        """Clips first .. first + count - 1 of a run, (b c f h w) float in [-1, 1]."""
+        return self._stacked([self._clip(seed, index, num_frames)[0] for index in range(first, first + count)])
 
     def told_clips(self, seed: int, count: int, num_frames: int, align: int, max_scenes: int) -> Iterator[tuple[Tensor, list[ToldClip]]]:
         """Clips seed/0 .. seed/count - 1 in batches, each with its caption as its only scene."""

@@ -228,9 +228,9 @@ class StorybookWorld:
         merged = replace(fresh, **kept)
         return merged if merged.companion != merged.actor else replace(merged, companion="")
 
-    def clips(self, seed: int, step: int, batch_size: int, num_frames: int, align: int) -> Tensor:
-        """The clips of a training step, (b c f h w): every clip of a run is a story of its own."""
-        stories = [self.story(seed, step * batch_size + i, num_frames, max_scenes=2, align=align) for i in range(batch_size)]
+    def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor:
+        """Clips first .. first + count - 1 of a run, (b c f h w): each is a story of its own."""
+        stories = [self.story(seed, index, num_frames, max_scenes=2, align=align) for index in range(first, first + count)]
         return self.render(stories)
 
     def told_clips(self, seed: int, count: int, num_frames: int, align: int, max_scenes: int) -> Iterator[tuple[Tensor, list[StoryTruth]]]:

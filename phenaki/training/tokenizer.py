@@ -79,7 +79,7 @@ def train_tokenizer(
     run = Run(folder, tokenizer, settings)
 
     def loss_at(step: int) -> dict[str, Tensor]:
-        video = source.clips(settings.seed, step, settings.batch_size, num_frames, pt)
+        video = source.clips(settings.seed, step * settings.batch_size, settings.batch_size, num_frames, pt)
         return tokenizer_loss(tokenizer, video, training)
 
     run.train(loss_at, lambda step: save_sample(source, run, tokenizer.config, folder / f"sample-{step:07d}.png"), on_log)
