@@ -165,19 +165,28 @@ def save_model(folder: str | Path, info: ModelInfo, tokenizer: CViViT, generator
     """Writes a model folder. Each file is replaced whole, config.json last: until then the old one refuses the new weights."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    files = save_weights(folder, "tokenizer", tokenizer.state_dict(), dtype)
+    if generator is not None:
+        files |= save_weights(folder, "generator", generator.state_dict(), dtype)
+    save_info(folder, dataclasses.replace(info, files=files))
+
+
+def save_weights(folder: Path, part: str, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> dict[str, str]:
+    """Writes the weights of a network as part.safetensors, or as shards part-1.safetensors, ...; returns their hashes by name."""
     files: dict[str, str] = {}
-    for part, network in (("tokenizer", tokenizer), ("generator", generator)):
-        if network is None:
-            continue
-        shards = list(_shards(network.state_dict(), dtype))
-        for number, shard in enumerate(shards, 1):
-            name = f"{part}.safetensors" if len(shards) == 1 else f"{part}-{number}.safetensors"
-            save_file(shard, folder / f".{name}.part")
-            put(folder / f".{name}.part", folder / name)
-            files[name] = sha256(folder / name)
-    values = {"format": FORMAT_VERSION, **as_dict(dataclasses.replace(info, files=files))}
+    shards = list(_shards(state, dtype))
+    for number, shard in enumerate(shards, 1):
+        name = f"{part}.safetensors" if len(shards) == 1 else f"{part}-{number}.safetensors"
+        save_file(shard, folder / f".{name}.part")
+        put(folder / f".{name}.part", folder / name)
+        files[name] = sha256(folder / name)
+    return files
+
+
+def save_info(folder: Path, info: ModelInfo) -> None:
+    """Writes config.json, whole or not at all."""
     part_file = folder / ".config.json.part"
-    part_file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    part_file.write_text(json.dumps({"format": FORMAT_VERSION, **as_dict(info)}, indent=2) + "\n", encoding="utf-8")
     put(part_file, folder / "config.json")
 
 

@@ -48,3 +48,5 @@ def generator() -> MaskGIT:
         for head in model.to_logits.heads:
             head.weight.normal_(std=0.3)
     return model
+
+pytest_plugins = ["training_toys"]  # its fixtures

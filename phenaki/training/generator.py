@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from phenaki.checkpoint import Model, ModelInfo, load_model, save_model
+from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
+from phenaki.cvivit import CViViT
+from phenaki.data.storybook import StorybookWorld
 from phenaki.data.tokens import StoryTokens, make_story_tokens
 from phenaki.director import SceneText, direct
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, MaskGIT, MaskGITConfig
@@ -22,10 +24,16 @@ from phenaki.pipeline import to_pixels
 from phenaki.sampling import SamplingOptions
 from phenaki.story import Story, plan
 from phenaki.text import TextEncoder
-from phenaki.training.run import Run, generator_for, load_start
-from phenaki.training.settings import GeneratorTraining, load_settings
-from phenaki.training.tokenizer import SAMPLE_SEED, Source, open_source, override, write_picture
+from phenaki.training.optimizers import generator_for
+from phenaki.training.parallel import Group, Part, joined
+from phenaki.training.run import Run
+from phenaki.training.samples import HELD_OUT_SEED, SAMPLE_SEED, save_clip, write_picture
+from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
+from phenaki.training.start import load_start
+from phenaki.training.tokenizer import Source, open_source, override, silent
 from phenaki.video import VideoScene, contact_sheet
+
+HELD_OUT_STORIES = 64
 
 
 @dataclass(frozen=True)
@@ -128,51 +136,158 @@ def draw_context(stories: StoryTokens, story: Tensor, begin: Tensor, recent: int
     return stories.tokens[story[:, None], index].long(), torch.tensor(kinds)
 
 
-def generator_loss(model: MaskGIT, batch: Batch, text: Tensor, text_mask: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy of the hidden tokens in nats a token; text (b l d), text_mask (b l) as encoded, before any is dropped."""
+@dataclass(frozen=True)
+class TextBatch:
+    """A batch, or a part of one, with its captions encoded: text (b l d), text_mask (b l), before any is dropped.
+
+    num_hidden: hidden tokens of the whole batch, divided by the number of its parts: what the loss is a mean over.
+    """
+
+    batch: Batch
+    text: Tensor
+    text_mask: Tensor
+    num_hidden: Tensor
+
+
+def told(stories: StoryTokens, batch: Batch, part: Part, device: torch.device) -> TextBatch:
+    """The part of a batch that one process takes, with its text, on the device."""
+    num_hidden = batch.mask.sum() / part.count
+    batch = share(batch, part.of(len(batch.tokens)))
+    text, text_mask = stories.text(batch.captions)
+    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(batch).items()}
+    return TextBatch(Batch(**moved), text.to(device), text_mask.to(device), num_hidden.to(device))
+
+
+def share(batch: Batch, rows: slice) -> Batch:
+    """Some examples of a batch."""
+    cut = {name: value[rows] for name, value in vars(batch).items() if isinstance(value, Tensor) and name != "kinds"}
+    return replace(batch, **cut)
+
+
+def generator_loss(model: MaskGIT, batch: Batch, text: Tensor, text_mask: Tensor, num_hidden: Tensor | None = None) -> dict[str, Tensor]:
+    """Cross-entropy of the hidden tokens in nats a token; text (b l d), text_mask (b l) as encoded, before any is dropped.
+
+    num_hidden: what the sum over tokens is divided by, their own number by default.
+    """
     text, text_mask = model.drop_text(text, text_mask, batch.dropped)
     cache = model.encode_text(text, text_mask)
     context = model.encode_context(batch.context, batch.kinds, batch.corruption) if batch.context is not None else None
     shown = torch.where(batch.mask, model.mask_token_id, batch.tokens)
     features = model.features(shown, cache, context, batch.starts)
     log_probs = model.log_probs(features[batch.mask], batch.tokens[batch.mask])
-    correct = (log_probs.detach() > -0.6931).float().mean()  # given more than even odds
-    return {"loss": -log_probs.sum(0).mean(), "correct": correct, "hidden": batch.mask.float().mean(), "dropped": batch.dropped.float().mean()}
+    num_hidden = batch.mask.sum() if num_hidden is None else num_hidden
+    correct = (log_probs.detach() > -0.6931).float().mean(0).sum() / num_hidden  # given more than even odds
+    loss = -log_probs.sum() / num_hidden
+    return {"loss": loss, "correct": correct, "hidden": batch.mask.float().mean(), "dropped": batch.dropped.float().mean()}
+
+
+@dataclass
+class GeneratorTask:
+    """What a generator run trains (phenaki/training/run.py: Task)."""
+
+    model: MaskGIT
+    stories: StoryTokens
+    training: GeneratorTraining
+    info: ModelInfo
+    tokenizer: CViViT
+    held_out: StoryTokens | None = None  # stories to validate on
+    on_sample: Callable[[MaskGIT, Path], None] = lambda model, path: None
+    part: str = "generator"
+    critic: nn.Module | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def build(self) -> MaskGIT:
+        return MaskGIT(self.model.config).to(self.device)
+
+    def draw(self, step: int, part: Part) -> TextBatch:
+        batch = draw_batch(self.stories, self.model.config, self.training, step)
+        return told(self.stories, batch, part, self.device)
+
+    def num_tokens(self, batch: TextBatch) -> int:
+        return batch.batch.tokens.numel()
+
+    def losses(self, batch: TextBatch, step: int) -> dict[str, Tensor]:
+        return generator_loss(self.model, batch.batch, batch.text, batch.text_mask, batch.num_hidden)
+
+    def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
+        files = files | save_weights(folder, "tokenizer", self.tokenizer.state_dict())
+        facts = {**self.info.training, "generator_steps": step, "generator_seed": self.training.optimizer.seed}
+        save_info(folder, replace(self.info, training=facts, files=files))
+
+    @torch.no_grad()
+    def validate(self, model: MaskGIT, num_batches: int) -> dict[str, float]:
+        if self.held_out is None:
+            return {}
+        sums: dict[str, float] = {}
+        fixed = replace(self.training, optimizer=replace(self.training.optimizer, seed=HELD_OUT_SEED))
+        for number in range(num_batches):
+            batch = told(self.held_out, draw_batch(self.held_out, model.config, fixed, number), Part(), self.device)
+            for name, value in generator_loss(model, batch.batch, batch.text, batch.text_mask, batch.num_hidden).items():
+                sums[name] = sums.get(name, 0.0) + value.item() / num_batches
+        return sums
+
+    def sample(self, model: MaskGIT, path: Path) -> None:
+        self.on_sample(model, path)
 
 
 def run_generator_training(
-    config: Path, out: Path, *, data: Path | None = None, tokenizer: str | Path | None = None, init_from: str | None = None,
-    steps: int | None = None, seed: int | None = None, device: str = "cpu", on_log: Callable[[dict], None] = print,
-    on_note: Callable[[str], None] = print,
+    config: Path, out: Path, *, data: Path | None = None, validation: Path | None = None, tokenizer: str | Path | None = None,
+    init_from: str | None = None, steps: int | None = None, seed: int | None = None, device: str = "cpu",
+    on_log: Callable[[dict], None] = print, on_note: Callable[[str], None] = print,
 ) -> Path:  # fmt: skip
     """The whole program: settings file and trained tokenizer in, whole model out at `out`/model, whose path is returned.
 
     tokenizer: a model folder or name; by default `out`/model where that exists, else the shipped model.
-    init_from: a model folder or name whose generator's weights it starts from.
+    init_from: a model folder or name whose generator's weights it starts from. data, validation: footage or an atlas; held-out clips.
     """
     settings = load_settings(config)
     training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, steps, seed))
     origin = tokenizer or (out / "model" if (out / "model").exists() else "storybook")
-    on_note(f"tokenizer: {origin}")
-    base = load_model(origin, device)
-    source = open_source(settings.world, base.info.tokenizer.image_size, data, device)
+    with joined(device) as group:
+        note = on_note if group.leads else silent
+        note(f"tokenizer: {origin}")
+        base = load_model(origin, group.device)
+        task = _make_task(settings, training, config.stem, group, base, data, validation, init_from, out, note)
+        run = Run(out / "generator", task, training.optimizer, group, note)
+        run.train(on_log)
+        averaged = run.averaged()
+        if group.leads:
+            (out / "model").mkdir(parents=True, exist_ok=True)
+            task.describe(out / "model", save_weights(out / "model", "generator", averaged.state_dict()), run.step)
+    return out / "model"
+
+
+def _make_task(
+    settings: ModelSettings, training: GeneratorTraining, name: str, group: Group, base: Model, data: Path | None, validation: Path | None,
+    init_from: str | None, out: Path, on_note: Callable[[str], None],
+) -> GeneratorTask:  # fmt: skip
+    size, device = base.info.tokenizer.image_size, group.device
+    source = open_source(settings.world, size, data, str(device))
     text_encoder = TextEncoder.load(settings.text, device=device)
     torch.manual_seed(training.optimizer.seed)
-    model_config = replace(settings.generator, codebook_size=base.tokenizer.codebook_size)
-    model = MaskGIT(model_config).to(device)
-    facts = dict(base.info.training)
+    config = replace(settings.generator, codebook_size=base.tokenizer.codebook_size)
+    model, facts = MaskGIT(config), dict(base.info.training)
     if init_from is not None:
         facts |= load_start(model, "generator", init_from, on_note)
-    stories = story_tokens(source, base, text_encoder, training, out / "generator" / "stories.safetensors", on_note)
+    info = ModelInfo(name, base.info.tokenizer, config, settings.text, base.info.fps, settings.sampling, text_encoder.fingerprint, facts)
+    folder = out / "generator"
+    if group.leads:
+        story_tokens(source, base, text_encoder, training, folder / "stories.safetensors", on_note)
+    group.wait()
+    stories = story_tokens(source, base, text_encoder, training, folder / "stories.safetensors", on_note)
+    apart = source if isinstance(source, StorybookWorld) else None  # drawn with another seed: other stories
+    if validation is not None:
+        apart = open_source(settings.world, size, validation, str(device))
+    held_out = None
+    if apart is not None and training.optimizer.validation_batches and group.leads:
+        fewer = replace(training, num_stories=HELD_OUT_STORIES, optimizer=replace(training.optimizer, seed=HELD_OUT_SEED))
+        held_out = story_tokens(apart, base, text_encoder, fewer, folder / "held-out.safetensors", on_note)
     prompts = sample_prompts(source, base, training.num_slices)
-    sample = lambda run, step: save_story_sample(prompts, run, base, text_encoder, out / "generator" / f"sample-{step:07d}.png")
-    run = train_generator(stories, model, training, out / "generator", sample, on_log)
-    facts |= {"generator_steps": run.step, "generator_seed": training.optimizer.seed}
-    info = ModelInfo(
-        config.stem, base.info.tokenizer, model_config, settings.text, base.info.fps, settings.sampling, text_encoder.fingerprint, facts
-    )
-    save_model(out / "model", info, base.tokenizer, model)
-    return out / "model"
+    look = lambda network, path: save_story_sample(prompts, network, base, text_encoder, path)
+    return GeneratorTask(model.to(device), stories, training, info, base.tokenizer, held_out, look)
 
 
 def story_tokens(
@@ -210,40 +325,21 @@ def sample_prompts(source: Source, base: Model, num_slices: int) -> list[list[tu
 
 
 @torch.no_grad()
-def save_story_sample(stories: list[list[tuple[str, float]]], run: Run, base: Model, text_encoder: TextEncoder, path: Path) -> None:
-    """A picture of short stories told by the averaged weights, a row each with its prompts, every second frame."""
-    device = next(run.model.parameters()).device
-    averaged = MaskGIT(run.model.config).to(device).eval()
-    run.ema.copy_to(averaged)
+def save_story_sample(stories: list[list[tuple[str, float]]], model: MaskGIT, base: Model, text_encoder: TextEncoder, path: Path) -> None:
+    """Short stories told by a network: path.png, a row each with its prompts, every second frame; and path.mp4, one above the other."""
     tokenizer = base.info.tokenizer
     side = tokenizer.image_size // tokenizer.patch_size
     rows, scenes = [], []
     for index, story in enumerate(stories):
         script = Story.of([(prompt or "a video", seconds) for prompt, seconds in story])
-        planned = plan(script, fps=base.info.fps, temporal_patch_size=tokenizer.temporal_patch_size, chunk_slices=averaged.config.chunk_slices)
-        encoded = [text_encoder.encode([scene.prompt]).to(device) for scene in planned.scenes]
+        planned = plan(script, fps=base.info.fps, temporal_patch_size=tokenizer.temporal_patch_size, chunk_slices=model.config.chunk_slices)
+        encoded = [text_encoder.encode([scene.prompt]).to(next(model.parameters()).device) for scene in planned.scenes]
         texts = [SceneText(one.text, one.text_mask) for one in encoded]
-        chunks = direct(planned, base.tokenizer, averaged, texts, SamplingOptions(), index, (side, side))
-        frames = torch.cat([chunk.frames for chunk in chunks])[::2]
-        scenes.append(VideoScene(" | ".join(scene.prompt for scene in planned.scenes), sum(len(row) for row in rows), len(frames)))
-        rows.append(to_pixels(frames, tokenizer.image_size))
-    write_picture(contact_sheet(np.concatenate(rows), scenes, columns=13), path)
-
-
-def train_generator(
-    stories: StoryTokens, model: MaskGIT, training: GeneratorTraining, folder: Path,
-    on_sample: Callable[[Run, int], None] = lambda run, step: None, on_log: Callable[[dict], None] = print,
-) -> Run:  # fmt: skip
-    """Trains until the run has all its steps, going on from its newest checkpoint; the EMA weights end up in `model`."""
-    run = Run(folder, model, training.optimizer)
-    device = next(model.parameters()).device
-
-    def loss_at(step: int) -> dict[str, Tensor]:
-        batch = draw_batch(stories, model.config, training, step)
-        text, text_mask = stories.text(batch.captions)
-        moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(batch).items()}
-        return generator_loss(model, Batch(**moved), text.to(device), text_mask.to(device))
-
-    run.train(loss_at, lambda step: on_sample(run, step), on_log)
-    run.ema.copy_to(model)
-    return run
+        chunks = direct(planned, base.tokenizer, model, texts, SamplingOptions(), index, (side, side))
+        rows.append(to_pixels(torch.cat([chunk.frames for chunk in chunks]), tokenizer.image_size))
+        scenes.append(" | ".join(scene.prompt for scene in planned.scenes))
+    shown, starts = [row[::2] for row in rows], np.cumsum([0] + [len(row[::2]) for row in rows])
+    chapters = [VideoScene(text, int(start), len(row)) for text, start, row in zip(scenes, starts, shown, strict=False)]
+    write_picture(contact_sheet(np.concatenate(shown), chapters, columns=13), path.with_suffix(".png"))
+    length = min(map(len, rows))
+    save_clip(np.concatenate([row[:length] for row in rows], axis=1), path.with_suffix(".mp4"), base.info.fps)

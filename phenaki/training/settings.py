@@ -11,7 +11,7 @@ from phenaki.data.storybook import WORLDS, WorldConfig
 from phenaki.maskgit import MaskGITConfig
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextConfig
-from phenaki.training.run import OptimizerSettings
+from phenaki.training.optimizers import OptimizerSettings
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class TokenizerTraining:
     num_slices: int = 4  # of a training clip
     l1_weight: float = 0.1
     quantizer_weight: float = 1.0
+    first_frame_weight: float = 1.0  # of a clip's first frame, against 1 for each other; it has a whole slice of tokens to itself
+    decoder_only: bool = False  # tokens stay what they are: only the way from them to pixels is trained (needs --init-from)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
 

@@ -1,24 +1,25 @@
-"""`phenaki train tokenizer`: C-ViViT on the storybook world or on a folder of videos."""
+"""`phenaki train tokenizer`: C-ViViT on the storybook world or on footage."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from einops import rearrange
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from phenaki.checkpoint import ModelInfo, save_model
-from phenaki.cvivit import CViViT, CViViTConfig
+from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
+from phenaki.cvivit import CViViT
 from phenaki.data.folder import ClipFolder
 from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
-from phenaki.training.run import OptimizerSettings, Run, load_start
-from phenaki.training.settings import TokenizerTraining, load_settings
+from phenaki.maskgit import MaskGIT
+from phenaki.training.optimizers import OptimizerSettings
+from phenaki.training.parallel import Group, Part, joined
+from phenaki.training.run import Run
+from phenaki.training.samples import HELD_OUT_SEED, SAMPLE_SEED, save_video_rows
+from phenaki.training.settings import ModelSettings, TokenizerTraining, load_settings
+from phenaki.training.start import load_start
 
-SAMPLE_SEED = 1_000_003  # of the stories in sample pictures, never trained on
+DECODER = ("decoder.", "head.", "first_head.", "quantizer.project_out.")  # what stands between tokens and pixels
 
 Source = StorybookWorld | ClipFolder
 
@@ -26,32 +27,132 @@ Source = StorybookWorld | ClipFolder
 def tokenizer_loss(tokenizer: CViViT, video: Tensor, training: TokenizerTraining) -> dict[str, Tensor]:
     """Reconstruction losses of a batch, each by name; "loss" is their weighted sum."""
     result = tokenizer(video)
-    l2, l1 = F.mse_loss(result.video, video), F.l1_loss(result.video, video)
+    weights = frame_weights(video.shape[2], training.first_frame_weight, video.device)
+    error = (result.video - video).float()
+    l2, l1 = (error.square() * weights).mean(), (error.abs() * weights).mean()
     loss = l2 + training.l1_weight * l1 + training.quantizer_weight * result.quantizer_loss
-    psnr = -10 * torch.log10(l2.detach() / 4)  # the range [-1, 1] is 2 wide
+    psnr = -10 * torch.log10(error.detach().square().mean() / 4)  # the range [-1, 1] is 2 wide
     distinct = torch.tensor(result.tokens.unique().numel() / result.tokens.numel())  # falls towards 0 where codes collapse
     return {"loss": loss, "l2": l2, "l1": l1, "quantizer": result.quantizer_loss, "psnr": psnr, "distinct_tokens": distinct}
 
 
+def frame_weights(num_frames: int, first: float, device: torch.device) -> Tensor:
+    """Weights (f 1 1) with mean 1: `first` for the first frame against 1 for each other."""
+    weights = torch.ones(num_frames, device=device)
+    weights[0] = first
+    return (weights / weights.mean())[:, None, None]
+
+
+@dataclass
+class TokenizerTask:
+    """What a tokenizer run trains (phenaki/training/run.py: Task)."""
+
+    model: CViViT
+    source: Source
+    training: TokenizerTraining
+    info: ModelInfo
+    held_out: Source | None = None  # clips to validate on
+    generator: MaskGIT | None = None  # goes with the model where the tokens stay what they are
+    part: str = "tokenizer"
+    critic: nn.Module | None = None
+
+    @property
+    def num_frames(self) -> int:
+        return self.model.num_frames(self.training.num_slices)
+
+    def build(self) -> CViViT:
+        return CViViT(self.model.config).to(next(self.model.parameters()).device)
+
+    def draw(self, step: int, part: Part) -> Tensor:
+        settings = self.training.optimizer
+        rows = part.of(settings.batch_size)
+        first = step * settings.batch_size + rows.start
+        return self.source.clips(settings.seed, first, rows.stop - rows.start, self.num_frames, self.model.config.temporal_patch_size)
+
+    def num_tokens(self, batch: Tensor) -> int:
+        config = self.model.config
+        return batch.shape[0] * self.model.num_slices(batch.shape[2]) * (batch.shape[3] // config.patch_size) * (batch.shape[4] // config.patch_size)
+
+    def losses(self, batch: Tensor, step: int) -> dict[str, Tensor]:
+        return tokenizer_loss(self.model, batch, self.training)
+
+    def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
+        if self.generator is not None:
+            files = files | save_weights(folder, "generator", self.generator.state_dict())
+        facts = {**self.info.training, "tokenizer_steps": step, "tokenizer_seed": self.training.optimizer.seed}
+        save_info(folder, replace(self.info, training=facts, files=files))
+
+    @torch.no_grad()
+    def validate(self, model: CViViT, num_batches: int) -> dict[str, float]:
+        if self.held_out is None:
+            return {}
+        size, sums = self.training.optimizer.batch_size, {}
+        for number in range(num_batches):
+            video = self.held_out.clips(HELD_OUT_SEED, number * size, size, self.num_frames, model.config.temporal_patch_size)
+            for name, value in tokenizer_loss(model, video, self.training).items():
+                sums[name] = sums.get(name, 0.0) + value.item() / num_batches
+        return sums
+
+    @torch.no_grad()
+    def sample(self, model: CViViT, path: Path) -> None:
+        """Clips drawn with another seed: truth above what the averaged weights make of it."""
+        truth = self.source.clips(SAMPLE_SEED, 0, 4, model.num_frames(4), model.config.temporal_patch_size)
+        made = model(truth).video
+        save_video_rows(torch.stack([truth, made], dim=1).flatten(0, 1), path, self.info.fps)
+
+
+def freeze_tokens(tokenizer: CViViT) -> None:
+    """Leaves only what stands between tokens and pixels to be trained."""
+    for name, parameter in tokenizer.named_parameters():
+        parameter.requires_grad_(name.startswith(DECODER))
+
+
 def run_tokenizer_training(
-    config: Path, out: Path, *, data: Path | None = None, init_from: str | None = None, steps: int | None = None, seed: int | None = None,
-    device: str = "cpu", on_log: Callable[[dict], None] = print, on_note: Callable[[str], None] = print,
+    config: Path, out: Path, *, data: Path | None = None, validation: Path | None = None, init_from: str | None = None, steps: int | None = None,
+    seed: int | None = None, device: str = "cpu", on_log: Callable[[dict], None] = print, on_note: Callable[[str], None] = print,
 ) -> Path:  # fmt: skip
     """The whole program: settings file in, trained tokenizer out at `out`/model, whose path is returned.
 
-    init_from: a model folder or name whose tokenizer's weights it starts from.
+    data, validation: footage or an atlas; held-out clips. init_from: a model folder or name whose tokenizer's weights it starts from.
     """
     settings = load_settings(config)
     training = replace(settings.train_tokenizer, optimizer=override(settings.train_tokenizer.optimizer, steps, seed))
-    source = open_source(settings.world, settings.tokenizer.image_size, data, device)
-    torch.manual_seed(training.optimizer.seed)
-    tokenizer = CViViT(settings.tokenizer).to(device)
-    facts = {} if init_from is None else load_start(tokenizer, "tokenizer", init_from, on_note)
-    run = train_tokenizer(source, tokenizer, training, out / "tokenizer", on_log)
-    facts |= {"tokenizer_steps": run.step, "tokenizer_seed": training.optimizer.seed}
-    info = ModelInfo(config.stem, settings.tokenizer, None, settings.text, settings.world.fps, training=facts)
-    save_model(out / "model", info, tokenizer, None)
+    if training.decoder_only and init_from is None:
+        raise ValueError(f"{config}: decoder_only = true needs --init-from MODEL, whose tokens are kept")
+    with joined(device) as group:
+        note = on_note if group.leads else silent
+        task = _make_task(settings, training, config.stem, group, data, validation, init_from, note)
+        run = Run(out / "tokenizer", task, training.optimizer, group, note)
+        run.train(on_log)
+        averaged = run.averaged()
+        if group.leads:
+            (out / "model").mkdir(parents=True, exist_ok=True)
+            task.describe(out / "model", save_weights(out / "model", "tokenizer", averaged.state_dict()), run.step)
     return out / "model"
+
+
+def _make_task(
+    settings: ModelSettings, training: TokenizerTraining, name: str, group: Group, data: Path | None, validation: Path | None,
+    init_from: str | None, on_note: Callable[[str], None],
+) -> TokenizerTask:  # fmt: skip
+    size = settings.tokenizer.image_size
+    source = open_source(settings.world, size, data, str(group.device))
+    torch.manual_seed(training.optimizer.seed)
+    tokenizer = CViViT(settings.tokenizer)
+    facts = {} if init_from is None else load_start(tokenizer, "tokenizer", init_from, on_note)
+    info, generator = ModelInfo(name, settings.tokenizer, None, settings.text, settings.world.fps, training=facts), None
+    if training.decoder_only:
+        freeze_tokens(tokenizer)
+        origin: Model = load_model(init_from)
+        generator, info = origin.generator, replace(origin.info, name=name, tokenizer=settings.tokenizer, training={**origin.info.training, **facts})
+    held_out = source if isinstance(source, StorybookWorld) else None  # drawn with another seed: other stories
+    if validation is not None:
+        held_out = open_source(settings.world, size, validation, str(group.device))
+    return TokenizerTask(tokenizer.to(group.device), source, training, info, held_out, generator)
+
+
+def silent(text: str) -> None:
+    """Notes of a process that does not lead."""
 
 
 def open_source(world: WorldConfig, size: int, data: Path | None, device: str) -> Source:
@@ -68,41 +169,3 @@ def override(settings: OptimizerSettings, steps: int | None, seed: int | None) -
         raise ValueError(f"{steps} steps: needed at least 1")
     warmup = min(settings.warmup_steps, max(steps // 10, 1))
     return replace(settings, num_steps=steps, seed=settings.seed if seed is None else seed, warmup_steps=warmup)
-
-
-def train_tokenizer(
-    source: Source, tokenizer: CViViT, training: TokenizerTraining, folder: Path, on_log: Callable[[dict], None] = print
-) -> Run:
-    """Trains until the run has all its steps, going on from its newest checkpoint; the EMA weights end up in `tokenizer`."""
-    settings, pt = training.optimizer, tokenizer.config.temporal_patch_size
-    num_frames = tokenizer.num_frames(training.num_slices)
-    run = Run(folder, tokenizer, settings)
-
-    def loss_at(step: int) -> dict[str, Tensor]:
-        video = source.clips(settings.seed, step * settings.batch_size, settings.batch_size, num_frames, pt)
-        return tokenizer_loss(tokenizer, video, training)
-
-    run.train(loss_at, lambda step: save_sample(source, run, tokenizer.config, folder / f"sample-{step:07d}.png"), on_log)
-    run.ema.copy_to(tokenizer)
-    return run
-
-
-@torch.no_grad()
-def save_sample(source: Source, run: Run, config: CViViTConfig, path: Path) -> None:
-    """A picture of clips drawn with another seed: truth above what the averaged weights make of it."""
-    averaged = CViViT(config).to(next(run.model.parameters()).device).eval()
-    run.ema.copy_to(averaged)
-    truth = source.clips(SAMPLE_SEED, 0, 4, averaged.num_frames(4), config.temporal_patch_size)
-    made = averaged(truth).video
-    save_video_rows(torch.stack([truth, made], dim=1).flatten(0, 1), path)
-
-
-def save_video_rows(videos: Tensor, path: Path) -> None:
-    """Videos (b c f h w) in [-1, 1] as a PNG, a row of frames each."""
-    pixels = ((videos.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-    write_picture(rearrange(pixels, "b c f h w -> (b h) (f w) c").numpy(), path)
-
-
-def write_picture(pixels: np.ndarray, path: Path) -> None:
-    """uint8 (h, w, 3) as a PNG."""
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path)

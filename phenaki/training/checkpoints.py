@@ -1,0 +1,143 @@
+"""Checkpoints of a run: folders that stand whole or not at all, and that are model folders, too.
+
+checkpoints/step-0000200/ holds config.json and the averaged weights (`phenaki.load` takes it), the weights as they are,
+the optimiser's state, and a manifest with the hash of every file. It is written beside its final name, synced, and renamed
+when it is whole. What is read is checked against the manifest before a tensor is used. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from phenaki.atomic import put, sync
+from phenaki.checkpoint import sha256
+
+WEIGHTS, OPTIMIZER, CRITIC, MANIFEST = "weights.safetensors", "optimizer.safetensors", "critic.safetensors", "manifest.json"
+NEEDED = (WEIGHTS, OPTIMIZER)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, besides its tensors."""
+
+    step: int = 0
+    skipped_in_a_row: int = 0  # steps without a number, just before this one
+    since: int = 0  # steps since the last line of the log, and the sums of what it will say
+    sums: dict[str, float] = field(default_factory=dict)
+    validation: float | None = None  # loss on held-out clips
+
+
+def checkpoint_folders(run: Path) -> list[Path]:
+    """Finished checkpoint folders, oldest first."""
+    return sorted((run / "checkpoints").glob("step-*"))
+
+
+def begin_checkpoint(run: Path, step: int) -> Path:
+    """An empty part folder for the files of a checkpoint."""
+    part = run / "checkpoints" / f".part-step-{step:07d}"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    return part
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Tensors by name, as one safetensors file."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def finish_checkpoint(part: Path, progress: Progress, settings: dict[str, Any]) -> Path:
+    """Hashes, syncs and names what lies in the part folder; returns the checkpoint."""
+    hashes = {file.name: sha256(file) for file in sorted(part.iterdir())}
+    text = json.dumps({**vars(progress), "sha256": hashes, "settings": settings})
+    (part / MANIFEST).write_text(text, encoding="utf-8")
+    (part / f"{MANIFEST}.sha256").write_text(hashlib.sha256(text.encode()).hexdigest(), encoding="utf-8")
+    for file in part.iterdir():
+        sync(file)
+    final = part.with_name(part.name.removeprefix(".part-"))
+    if final.exists():
+        shutil.rmtree(final)
+    put(part, final)
+    return final
+
+
+def drop_old(run: Path, keep_last: int, keep_best: bool) -> None:
+    """Removes all but the newest checkpoints and the one with the lowest validation loss."""
+    folders = checkpoint_folders(run)
+    kept = set(folders[-keep_last:])
+    if keep_best and (best := best_checkpoint(run)):
+        kept.add(best)
+    for folder in folders:
+        if folder not in kept:
+            shutil.rmtree(folder)
+
+
+def best_checkpoint(run: Path) -> Path | None:
+    """The checkpoint with the lowest loss on held-out clips."""
+    losses = {folder: read_manifest(folder).get("validation") for folder in checkpoint_folders(run) if not damaged_manifest(folder)}
+    known = {folder: loss for folder, loss in losses.items() if loss is not None}
+    return min(known, key=known.get) if known else None
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def read_progress(folder: Path) -> Progress:
+    """Of a checkpoint that is not damaged."""
+    manifest = read_manifest(folder)
+    return Progress(**{name: manifest[name] for name in Progress.__dataclass_fields__})
+
+
+def read_tensors(folder: Path, part: str) -> dict[str, Tensor]:
+    """The tensors of part.safetensors, or of its shards part-1.safetensors, part-2.safetensors, ..."""
+    tensors: dict[str, Tensor] = {}
+    for name in read_manifest(folder)["sha256"]:
+        if name.endswith(".safetensors") and name.removesuffix(".safetensors").split("-")[0] == part:
+            tensors |= load_file(folder / name)
+    return tensors
+
+
+def damaged_manifest(folder: Path) -> str:
+    """What is wrong with a checkpoint's manifest, "" where nothing is."""
+    try:
+        content = (folder / MANIFEST).read_bytes()
+        if hashlib.sha256(content).hexdigest() != (folder / f"{MANIFEST}.sha256").read_text(encoding="utf-8"):
+            return "its manifest is not what was saved (its hash differs)"
+        manifest = json.loads(content)
+        dict(manifest["sha256"]), dict(manifest["settings"]), read_progress(folder)
+        own_name = f"step-{manifest['step']:07d}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"its manifest cannot be read ({error})"
+    return "" if own_name == folder.name else f"its manifest is that of {own_name}"
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with a checkpoint folder, "" where nothing is."""
+    if problem := damaged_manifest(folder):
+        return problem
+    hashes = read_manifest(folder)["sha256"]
+    for name in {*hashes, *NEEDED}:
+        if Path(name).name != name or not (folder / name).is_file():
+            return f"{name} is missing"
+        if sha256(folder / name) != hashes.get(name):
+            return f"{name} is not what was saved (its hash differs)"
+    return ""
+
+
+def tell_changes(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Which settings of a run differ from those of the checkpoint it goes on from, as a line; ValueError for another optimizer."""
+    changed = {key: (old, now[key]) for key, old in before.items() if key in now and old != now[key]}
+    if "optimizer" in changed:
+        old, new = changed["optimizer"]
+        raise ValueError(
+            f"{folder}: was saved by a run with optimizer {old!r}, the settings say {new!r}. "
+            f"Go on with {old!r}, or begin in another run folder with --init-from"
+        )
+    listed = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
+    return f"{folder}: going on with other settings: {listed}" if changed else ""

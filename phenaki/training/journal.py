@@ -1,0 +1,102 @@
+"""What a run says of itself: the line of every interval, kept as JSON lines, shown in TensorBoard where that is installed."""
+
+import importlib.util
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from phenaki.training.parallel import Group
+
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12, "4090": 165e12}  # dense bf16 operations a second
+TIMES = ("seconds_per_step", "clips_per_second", "tokens_per_second", "waiting", "seconds_left", "mfu")  # what no other run has alike
+
+
+class Meter:
+    """Sums of what the next line will say. What is summed of losses can be saved and gone on from."""
+
+    def __init__(self, since: int = 0, sums: dict[str, float] | None = None):
+        self.since = since  # steps
+        self.sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in (sums or {}).items()}
+        self._restart()
+
+    def _restart(self) -> None:
+        self.began, self.timed, self.tokens, self.waited = time.perf_counter(), 0, 0, 0.0
+
+    def add(self, values: dict[str, Tensor], tokens: int, waited: float) -> None:
+        """A step's scalars; tokens of all processes; seconds it waited for its clips."""
+        for name, value in values.items():
+            value = value.detach().double()
+            self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
+        self.since, self.timed, self.tokens, self.waited = self.since + 1, self.timed + 1, self.tokens + tokens, self.waited + waited
+
+    def pause(self, seconds: float) -> None:
+        """Time that no step took: checkpoints, looks."""
+        self.began += seconds
+
+    def line(self, step: int, num_steps: int, batch_size: int, group: Group, flops_per_token: float) -> dict[str, float]:
+        """Means since the last line, over all processes; then the sums begin anew."""
+        means = {name: total.item() / self.since for name, total in group.mean(self.sums).items()}
+        seconds = time.perf_counter() - self.began
+        line = {
+            "step": step,
+            **means,
+            "seconds_per_step": seconds / self.timed,
+            "clips_per_second": batch_size * self.timed / seconds,
+            "tokens_per_second": self.tokens / seconds,
+            "waiting": self.waited / seconds,
+            "seconds_left": (num_steps - step) * seconds / self.timed,
+        }
+        peak = peak_operations(group.device)
+        if peak and flops_per_token:
+            line["mfu"] = flops_per_token * self.tokens / seconds / (peak * group.size)
+        self.since, self.sums = 0, {}
+        self._restart()
+        return line
+
+
+def peak_operations(device: torch.device) -> float:
+    """bf16 operations a second that a GPU can do at most, by its name; 0 where that is not known."""
+    if device.type != "cuda":
+        return 0.0
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAKS.items() if part in name), 0.0)
+
+
+class Journal:
+    """`folder`/log.jsonl, a line an interval; and TensorBoard's files in `folder`/tensorboard where it is installed."""
+
+    def __init__(self, folder: Path):
+        self.path, self.board = folder / "log.jsonl", None
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, line: dict[str, float]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({key: round(value, 6) for key, value in line.items()}) + "\n")
+        if self.board:
+            for key, value in line.items():
+                self.board.add_scalar(key, value, line["step"])
+            self.board.flush()
+
+    def forget_after(self, step: int) -> None:
+        """Drops lines after a checkpoint, which will be written again, and a line that was cut off."""
+        if self.path.exists():
+            lines = [line for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines() if _step_of(line) <= step]
+            part = self.path.with_name(f".{self.path.name}.part")
+            part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            os.replace(part, self.path)
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of the log; infinity for one that is not whole."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf

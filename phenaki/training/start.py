@@ -1,0 +1,36 @@
+"""Fine-tuning: a network that starts from the weights of a trained model."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from phenaki.checkpoint import load_model
+
+
+def start_from(model: nn.Module, weights: dict[str, Tensor], source: str) -> str:
+    """Copies the weights of a trained model into `model`; parts that it lacks, like added layers, keep their fresh start.
+
+    Returns a line that says what was copied. ValueError where a shape differs or nothing fits.
+    """
+    own = model.state_dict()
+    shared = {name: value for name, value in weights.items() if name in own}
+    wrong = [name for name, value in shared.items() if value.shape != own[name].shape]
+    if wrong or not shared:
+        what = "no weight has a name in common"
+        if wrong:
+            what = f"{wrong[0]} is {tuple(shared[wrong[0]].shape)} there and {tuple(own[wrong[0]].shape)} here"
+        raise ValueError(f"--init-from {source}: {what}. Start from a model of the same widths, or change the settings to its own")
+    model.load_state_dict(shared, strict=False)
+    fresh, left = len(own) - len(shared), len(weights) - len(shared)
+    return f"starting from {source}: {len(shared)} tensors copied, {fresh} start afresh, {left} not used"
+
+
+def load_start(network: nn.Module, part: str, source: str, on_note: Callable[[str], None]) -> dict[str, Any]:
+    """Starts `network` from the weights of a model's `part`, "tokenizer" or "generator"; returns what the new model's config.json says of it."""
+    model = load_model(source)
+    trained = getattr(model, part)
+    if trained is None:
+        raise ValueError(f"--init-from {source}: holds a tokenizer alone; a generator starts from a whole model")
+    on_note(start_from(network, trained.state_dict(), source))
+    return {f"{part}_init": {"name": model.info.name, **model.info.training}}

@@ -1,0 +1,326 @@
+"""Truths of the loop: it resumes to the bit after anything, and what is damaged is named and passed over."""
+
+import json
+import math
+import random
+import subprocess
+import sys
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from training_toys import Stop, Toy, little, log, newest, settings, state
+
+from phenaki import atomic
+from phenaki.training import checkpoints
+from phenaki.training.checkpoints import Progress, damage
+from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate
+from phenaki.training.run import Run
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+pytestmark = pytest.mark.usefixtures("synced")
+muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+
+
+def test_the_average_is_that_of_the_formula():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    ema = EMA(model, 0.9)
+    slow = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for step in range(200):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+            model[1].num_batches_tracked += 1
+        ema.update(model, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        for name, tensor in model.state_dict().items():
+            slow[name] = decay * slow[name] + (1 - decay) * tensor if tensor.is_floating_point() else tensor.clone()
+    for name, tensor in ema.weights.items():
+        torch.testing.assert_close(tensor, slow[name])
+    assert ema.weights["1.num_batches_tracked"] == 200
+    other = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    ema.copy_to(other)
+    assert all(torch.equal(other.state_dict()[name], ema.weights[name]) for name in slow)
+
+
+def test_the_learning_rate_warms_up_and_falls():
+    own = OptimizerSettings(num_steps=1000, learning_rate=2.0, warmup_steps=100, final_lr_ratio=0.1)
+    assert learning_rate(0, own) == pytest.approx(0.02)
+    assert learning_rate(49, own) == pytest.approx(1.0, rel=0.01)
+    assert learning_rate(500, own) == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))
+    assert learning_rate(1000, own) == pytest.approx(0.2) == learning_rate(5000, own)
+    rates = [learning_rate(step, own) for step in range(1001)]
+    assert max(rates) < 2.0 and rates.index(max(rates)) in range(95, 105)
+    assert rates[:99] == sorted(rates[:99]) and rates[100:] == sorted(rates[100:], reverse=True)
+    assert learning_rate(0, replace(own, warmup_steps=0)) == pytest.approx(2.0)
+
+
+def test_the_optimizer_is_given_the_rate_of_its_step(tmp_path):
+    rates = []
+    run = Run(tmp_path, Toy(), settings())
+    (optimizer,) = run.optimizers
+    step_of = optimizer.step
+    optimizer.step = lambda: (rates.append([group["lr"] for group in optimizer.param_groups]), step_of())[1]
+    run.train(lambda line: None)
+    assert rates == [[learning_rate(step, run.settings)] * 2 for step in range(10)]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_step_without_a_number_is_skipped_and_counted(tmp_path, value):
+    states, lines = [], []
+
+    def loss_at(model, step, loss):
+        states.append([tensor.clone() for tensor in model.state_dict().values()])
+        good = loss(step)["loss"]
+        return {"loss": good * value if step == 4 else good}
+
+    run = little(tmp_path, num_steps=8, loss_at=loss_at, on_log=lines.append, log_every=1)
+    assert [line["skipped"] for line in lines] == [0, 0, 0, 0, 1, 0, 0, 0]
+    unchanged = [all(torch.equal(a, b) for a, b in zip(states[i], states[i + 1], strict=True)) for i in range(7)]
+    assert unchanged == [False, False, False, False, True, False, False]
+    assert all(tensor.isfinite().all() for tensor in [*run.task.model.state_dict().values(), *run.ema.weights.values()])
+    assert all(value.isfinite().all() for value in run._optimizer_tensors().values())
+    assert little(tmp_path, num_steps=8, loss_at=loss_at, log_every=1).step == 8, "a log with such a line is read again"
+
+
+def test_gradients_are_cut_to_their_largest_norm(tmp_path):
+    lines, norms = [], []
+    task = Toy()
+    task.loss_at = lambda step: {"loss": 100 * task.model(torch.ones(3)).square().sum()}
+    run = Run(tmp_path, task, settings(num_steps=2, max_grad_norm=0.5, log_every=1))
+    (optimizer,) = run.optimizers
+    step_of = optimizer.step
+    optimizer.step = lambda: (norms.append(torch.stack([p.grad.norm() for p in run.task.model.parameters()]).norm().item()), step_of())[1]
+    run.train(lines.append)
+    assert norms == pytest.approx([0.5, 0.5], rel=1e-3) and lines[0]["grad_norm"] > 0.5
+
+
+def test_the_log_has_the_mean_of_its_interval(tmp_path):
+    lines = []
+    little(tmp_path, num_steps=7, log_every=5, on_log=lines.append, loss_at=lambda m, step, loss: {"loss": loss(step)["loss"] * 0 + step})
+    assert [(line["step"], line["loss"]) for line in lines] == [(5, 2.0), (7, 5.5)]
+    assert [(line["step"], line["loss"]) for line in log(tmp_path)] == [(5, 2.0), (7, 5.5)]
+
+
+# Checkpoints
+
+
+def harm(path: Path, how: str) -> None:
+    whole = path.read_bytes()
+    if how == "flip":
+        path.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
+    elif how == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "empty", "delete"])
+@pytest.mark.parametrize("name", ["model.safetensors", "weights.safetensors", "optimizer.safetensors", "manifest.json", "manifest.json.sha256"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path, capsys, name, how):
+    often = {"save_every": 2, "log_every": 2}
+    little(tmp_path / "whole", **often)
+    little(tmp_path / "harmed", **often)
+    harm(newest(tmp_path / "harmed") / name, how)
+    assert damage(newest(tmp_path / "harmed"))
+    run = Run(tmp_path / "harmed", Toy(), settings(save_every=2))
+    said = capsys.readouterr().out
+    assert run.step == 8 and "step-0000010" in said and "going back to the checkpoint before" in said
+    assert name.split(".")[0] in said or name == "manifest.json"  # a manifest of wrong hashes accuses another file
+    little(tmp_path / "harmed", **often)
+    assert state(tmp_path / "harmed") == state(tmp_path / "whole") and log(tmp_path / "harmed") == log(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "null", '{"step": 10}', '{"step": 9, "sha256": {}}', '{"sha256": {}}', '{"step": "10", "sha256": {}}']
+)
+def test_a_manifest_of_something_else_is_damage(tmp_path, text):
+    little(tmp_path, save_every=2)
+    (newest(tmp_path) / "manifest.json").write_text(text)
+    assert Run(tmp_path, Toy(), settings()).step == 8
+
+
+@pytest.mark.parametrize("value", ["[1]", "3", "null", '"adamw"'])
+def test_a_manifest_whose_settings_are_no_table_is_damage(tmp_path, value):
+    little(tmp_path, save_every=2)
+    path = newest(tmp_path) / "manifest.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({**kept, "settings": json.loads(value)}))
+    assert Run(tmp_path, Toy(), settings()).step == 8
+
+
+def test_a_manifest_of_another_step_is_damage(tmp_path):
+    """Though all hashes are right: the run would go on from the wrong step."""
+    little(tmp_path, save_every=2)
+    path = newest(tmp_path) / "manifest.json"
+    path.write_text(path.read_text().replace('"step": 10', '"step": 11'))
+    assert Run(tmp_path, Toy(), settings()).step == 8
+
+
+def test_without_any_whole_checkpoint_a_run_begins_anew(tmp_path, capsys):
+    little(tmp_path / "whole")
+    little(tmp_path / "harmed")
+    for folder in (tmp_path / "harmed/checkpoints").iterdir():
+        harm(folder / "model.safetensors", "flip")
+    little(tmp_path / "harmed")
+    assert state(tmp_path / "harmed") == state(tmp_path / "whole") and log(tmp_path / "harmed") == log(tmp_path / "whole")
+    assert capsys.readouterr().out.count("going back") == 2
+
+
+def test_a_half_written_checkpoint_is_no_checkpoint(tmp_path, monkeypatch):
+    little(tmp_path, num_steps=4, save_every=2)
+    run = Run(tmp_path, Toy(), settings())
+    for last in range(2):
+        left = last
+        save_file = checkpoints.save_file
+
+        def counted(*arguments, save_file=save_file):
+            nonlocal left
+            if left == 0:
+                raise Stop
+            left -= 1
+            save_file(*arguments)
+
+        run.progress = Progress(9)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "save_file", counted)
+            with pytest.raises(Stop):
+                run.save()
+        assert (tmp_path / "checkpoints/.part-step-0000009").is_dir()
+        assert Run(tmp_path, Toy(), settings()).step == 4
+    run.save()
+    assert Run(tmp_path, Toy(), settings()).step == 9 and not list((tmp_path / "checkpoints").glob(".part*"))
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, synced, monkeypatch):
+    """Each file, then the rename, then the folder that the name is in: a power cut finds it whole or not at all."""
+    rename = atomic.os.replace
+
+    def renamed(source, target):
+        synced.append(("renamed", Path(target).name))
+        rename(source, target)
+
+    monkeypatch.setattr(atomic.os, "replace", renamed)
+    little(tmp_path, num_steps=1)
+    *files, names, name, parent = synced[-8:]
+    wanted = {"model.safetensors", "weights.safetensors", "optimizer.safetensors", "manifest.json", "manifest.json.sha256"}
+    assert {path.name for path in files} == wanted and all(path.parent.name == ".part-step-0000001" for path in files)
+    assert names.name == ".part-step-0000001" and name == ("renamed", "step-0000001") and parent == tmp_path / "checkpoints"
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path):
+    little(tmp_path, num_steps=9, save_every=2)
+    assert OptimizerSettings().keep_last >= 2, "the newest may turn out to be damaged"
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-0000008", "step-0000009"]
+    weights = load_file(newest(tmp_path) / "model.safetensors")
+    assert sum(path.stat().st_size for path in newest(tmp_path).iterdir()) < 4000 and len(weights) == 2
+
+
+@pytest.mark.parametrize("tail", ['{"step": 10, "lo', '{"step"', "\x00\x00\x00", "[1]\n", "{}\n", "\n"])
+def test_a_half_written_log_line_does_not_stop_a_run(tmp_path, tail):
+    little(tmp_path / "whole")
+    little(tmp_path / "cut")
+    with open(tmp_path / "cut/log.jsonl", "a") as file:
+        file.write(tail)
+    little(tmp_path / "cut")
+    assert log(tmp_path / "cut") == log(tmp_path / "whole")
+
+
+KILLED = """
+import os, random, signal, sys, time
+import torch
+torch.set_num_threads(1)
+from dataclasses import replace
+from pathlib import Path
+from phenaki.checkpoint import ModelInfo
+from phenaki.cvivit import CViViT
+from phenaki.data.storybook import open_world
+from phenaki.training.optimizers import OptimizerSettings
+from phenaki.training.run import Run
+from phenaki.training.settings import TokenizerTraining, load_settings
+from phenaki.training.tokenizer import TokenizerTask
+
+settings = load_settings(sys.argv[1])
+world = open_world(settings.world)
+own = OptimizerSettings(num_steps=14, batch_size=2, log_every=1, save_every=1, sample_every=7)
+
+def train(folder):
+    torch.manual_seed(0)
+    info = ModelInfo("killed", settings.tokenizer, None, settings.text, 8.0)
+    task = TokenizerTask(CViViT(settings.tokenizer), world, TokenizerTraining(num_slices=2, optimizer=own), info)
+    Run(Path(folder), task, own).train(lambda line: None)
+
+def start(folder):
+    child = os.fork()
+    if not child:
+        try:
+            train(folder)
+            os._exit(0)
+        except BaseException as error:
+            print(type(error), error, flush=True)
+            os._exit(1)
+    return child
+
+began = time.perf_counter()
+assert os.waitpid(start(sys.argv[2]), 0)[1] == 0
+needed = time.perf_counter() - began
+kills, rng = 0, random.Random(int(sys.argv[4]))
+for _ in range(4):
+    child = start(sys.argv[3])
+    time.sleep(rng.uniform(0.03, 0.25) * needed)
+    os.kill(child, signal.SIGKILL)
+    kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+assert os.waitpid(start(sys.argv[3]), 0)[1] == 0
+print("kills", kills)
+"""
+
+
+def test_a_run_killed_at_any_moment_ends_as_an_unkilled_one(tmp_path):
+    """kill -9, several times in one run that saves after each step. Children are forked: only the parent pays for imports."""
+    seed = random.randrange(2**30)
+    arguments = [str(CONFIGS / "tiny.toml"), str(tmp_path / "whole"), str(tmp_path / "killed"), str(seed)]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, cwd=CONFIGS.parent)
+    assert done.returncode == 0, (seed, done.stdout, done.stderr)
+    assert int(done.stdout.split("kills")[1]) >= 2, (seed, "it was done before it was killed")
+    assert state(tmp_path / "killed") == state(tmp_path / "whole"), seed
+    assert log(tmp_path / "killed") == log(tmp_path / "whole"), seed
+
+
+@muon
+def test_a_run_with_muon_resumes_to_the_bit(tmp_path):
+    def run_to(folder, stop: int) -> Run:
+        torch.manual_seed(0)
+        model = nn.Sequential(OrderedDict(layers=nn.Linear(4, 4), head=nn.Linear(4, 1)))
+        task = Toy(lambda step: {"loss": model(torch.arange(4.0) + step).square().sum()}, model)
+        task.build = lambda: nn.Sequential(OrderedDict(layers=nn.Linear(4, 4), head=nn.Linear(4, 1)))
+        run = Run(folder, task, settings(num_steps=stop, optimizer="muon", learning_rate=0.01, warmup_steps=0, final_lr_ratio=1.0, save_every=3))
+        run.train(lambda line: None)
+        return run
+
+    whole = run_to(tmp_path / "whole", 6)
+    run_to(tmp_path / "halves", 3)
+    resumed = run_to(tmp_path / "halves", 6)
+    for name, value in whole.task.model.state_dict().items():
+        assert torch.equal(value, resumed.task.model.state_dict()[name]), name
+    assert any("momentum_buffer" in name for name in whole._optimizer_tensors())
+    for name, value in whole._optimizer_tensors().items():
+        assert torch.equal(value, resumed._optimizer_tensors()[name]), name
+
+
+def test_going_on_with_other_settings_is_told(tmp_path, capsys):
+    little(tmp_path, num_steps=2)
+    capsys.readouterr()
+    assert Run(tmp_path, Toy(), settings(num_steps=2)).step == 2 and "other settings" not in capsys.readouterr().out
+    assert Run(tmp_path, Toy(), settings(num_steps=5, seed=9)).step == 2
+    said = capsys.readouterr().out
+    assert "step-0000002: going on with other settings: " in said and "num_steps 2 -> 5" in said and "seed 0 -> 9" in said
+    with pytest.raises(ValueError, match=r"step-0000002: was saved by a run with optimizer 'adamw', the settings say 'muon'\. Go on with 'adamw'"):
+        Run(tmp_path, Toy(), settings(num_steps=5, optimizer="muon"))
