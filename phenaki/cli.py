@@ -36,7 +36,7 @@ def told_errors() -> Iterator[None]:
         errors.print(Text.assemble(("error:", "red"), f" {error}{notes}"), soft_wrap=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        errors.print("stopped")
+        errors.print(Text(str(error) or "stopped"), soft_wrap=True)
         raise typer.Exit(130) from error
 
 
@@ -109,6 +109,7 @@ def train_tokenizer_command(
     config: Annotated[Path, typer.Option(help="settings, configs/NAME.toml")],
     out: Annotated[Path, typer.Option(help="run folder; the model lands in OUT/model")],
     data: Annotated[Path | None, typer.Option(help="storybook atlas, or a folder of videos; a world drawn by code by default")] = None,
+    validation: Annotated[Path | None, typer.Option(help="held-out footage; other stories of the storybook world by default")] = None,
     init_from: Annotated[str | None, typer.Option(help="start from the weights of this model (shipped name, folder, hub id)")] = None,
     steps: Annotated[int | None, typer.Option(help="optimiser steps")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
@@ -117,11 +118,14 @@ def train_tokenizer_command(
     """Train C-ViViT. Run the same command again to go on after an interruption."""
     with told_errors():
         from phenaki.pipeline import choose_device
+        from phenaki.training.display import TrainingDisplay
         from phenaki.training.tokenizer import run_tokenizer_training
 
-        folder = run_tokenizer_training(
-            config, out, data=data, init_from=init_from, steps=steps, seed=seed, device=str(choose_device(device)), on_log=_print_line, on_note=tell
-        )
+        with TrainingDisplay() as display:
+            folder = run_tokenizer_training(
+                config, out, data=data, validation=validation, init_from=init_from, steps=steps, seed=seed, device=str(choose_device(device)),
+                on_log=display.line, on_note=display.note,
+            )  # fmt: skip
         tell(f"tokenizer: {folder}")
 
 
@@ -131,6 +135,7 @@ def train_generator_command(
     out: Annotated[Path, typer.Option(help="run folder; the model lands in OUT/model")],
     data: Annotated[Path | None, typer.Option(help="storybook atlas, or a folder of videos; a world drawn by code by default")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="model to take the tokenizer from; OUT/model by default, else the shipped one")] = None,
+    validation: Annotated[Path | None, typer.Option(help="held-out footage; other stories of the storybook world by default")] = None,
     init_from: Annotated[str | None, typer.Option(help="start from the weights of this model (shipped name, folder, hub id)")] = None,
     steps: Annotated[int | None, typer.Option(help="optimiser steps")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
@@ -139,17 +144,15 @@ def train_generator_command(
     """Train MaskGIT on the tokens of a trained tokenizer. Run the same command again to go on after an interruption."""
     with told_errors():
         from phenaki.pipeline import choose_device
+        from phenaki.training.display import TrainingDisplay
         from phenaki.training.generator import run_generator_training
 
-        folder = run_generator_training(
-            config, out, data=data, tokenizer=tokenizer, init_from=init_from, steps=steps, seed=seed, device=str(choose_device(device)),
-            on_log=_print_line, on_note=tell,
-        )  # fmt: skip
+        with TrainingDisplay() as display:
+            folder = run_generator_training(
+                config, out, data=data, validation=validation, tokenizer=tokenizer, init_from=init_from, steps=steps, seed=seed,
+                device=str(choose_device(device)), on_log=display.line, on_note=display.note,
+            )  # fmt: skip
         tell(f"model: {folder}")
-
-
-def _print_line(line: dict) -> None:
-    typer.echo("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
 
 
 @data_app.command("preview")

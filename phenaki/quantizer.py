@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -57,7 +58,10 @@ class FSQ(nn.Module):
     def _spread_loss(self, digits: Tensor) -> Tensor:
         half = (self.levels - 1) / 2
         spread = ((digits - half) / (half + 0.499)).flatten(0, -2)
-        return (spread.mean(0) ** 2 + (spread.square().mean(0) - 1 / 3) ** 2).mean()
+        mean, square = spread.mean(0), spread.square().mean(0)
+        if self.training and torch.is_grad_enabled() and dist.is_initialized():
+            mean, square = over_processes(mean), over_processes(square)
+        return (mean**2 + (square - 1 / 3) ** 2).mean()
 
     def vectors(self, tokens: Tensor) -> Tensor:
         """tokens (...) -> (..., dim)."""
@@ -67,6 +71,13 @@ class FSQ(nn.Module):
     def _embed(self, digits: Tensor, dtype: torch.dtype) -> Tensor:
         half = (self.levels - 1) / 2
         return self.project_out(((digits - half) / half).to(dtype))
+
+
+def over_processes(mean: Tensor) -> Tensor:
+    """The mean over all processes of a run; its gradient, averaged over them, is that of the whole batch."""
+    total = mean.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size() + (mean - mean.detach())
 
 
 class VQ(nn.Module):

@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +20,11 @@ from training_toys import Stop, Toy, little, log, newest, settings, state
 
 from phenaki import atomic
 from phenaki.training import checkpoints
+from phenaki.training.ahead import Ahead
 from phenaki.training.checkpoints import Progress, damage
+from phenaki.training.interrupts import Stopped
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate
-from phenaki.training.run import Run
+from phenaki.training.run import MAX_SKIPPED, Run, TrainingError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 pytestmark = pytest.mark.usefixtures("synced")
@@ -107,7 +112,124 @@ def test_the_log_has_the_mean_of_its_interval(tmp_path):
     assert [(line["step"], line["loss"]) for line in log(tmp_path)] == [(5, 2.0), (7, 5.5)]
 
 
+def test_a_log_line_cut_in_two_by_a_stop_is_that_of_an_unbroken_run(tmp_path):
+    """The sums of an interval are part of a checkpoint."""
+    rare = {"save_every": 3, "log_every": 5}
+    little(tmp_path / "whole", **rare)
+
+    def until_eight(model, step, loss):
+        if step == 8:
+            raise Stop
+        return loss(step)
+
+    with pytest.raises(Stop):
+        little(tmp_path / "cut", loss_at=until_eight, **rare)
+    assert newest(tmp_path / "cut").name == "step-0000006"
+    little(tmp_path / "cut", **rare)
+    assert log(tmp_path / "cut") == log(tmp_path / "whole") and len(log(tmp_path / "cut")) == 2
+
+
+def test_ten_steps_in_a_row_without_a_number_stop_the_run(tmp_path):
+    def broken(model, step, loss):
+        return {"loss": loss(step)["loss"] * (math.nan if step in (1, 2) or step >= 4 else 1)}
+
+    with pytest.raises(TrainingError, match=r"no number for 10 steps in a row, up to step 14 .+ Lower learning_rate"):
+        little(tmp_path, num_steps=40, loss_at=broken, save_every=6, log_every=1)
+    assert [line["skipped"] for line in log(tmp_path)] == [0, 1, 1, 0] + [1] * MAX_SKIPPED
+    with pytest.raises(TrainingError, match="up to step 14 "):
+        little(tmp_path, num_steps=40, loss_at=broken, save_every=6, log_every=1)  # two of the ten were before the checkpoint
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_step_and_saves_where_it_is(tmp_path, number):
+    def interrupted(model, step, loss):
+        if step == 3:
+            os.kill(os.getpid(), number)
+        return loss(step)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match="stopped after step 4, which is saved in .+; the same command goes on from there"):
+        little(tmp_path / "cut", loss_at=interrupted)
+    assert signal.getsignal(number) == before and newest(tmp_path / "cut").name == "step-0000004"
+    little(tmp_path / "cut")
+    little(tmp_path / "whole")
+    assert state(tmp_path / "cut") == state(tmp_path / "whole") and log(tmp_path / "cut") == log(tmp_path / "whole")
+
+
+def test_a_second_signal_stops_at_once(tmp_path):
+    def interrupted(model, step, loss):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(step)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        little(tmp_path, loss_at=interrupted)
+    assert not isinstance(caught.value, Stopped) and not checkpoints.checkpoint_folders(tmp_path)
+
+
+def test_clips_are_drawn_a_step_ahead_and_their_errors_told():
+    drawn = []
+
+    def draw(step: int) -> int:
+        drawn.append(step)
+        if step == 2:
+            raise ValueError("no clip")
+        return step * 10
+
+    with Ahead(draw, 0, 5) as ahead:
+        assert ahead.take()[0] == 0 and ahead.take()[0] == 10
+        with pytest.raises(ValueError, match="no clip"):
+            ahead.take()
+    assert drawn == [0, 1, 2]
+    with Ahead(draw, 4, 5) as ahead:
+        assert ahead.take()[0] == 40 and ahead.coming is None, "nothing after the last step"
+
+
+def test_waiting_for_clips_is_told(tmp_path):
+    task, lines = Toy(), []
+    task.draw = lambda step, part: (time.sleep(0.05), step)[1]
+    little(tmp_path, num_steps=4, task=task, on_log=lines.append, log_every=4)
+    assert 0.5 < lines[0]["waiting"] <= 1 and lines[0]["tokens_per_second"] == pytest.approx(7 / lines[0]["seconds_per_step"])
+    assert lines[0]["clips_per_second"] == pytest.approx(2 / lines[0]["seconds_per_step"])
+
+
 # Checkpoints
+
+
+def test_the_best_checkpoint_on_held_out_clips_stays(tmp_path):
+    task = Toy(held_out=[3.0, 1.0, 2.0, 5.0, 4.0])
+    little(tmp_path, task=task, save_every=2)
+    assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path)] == ["04", "08", "10"]
+    assert checkpoints.best_checkpoint(tmp_path).name == "step-0000004"
+    task = Toy(held_out=[3.0, 1.0, 2.0, 5.0, 4.0])
+    little(tmp_path / "last", task=task, save_every=2, keep_best=False)
+    assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path / "last")] == ["08", "10"]
+
+
+def test_every_cut_and_every_flipped_bit_of_a_checkpoint_is_found(tmp_path, capsys):
+    """64 truncations and 256 flipped bits, over all its files: found before a tensor is used, and the checkpoint before is taken."""
+    little(tmp_path, save_every=5)
+    folder, rng = newest(tmp_path), random.Random(0)
+    files = sorted(folder.iterdir())
+    used = []
+    for number in range(64 + 256):
+        path = files[number % len(files)]
+        content = path.read_bytes()
+        if number < 64:
+            harmed = content[: rng.randrange(len(content))]
+        else:
+            place = rng.randrange(8 * len(content))
+            harmed = bytearray(content)
+            harmed[place // 8] ^= 1 << place % 8
+        path.write_bytes(harmed)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoints, "load_file", lambda path: (used.append(path), load_file(path))[1])
+            run = Run(tmp_path, Toy(), settings())
+        assert run.step == 5 and not [file for file in used if file.parent == folder], (number, path.name)
+        assert f"{folder}: " in capsys.readouterr().out
+        path.write_bytes(content)
+    assert Run(tmp_path, Toy(), settings()).step == 10
 
 
 def harm(path: Path, how: str) -> None:
@@ -244,7 +366,8 @@ from phenaki.checkpoint import ModelInfo
 from phenaki.cvivit import CViViT
 from phenaki.data.storybook import open_world
 from phenaki.training.optimizers import OptimizerSettings
-from phenaki.training.run import Run
+from phenaki.training.interrupts import Stopped
+from phenaki.training.run import MAX_SKIPPED, Run, TrainingError
 from phenaki.training.settings import TokenizerTraining, load_settings
 from phenaki.training.tokenizer import TokenizerTask
 

@@ -30,7 +30,7 @@ from phenaki.training.run import Run
 from phenaki.training.samples import save_video_rows
 from phenaki.training.settings import GeneratorTraining, ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_from
-from phenaki.training.tokenizer import TokenizerTask, override, run_tokenizer_training, tokenizer_loss
+from phenaki.training.tokenizer import TokenizerTask, freeze_tokens, override, run_tokenizer_training, tokenizer_loss
 
 pytestmark = pytest.mark.usefixtures("synced")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -558,6 +558,38 @@ def test_the_parts_of_the_loss_are_weighted_and_named(world):
     assert losses["distinct_tokens"] == 1
 
 
+def test_the_first_frame_has_the_weight_that_is_set(world):
+    video = world.clips(0, 0, 2, 5, 2)
+    parts = []
+    for frame in (0, 3):
+        fault = torch.zeros_like(video)
+        fault[:, :, frame] = 0.5
+        parts.append(tokenizer_loss(Copier(fault), video, TokenizerTraining(first_frame_weight=0.5, quantizer_weight=0.0))["l2"].item())
+    assert parts == pytest.approx([0.5 / 4.5 * 0.25, 1 / 4.5 * 0.25], rel=1e-4)
+
+
+def test_decoder_only_training_keeps_the_tokens(world, tmp_path):
+    torch.manual_seed(0)
+    network = CViViT(TINY.tokenizer)
+    video = world.clips(7, 0, 2, 5, 2)
+    before, tokens = network.state_dict(), network.encode(video)
+    before = {name: value.clone() for name, value in before.items()}
+    freeze_tokens(network)
+    own = TokenizerTraining(num_slices=2, decoder_only=True, optimizer=settings(learning_rate=1e-2))
+    run = Run(tmp_path, tokenizer_task(network, world, own), own.optimizer)
+    run.train(lambda line: None)
+    after = run.averaged()
+    moved = {name for name, value in after.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved and all(name.startswith(("decoder.", "head.", "quantizer.project_out.")) for name in moved)
+    assert torch.equal(after.encode(video), tokens) and not torch.equal(after.decode(tokens), before_decode(before, tokens))
+
+
+def before_decode(weights: dict[str, Tensor], tokens: Tensor) -> Tensor:
+    network = CViViT(TINY.tokenizer)
+    network.load_state_dict(weights)
+    return network.decode(tokens)
+
+
 def test_red_stays_red_in_a_picture(tmp_path):
     videos = torch.full((2, 3, 4, 8, 8), -1.0)
     videos[0, 0], videos[1, 2] = 1.0, 1.5  # red; more than blue
@@ -648,7 +680,7 @@ def trained(tmp_path_factory) -> tuple[Path, Path, list[str]]:
     text = (CONFIGS / "tiny.toml").read_text().replace("num_stories = 8", "num_stories = 3")
     assert "num_stories = 3" in text
     (folder / "tiny.toml").write_text(text)
-    assert run_tokenizer_training(folder / "tiny.toml", folder / "out", steps=2, on_log=notes.append) == folder / "out/model"
+    assert run_tokenizer_training(folder / "tiny.toml", folder / "out", steps=2, on_log=notes.append, on_note=notes.append) == folder / "out/model"
     assert load_model(folder / "out/model").generator is None
     told = run_generator_training(folder / "tiny.toml", folder / "out", steps=2, on_log=notes.append, on_note=notes.append)
     assert told == folder / "out/model"
@@ -681,6 +713,40 @@ def test_both_programs_start_from_a_model_that_is_named(trained, tmp_path):
     for network, before in ((model.tokenizer, parent.tokenizer), (model.generator, parent.generator)):
         moved = [(value - before.state_dict()[name]).abs().max() for name, value in network.state_dict().items() if value.is_floating_point()]
         assert 0 < max(moved) < 0.05, "one step away from where it started"
+
+
+def test_a_decoder_trained_alone_keeps_its_generator(trained, tmp_path):
+    config, out, _ = trained
+    own = tmp_path / "decoder.toml"
+    own.write_text(config.read_text().replace("[train_tokenizer]", "[train_tokenizer]\ndecoder_only = true"))
+    with pytest.raises(ValueError, match=r"decoder\.toml: decoder_only = true needs --init-from MODEL, whose tokens are kept"):
+        run_tokenizer_training(own, tmp_path / "out", steps=2)
+    run_tokenizer_training(own, tmp_path / "out", steps=2, init_from=str(out / "model"), on_log=lambda line: None)
+    before, after = load_model(out / "model"), load_model(tmp_path / "out/model")
+    assert after.info.name == "decoder" and after.info.text_encoder == before.info.text_encoder and after.info.sampling == before.info.sampling
+    assert all(torch.equal(value, after.generator.state_dict()[name]) for name, value in before.generator.state_dict().items())
+    video = torch.rand(1, 3, 3, 32, 32) * 2 - 1
+    assert torch.equal(before.tokenizer.encode(video), after.tokenizer.encode(video))
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "generator"])
+def test_a_checkpoint_is_a_model_folder(trained, part):
+    """With the averaged weights; the whole model where there is a generator."""
+    folder = trained[1] / part / "checkpoints/step-0000002"
+    model, whole = load_model(folder), load_model(trained[1] / "model")
+    assert (model.generator is None) == (part == "tokenizer")
+    for name, value in getattr(model, part).state_dict().items():
+        assert torch.equal(value, getattr(whole, part).state_dict()[name])
+
+
+def test_validation_is_of_other_clips_and_the_same_each_time(trained, world):
+    notes = [note for note in trained[2] if str(note).startswith("step 2, held-out clips: loss")]
+    assert len(notes) == 2, "one for each network"
+    torch.manual_seed(0)
+    task = tokenizer_task(CViViT(TINY.tokenizer), world, TokenizerTraining(num_slices=2, optimizer=settings()))
+    assert task.validate(task.model, 2) == {}
+    task.held_out = world
+    assert task.validate(task.model, 2) == task.validate(task.model, 2) != task.validate(task.model, 1)
 
 
 def test_a_generator_does_not_start_from_a_tokenizer_and_that_is_told_before_the_tokenising(trained, tmp_path):

@@ -17,7 +17,7 @@ class OptimizerSettings:
 
     num_steps: int = 1000
     batch_size: int = 8  # clips of a step, of all processes together
-    accumulate: int = 1  # parts that a process takes its share in, one after the other; fewer clips in memory at once
+    accumulate: int = 1  # parts that a process takes its share in, one after the other: less memory at once (FSQ's spread is then that of a part)
     learning_rate: float = 1e-3  # at its peak
     warmup_steps: int = 100
     final_lr_ratio: float = 0.05  # of the peak, at the end of the cosine

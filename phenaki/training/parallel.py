@@ -67,7 +67,7 @@ class Group:
 
     def mean(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scalars by name, averaged over the processes."""
-        if self.size == 1:
+        if self.size == 1 or not values:
             return values
         stacked = torch.stack([value.to(self.device, torch.float64) for value in values.values()])
         dist.all_reduce(stacked)

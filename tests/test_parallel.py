@@ -1,0 +1,147 @@
+"""Truths of training by several processes: the same samples and the same losses as one process with the same batch."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from training_toys import log, newest, settings
+
+from phenaki.checkpoint import ModelInfo
+from phenaki.cvivit import CViViT
+from phenaki.data.storybook import open_world
+from phenaki.training.parallel import Part, checkpoint_activations, layers_of
+from phenaki.training.run import Run
+from phenaki.training.settings import TokenizerTraining, load_settings
+from phenaki.training.tokenizer import TokenizerTask
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = load_settings(ROOT / "configs/tiny.toml")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    """configs/tiny.toml with batches of four, a line each step, and fewer stories."""
+    path = tmp_path_factory.mktemp("config") / "tiny.toml"
+    text = (ROOT / "configs/tiny.toml").read_text()
+    for old, new in (("batch_size = 2", "batch_size = 4"), ("log_every = 5", "log_every = 1"), ("num_stories = 8", "num_stories = 4")):
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    return path
+
+
+def train(config: Path, out: Path, network: str, steps: int, processes: int, **changes) -> list[dict]:
+    """Trains by the command line, under torchrun where there are several processes; returns the log."""
+    own = config.with_name(f"{out.name}.toml")
+    extra = "".join(f"\n{key} = {json.dumps(value)}" for key, value in changes.items())
+    text = "\n".join(line for line in config.read_text().splitlines() if line.split(" =")[0] not in changes)
+    own.write_text(text.replace("batch_size = 4", f"batch_size = 4{extra}"))
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "phenaki"]
+    command = run if processes > 1 else [sys.executable, "-m", "phenaki"]
+    command += ["train", network, "--config", str(own), "--out", str(out), "--steps", str(steps), "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return log(out / network)
+
+
+@pytest.fixture(scope="module")
+def alone(config, tmp_path_factory) -> tuple[Path, dict[str, list[dict]]]:
+    out = tmp_path_factory.mktemp("alone") / "one"
+    lines = {"tokenizer": train(config, out, "tokenizer", 4, 1)}
+    shutil.copytree(out / "model", out / "tokenizer-model")
+    return out, lines | {"generator": train(config, out, "generator", 4, 1)}
+
+
+def same_losses(lines: list[dict], wanted: list[dict]) -> None:
+    assert [line["step"] for line in lines] == [line["step"] for line in wanted]
+    for line, other in zip(lines, wanted, strict=True):
+        for name in ("loss", "grad_norm"):
+            assert line[name] == pytest.approx(other[name], abs=2e-6, rel=1e-5), (line["step"], name)
+
+
+@pytest.mark.parametrize("network", ["tokenizer", "generator"])
+def test_two_processes_train_as_one_and_one_goes_on(alone, config, tmp_path, network):
+    """Two gloo processes with the same batch; then their last checkpoint is lost, and a single process takes the last steps again."""
+    out, wanted = alone
+    (tmp_path / "two").mkdir()
+    if network == "generator":
+        shutil.copytree(out / "tokenizer-model", tmp_path / "two/model")
+    lines = train(config, tmp_path / "two", network, 4, 2, save_every=2)
+    same_losses(lines, wanted[network])
+    one, two = (load_file(newest(folder / network) / "weights.safetensors") for folder in (out, tmp_path / "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=2e-5, rtol=1e-3)
+    shutil.rmtree(newest(tmp_path / "two" / network))
+    if network == "generator":
+        shutil.rmtree(tmp_path / "two/model")
+        shutil.copytree(out / "tokenizer-model", tmp_path / "two/model")
+    same_losses(train(config, tmp_path / "two", network, 4, 1, save_every=2), wanted[network])
+
+
+def test_sharded_processes_have_the_losses_of_one_and_leave_whole_weights(alone, config, tmp_path):
+    """FSDP2 by two gloo processes; one process goes on from what they saved."""
+    _, wanted = alone
+    same_losses(train(config, tmp_path / "sharded", "tokenizer", 4, 2, sharded=True), wanted["tokenizer"])
+    one, two = (load_file(newest(folder / "tokenizer") / "weights.safetensors") for folder in (alone[0], tmp_path / "sharded"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-4)
+
+
+def tokenizer_run(folder: Path, **changes) -> Run:
+    torch.manual_seed(0)
+    network = CViViT(TINY.tokenizer)
+    own = TokenizerTraining(num_slices=2, quantizer_weight=0.0, optimizer=settings(batch_size=4, num_steps=3, log_every=1, **changes))
+    task = TokenizerTask(network, open_world(TINY.world), own, ModelInfo("tiny", network.config, None, TINY.text, 8.0))
+    return Run(folder, task, own.optimizer)
+
+
+@pytest.mark.usefixtures("synced")
+@pytest.mark.parametrize("changes", [{"accumulate": 2}, {"accumulate": 4}, {"activation_checkpointing": True}], ids=str)
+def test_less_memory_at_once_gives_the_same_steps(tmp_path, changes):
+    lines, others = [], []
+    tokenizer_run(tmp_path / "whole").train(lines.append)
+    tokenizer_run(tmp_path / "parts", **changes).train(others.append)
+    same_losses(others, lines)
+
+
+@pytest.mark.usefixtures("synced")
+def test_layers_are_computed_again_in_the_backward_pass(tmp_path):
+    network, calls = CViViT(TINY.tokenizer), []
+    layer = layers_of(network)[0]
+    layer.attention.to_queries.register_forward_hook(lambda *_: calls.append(1))
+    checkpoint_activations(network)
+    network(torch.zeros(1, 3, 3, 32, 32)).video.sum().backward()
+    assert len(calls) == 2
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"batch_size 4: cannot be shared by 3 equal parts \(processes x accumulate\); needed a multiple"):
+        tokenizer_run(tmp_path, accumulate=3)
+    rows = [Part(index, 3).of(12) for index in range(3)]
+    assert [row for part in rows for row in range(part.start, part.stop)] == list(range(12))
+
+
+def test_sharded_needs_torchrun_and_adamw(tmp_path):
+    with pytest.raises(ValueError, match="start the program with torchrun"):
+        tokenizer_run(tmp_path, sharded=True)
+    with pytest.raises(ValueError, match=r"sharded = true needs optimizer = .adamw."):
+        settings(sharded=True, optimizer="muon")
+
+
+@pytest.mark.usefixtures("synced")
+def test_bf16_is_used_where_it_is_asked_for(tmp_path):
+    """Matrix products in bf16, losses and weights in fp32."""
+    seen = []
+    run = tokenizer_run(tmp_path, precision="bf16")
+    run.task.model.encoder.layers[0].feed_forward.to_out.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    run.train(lambda line: None)
+    assert seen[:3] == [torch.bfloat16] * 3
+    assert {value.dtype for value in run.task.model.state_dict().values()} == {torch.float32}
+    assert not any(isinstance(module, nn.Linear) and module.weight.dtype != torch.float32 for module in run.task.model.modules())
