@@ -1,5 +1,6 @@
 """Truths of the loop: it resumes to the bit after anything, and what is damaged is named and passed over."""
 
+import errno
 import json
 import math
 import os
@@ -148,7 +149,7 @@ def test_a_signal_stops_after_the_step_and_saves_where_it_is(tmp_path, number):
         return loss(step)
 
     before = signal.getsignal(number)
-    with pytest.raises(Stopped, match="stopped after step 4, which is saved in .+; the same command goes on from there"):
+    with pytest.raises(Stopped, match=r"stopped after step 4, which is saved in .+; the same command goes on from there"):
         little(tmp_path / "cut", loss_at=interrupted)
     assert signal.getsignal(number) == before and newest(tmp_path / "cut").name == "step-0000004"
     little(tmp_path / "cut")
@@ -205,6 +206,42 @@ def test_the_best_checkpoint_on_held_out_clips_stays(tmp_path):
     task = Toy(held_out=[3.0, 1.0, 2.0, 5.0, 4.0])
     little(tmp_path / "last", task=task, save_every=2, keep_best=False)
     assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path / "last")] == ["08", "10"]
+
+
+SAVE_CALLS = [(checkpoints, "save_file"), (checkpoints, "sync"), (atomic, "sync"), (atomic.os, "replace")]
+
+
+@pytest.mark.parametrize(("module", "name"), SAVE_CALLS, ids=lambda value: getattr(value, "__name__", value))
+def test_a_failing_write_leaves_the_checkpoints_before_and_nothing_half(tmp_path, module, name):
+    """A full disk at each single call of a save: it is told, and the same command goes on when there is room."""
+    little(tmp_path / "whole")
+    calls, original = 0, getattr(module, name)
+
+    def counted(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == fails_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(*arguments)
+
+    fails_at, refused = 1, 0
+    while True:
+        folder, calls = tmp_path / str(fails_at), 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, name, counted)
+            try:
+                little(folder)
+            except TrainingError as error:
+                refused += 1
+                kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+                assert kept in ([], ["step-0000005"], ["step-0000005", "step-0000010"]) and not any(map(damage, checkpoints.checkpoint_folders(folder)))
+                assert "No space left on device" in str(error) and (f"goes on from {kept[-1]}" if kept else "there is none") in str(error)
+        if calls < fails_at:
+            break  # it was never asked that often
+        little(folder)
+        assert state(folder) == state(tmp_path / "whole") and log(folder) == log(tmp_path / "whole")
+        fails_at += 1
+    assert refused >= 2 and fails_at > 3
 
 
 def test_every_cut_and_every_flipped_bit_of_a_checkpoint_is_found(tmp_path, capsys):

@@ -7,6 +7,7 @@ when it is whole. What is read is checked against the manifest before a tensor i
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,9 +40,10 @@ def checkpoint_folders(run: Path) -> list[Path]:
 
 
 def begin_checkpoint(run: Path, step: int) -> Path:
-    """An empty part folder for the files of a checkpoint."""
+    """An empty part folder for the files of a checkpoint. What kills have left half written or half removed is cleared away."""
     part = run / "checkpoints" / f".part-step-{step:07d}"
-    shutil.rmtree(part, ignore_errors=True)
+    for left in (run / "checkpoints").glob(".*-step-*"):
+        shutil.rmtree(left)
     part.mkdir(parents=True)
     return part
 
@@ -60,10 +62,18 @@ def finish_checkpoint(part: Path, progress: Progress, settings: dict[str, Any]) 
     for file in part.iterdir():
         sync(file)
     final = part.with_name(part.name.removeprefix(".part-"))
-    if final.exists():
-        shutil.rmtree(final)
+    discard(final)
     put(part, final)
     return final
+
+
+def discard(folder: Path) -> None:
+    """Removes a checkpoint; it loses its name first, so that none is ever seen half removed."""
+    if folder.exists():
+        old = folder.with_name(f".old-{folder.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        shutil.rmtree(old)
 
 
 def drop_old(run: Path, keep_last: int, keep_best: bool) -> None:
@@ -74,7 +84,7 @@ def drop_old(run: Path, keep_last: int, keep_best: bool) -> None:
         kept.add(best)
     for folder in folders:
         if folder not in kept:
-            shutil.rmtree(folder)
+            discard(folder)
 
 
 def best_checkpoint(run: Path) -> Path | None:

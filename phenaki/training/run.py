@@ -4,12 +4,14 @@ Everything random in step n is drawn from (seed, n), so a checkpoint needs no ra
 steps to the bit. What is trained, on what and by which loss is a Task; this file knows neither network.
 """
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -201,17 +203,27 @@ class Run:
         if self.group.leads:
             losses = self.task.validate(averaged, self.settings.validation_batches) if validate and self.settings.validation_batches else {}
             self.progress = Progress(self.step, self.progress.skipped_in_a_row, self.meter.since, sums, losses.get("loss"))
-            part = begin_checkpoint(self.folder, self.step)
-            self.task.describe(part, save_weights(part, self.task.part, averaged.state_dict()), self.step)
-            save_tensors(weights, part / WEIGHTS)
-            save_tensors(optimizer, part / OPTIMIZER)
-            if critic is not None:
-                save_tensors(critic, part / CRITIC)
-            finish_checkpoint(part, self.progress, lasting(self.settings))
+            self._write(averaged, {WEIGHTS: weights, OPTIMIZER: optimizer, CRITIC: critic})
             drop_old(self.folder, self.settings.keep_last, self.settings.keep_best)
             if losses:
                 self.on_note(f"step {self.step}, held-out clips: " + "  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
         self.group.wait()
+
+    def _write(self, averaged: nn.Module, tensors: dict[str, dict[str, Tensor] | None]) -> None:
+        """The files of a checkpoint. Where one cannot be written nothing is left of it, and the checkpoints before it stay."""
+        part = begin_checkpoint(self.folder, self.step)
+        try:
+            self.task.describe(part, save_weights(part, self.task.part, averaged.state_dict()), self.step)
+            for name, named in tensors.items():
+                if named is not None:
+                    save_tensors(named, part / name)
+            finish_checkpoint(part, self.progress, lasting(self.settings))
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(part, ignore_errors=True)
+            kept = checkpoint_folders(self.folder)
+            before = f"the run goes on from {kept[-1].name}" if kept else "there is none before it"
+            said = f"{self.folder}: the checkpoint of step {self.step} could not be written ({error}); {before}. Make room and try again"
+            raise TrainingError(said) from error
 
     def _tensors(self, network: nn.Module) -> dict[str, Tensor]:
         return {name: whole(tensor) for name, tensor in network.state_dict().items()}
