@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,11 +17,15 @@ COMMITMENT = 0.25  # weight of the commitment loss, paper appendix B.1
 
 @dataclass(frozen=True)
 class Quantized:
-    """vectors: (..., dim), what the decoder sees; tokens: (...) int64 in [0, codebook_size); loss: scalar."""
+    """vectors: (..., dim), what the decoder sees; tokens: (...) int64 in [0, codebook_size); loss: scalar.
+
+    codes: (..., code_dim), what the encoder said before VQ snapped it, without gradient, for `VQ.revive`; None from FSQ.
+    """
 
     vectors: Tensor
     tokens: Tensor
     loss: Tensor
+    codes: Tensor | None = None
 
 
 class FSQ(nn.Module):
@@ -70,26 +75,71 @@ class FSQ(nn.Module):
 
 
 class VQ(nn.Module):
-    """The paper's quantiser (section 2.1, appendix B.1): codes and codebook on the unit sphere, nearest entry wins."""
+    """The paper's quantiser (section 2.1, appendix B.1): codes and codebook on the unit sphere, nearest entry wins.
 
-    def __init__(self, dim: int, codebook_size: int, code_dim: int):
+    An entry that nothing is near to gets no gradient and stays dead. `revive` moves it to where codes are.
+    """
+
+    def __init__(self, dim: int, codebook_size: int, code_dim: int, commitment: float = COMMITMENT):
         super().__init__()
-        self.codebook_size = codebook_size
+        self.codebook_size, self.commitment = codebook_size, commitment
         self.project_in = nn.Linear(dim, code_dim)
         self.project_out = nn.Linear(code_dim, dim)
         self.codebook = nn.Parameter(torch.randn(codebook_size, code_dim))
+        self.register_buffer("idle", torch.zeros(codebook_size, dtype=torch.int32))  # steps of training since an entry was chosen
 
     def forward(self, x: Tensor) -> Quantized:
-        """x: (..., dim). Loss of Eq. 1: |sg(z) - e|^2 + 0.25 |z - sg(e)|^2."""
+        """x: (..., dim). Loss of Eq. 1: |sg(z) - e|^2 + commitment * |z - sg(e)|^2."""
         code = F.normalize(self.project_in(x).float(), dim=-1)
         codebook = F.normalize(self.codebook.float(), dim=-1)
         tokens = (code.detach() @ codebook.detach().T).argmax(-1)
         entry = codebook[tokens]
-        loss = F.mse_loss(entry, code.detach()) + COMMITMENT * F.mse_loss(code, entry.detach())
+        loss = F.mse_loss(entry, code.detach()) + self.commitment * F.mse_loss(code, entry.detach())
         passed = code + (entry - code).detach()  # straight through
-        return Quantized(self.project_out(passed.to(x.dtype)), tokens, loss)
+        return Quantized(self.project_out(passed.to(x.dtype)), tokens, loss, code.detach())
 
     def vectors(self, tokens: Tensor) -> Tensor:
         """tokens (...) -> (..., dim)."""
         entry = F.normalize(self.codebook.float(), dim=-1)[tokens]
         return self.project_out(entry.to(self.project_out.weight.dtype))
+
+    @torch.no_grad()
+    def revive(self, codes: Tensor, tokens: Tensor, after: int, rng: torch.Generator) -> int:
+        """Moves entries that no token chose in the last `after` steps onto codes of this step; returns how many.
+
+        Called once a step, after the optimiser, with all that the step quantised: codes (..., code_dim), tokens (...). An entry
+        keeps its length, so that the learning rate means the same for it. Which codes are taken depends on `rng` (on the CPU)
+        alone; all processes call it together with equal generators and end up with equal codebooks.
+        """
+        self.idle += 1
+        self.idle[_over_processes(torch.bincount(tokens.flatten(), minlength=self.codebook_size)) > 0] = 0
+        dead = (self.idle >= after).nonzero().flatten()
+        if not len(dead):
+            return 0
+        candidates = _gathered(codes.reshape(-1, codes.shape[-1]).float())
+        chosen = torch.randperm(len(candidates), generator=rng)[: len(dead)].to(candidates.device)
+        dead = dead[: len(chosen)]  # more dead entries than codes: the others wait a step
+        lengths = self.codebook[dead].norm(dim=-1, keepdim=True)
+        self.codebook[dead] = (F.normalize(candidates[chosen], dim=-1) * lengths).to(self.codebook.dtype)
+        self.idle[dead] = 0
+        return len(dead)
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _over_processes(counts: Tensor) -> Tensor:
+    """The sum of the counts of all processes."""
+    if _is_distributed():
+        torch.distributed.all_reduce(counts)
+    return counts
+
+
+def _gathered(rows: Tensor) -> Tensor:
+    """The rows of all processes, in the order of their ranks; each process brings as many."""
+    if not _is_distributed():
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)

@@ -50,7 +50,7 @@ class LPIPS(nn.Module):
 
 
 def unit_channels(x: Tensor) -> Tensor:
-    """The vector at each place of (b c ...) at unit length, in float32; zero stays zero, and so does its gradient."""
+    """The vector at each place of (b c ...) at unit length, in float32; a vector of zeros stays one, and the ReLU before it keeps its gradient 0."""
     x = x.float()
     return x * torch.rsqrt(x.square().sum(1, keepdim=True) + 1e-20)
 
