@@ -62,7 +62,10 @@ class FSQ(nn.Module):
     def _spread_loss(self, digits: Tensor) -> Tensor:
         half = (self.levels - 1) / 2
         spread = ((digits - half) / (half + 0.499)).flatten(0, -2)
-        return (spread.mean(0) ** 2 + (spread.square().mean(0) - 1 / 3) ** 2).mean()
+        means = torch.stack([spread.mean(0), spread.square().mean(0)])
+        if self.training and _is_distributed():  # means of the whole batch, as in one process; gradients pass through
+            means = SumOverProcesses.apply(means) / torch.distributed.get_world_size()
+        return (means[0] ** 2 + (means[1] - 1 / 3) ** 2).mean()
 
     def vectors(self, tokens: Tensor) -> Tensor:
         """tokens (...) -> (..., dim)."""
@@ -125,15 +128,27 @@ class VQ(nn.Module):
         return len(dead)
 
 
+class SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; the gradient of a process's own is the sum of all their gradients."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        return _over_processes(values.clone())
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _over_processes(gradient.clone())
+
+
 def _is_distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _over_processes(counts: Tensor) -> Tensor:
-    """The sum of the counts of all processes."""
+def _over_processes(values: Tensor) -> Tensor:
+    """The sum of the values of all processes, in place."""
     if _is_distributed():
-        torch.distributed.all_reduce(counts)
-    return counts
+        torch.distributed.all_reduce(values)
+    return values
 
 
 def _gathered(rows: Tensor) -> Tensor:

@@ -103,7 +103,9 @@ def test_the_message_names_what_was_asked_for(tmp_path):
         read_arrays(pickle.dumps(Call(os.system, "true")))
 
 
-@pytest.mark.parametrize("text", [b"cos\nsystem\n(S'true'\ntR.", b"(ios\nsystem\nS'true'\n.", b"Pwhat.", b"\x80\x04\x82\x01.", b"N0.", b"", b".", b"\x80"])
+@pytest.mark.parametrize(
+    "text", [b"cos\nsystem\n(S'true'\ntR.", b"(ios\nsystem\nS'true'\n.", b"Pwhat.", b"\x80\x04\x82\x01.", b"N0.", b"", b".", b"\x80"]
+)
 def test_hand_written_operations_are_refused(text):
     with pytest.raises(PickledArraysError):
         read_arrays(text)

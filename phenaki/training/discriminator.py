@@ -18,11 +18,13 @@ class Stage(nn.Module):
         super().__init__()
         self.conv = nn.Conv3d(in_channels, out_channels, 3, padding=1)
         self.norm = nn.GroupNorm(NORM_GROUPS, out_channels)
-        self.window, self.stride, self.padding = ((3, 3, 3), (2, 2, 2), (1, 1, 1)) if halves_time else ((1, 3, 3), (1, 2, 2), (0, 1, 1))
+        self.time_window, self.time_stride = (3, 2) if halves_time else (1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.leaky_relu(self.norm(self.conv(x)), 0.2)
-        return F.avg_pool3d(x, self.window, self.stride, self.padding, count_include_pad=False)
+        around = self.time_window // 2
+        x = F.pad(x, (1, 1, 1, 1, around, around), mode="replicate")
+        return F.avg_pool3d(x, (self.time_window, 3, 3), (self.time_stride, 2, 2))
 
 
 class Discriminator(nn.Module):
