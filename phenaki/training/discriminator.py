@@ -30,7 +30,7 @@ class Stage(nn.Module):
 class Discriminator(nn.Module):
     """dim: channels of the first layer, a multiple of 8. Each stage halves the picture; all but the first halve time too."""
 
-    def __init__(self, dim: int = 64, num_stages: int = 3):
+    def __init__(self, dim: int = 32, num_stages: int = 3):
         super().__init__()
         if dim < NORM_GROUPS or dim % NORM_GROUPS or num_stages < 1:
             raise ValueError(f"a discriminator of dim {dim} and {num_stages} stages: needed a multiple of {NORM_GROUPS} and at least 1 stage")

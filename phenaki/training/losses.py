@@ -40,7 +40,7 @@ class LossSettings:
     r1_every: int = 16  # steps; the penalty counts r1_every times where it is taken
     lecam_weight: float = 0.0  # MAGVIT-v2: 0.001
     lecam_decay: float = 0.999  # of the moving averages of scores
-    discriminator_dim: int = 64  # channels of its first layer, a multiple of 8
+    discriminator_dim: int = 32  # channels of its first layer, a multiple of 8
     discriminator_stages: int = 3  # halvings after the first layer's; one answer for each 2^(1 + stages) pixels a side
 
     def __post_init__(self):
