@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from training_toys import log, newest, settings
+from training_toys import PLAIN, log, newest, settings
 
 from phenaki.checkpoint import ModelInfo
 from phenaki.cvivit import CViViT
@@ -97,7 +98,8 @@ def test_sharded_processes_have_the_losses_of_one_and_leave_whole_weights(alone,
 def tokenizer_run(folder: Path, **changes) -> Run:
     torch.manual_seed(0)
     network = CViViT(TINY.tokenizer)
-    own = TokenizerTraining(num_slices=2, quantizer_weight=0.0, optimizer=settings(batch_size=4, num_steps=3, log_every=1, **changes))
+    losses = replace(PLAIN, quantizer_weight=0.0)
+    own = TokenizerTraining(num_slices=2, losses=losses, optimizer=settings(batch_size=4, num_steps=3, log_every=1, **changes))
     task = TokenizerTask(network, open_world(TINY.world), own, ModelInfo("tiny", network.config, None, TINY.text, 8.0))
     return Run(folder, task, own.optimizer)
 

@@ -416,7 +416,8 @@ own = OptimizerSettings(num_steps=14, batch_size=2, log_every=1, save_every=1, s
 def train(folder):
     torch.manual_seed(0)
     info = ModelInfo("killed", settings.tokenizer, None, settings.text, 8.0)
-    task = TokenizerTask(CViViT(settings.tokenizer), world, TokenizerTraining(num_slices=2, optimizer=own), info)
+    training = TokenizerTraining(num_slices=2, losses=settings.train_tokenizer.losses, optimizer=own)
+    task = TokenizerTask(CViViT(settings.tokenizer), world, training, info)
     Run(Path(folder), task, own).train(lambda line: None)
 
 def start(folder):

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from training_toys import Stop, log, newest, settings, state
+from training_toys import PLAIN, Stop, log, newest, settings, state
 
 from phenaki.checkpoint import ModelInfo, load_model, sha256
 from phenaki.cvivit import CViViT, Reconstruction
@@ -23,14 +23,14 @@ from phenaki.data.tokens import StoryTokens
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, MaskGIT, MaskGITConfig
 from phenaki.text import TextEncoder
 from phenaki.training import generator as generator_module
-from phenaki.training import tokenizer as tokenizer_module
 from phenaki.training.generator import Batch, GeneratorTask, corrupt, draw_batch, generator_loss, run_generator_training
+from phenaki.training.losses import TokenizerLosses
 from phenaki.training.optimizers import OptimizerSettings, generator_for, make_optimizers
 from phenaki.training.run import Run
 from phenaki.training.samples import save_video_rows
 from phenaki.training.settings import GeneratorTraining, ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_from
-from phenaki.training.tokenizer import TokenizerTask, freeze_tokens, override, run_tokenizer_training, tokenizer_loss
+from phenaki.training.tokenizer import TokenizerTask, freeze_tokens, override, run_tokenizer_training
 
 pytestmark = pytest.mark.usefixtures("synced")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -74,6 +74,10 @@ def draws(count: int, batch_size: int = 8, stories: StoryTokens = STORIES, confi
 # Both networks, the same way
 
 
+def losses_of(network: nn.Module, video: Tensor, **changes: float) -> dict[str, Tensor]:
+    return TokenizerLosses(replace(PLAIN, **changes))(network(video), video, 0, torch.Generator().manual_seed(0))
+
+
 def tokenizer_task(network: CViViT, source, own: TokenizerTraining) -> TokenizerTask:
     return TokenizerTask(network, source, own, ModelInfo("tiny", network.config, None, TINY.text, 8.0))
 
@@ -113,11 +117,11 @@ class Trainee:
 
     def task(self, network: nn.Module, own: OptimizerSettings, on_sample=None) -> TokenizerTask | GeneratorTask:
         if self.name == "tokenizer":
-            return tokenizer_task(network, self.world, TokenizerTraining(num_slices=2, optimizer=own))
+            return tokenizer_task(network, self.world, TokenizerTraining(num_slices=2, losses=PLAIN, optimizer=own))
         return generator_task(network, STORIES, GeneratorTraining(num_slices=17, optimizer=own), on_sample or (lambda model, path: None))
 
     def _cut(self, patch: pytest.MonkeyPatch, stop_at: int) -> None:
-        module, name = (tokenizer_module, "tokenizer_loss") if self.name == "tokenizer" else (generator_module, "generator_loss")
+        module, name = (TokenizerLosses, "forward") if self.name == "tokenizer" else (generator_module, "generator_loss")
         loss, left = getattr(module, name), [stop_at]
 
         def until(*arguments):
@@ -240,7 +244,7 @@ def test_every_parameter_of_the_tokenizer_is_trained(kind, world):
     total = {name: 0.0 for name, _ in model.named_parameters()}
     for step in range(3):  # residual branches start as zero: what stands before them moves from the second step on
         optimizer.zero_grad()
-        tokenizer_loss(model, world.clips(0, 2 * step, 2, model.num_frames(3), 2), TokenizerTraining())["loss"].backward()
+        losses_of(model, world.clips(0, 2 * step, 2, model.num_frames(3), 2))["loss"].backward()
         for name, parameter in model.named_parameters():
             total[name] += parameter.grad.abs().sum().item() if parameter.grad is not None else 0.0
         optimizer.step()
@@ -522,7 +526,7 @@ def test_the_gradient_passes_through_the_quantiser(world):
     for config in (TINY.tokenizer, replace(TINY.tokenizer, quantizer="vq", codebook_size=32, code_dim=8)):
         torch.manual_seed(0)
         model = CViViT(config)
-        tokenizer_loss(model, world.clips(0, 0, 2, 5, 2), TokenizerTraining())["l2"].backward()
+        losses_of(model, world.clips(0, 0, 2, 5, 2))["l2"].backward()
         for name in ("stem.to_vectors.weight", "encoder.layers.0.attention.to_queries.weight", "quantizer.project_in.weight"):
             assert model.get_parameter(name).grad.abs().max() > 1e-7, (config.quantizer, name)
 
@@ -544,18 +548,17 @@ def test_every_frame_row_and_colour_enters_the_loss_alike(world):
     for frame, row, colour in [(0, 0, 0), (1, 5, 1), (2, 31, 2), (3, 7, 0), (4, 31, 2)]:
         fault = torch.zeros_like(video)
         fault[:, colour, frame, row] = 0.5
-        losses.append(tokenizer_loss(Copier(fault), video, TokenizerTraining(l1_weight=0.1, quantizer_weight=0.0))["loss"].item())
+        losses.append(losses_of(Copier(fault), video, l1_weight=0.1, quantizer_weight=0.0)["loss"].item())
     share = 1 / (3 * 5 * 32)
     assert losses == pytest.approx([share * (0.25 + 0.1 * 0.5)] * 5, rel=1e-4)
 
 
 def test_the_parts_of_the_loss_are_weighted_and_named(world):
     video = world.clips(0, 0, 2, 5, 2)
-    losses = tokenizer_loss(Copier(torch.full_like(video, 0.2)), video, TokenizerTraining(l1_weight=0.3, quantizer_weight=0.7))
+    losses = losses_of(Copier(torch.full_like(video, 0.2)), video, l1_weight=0.3, quantizer_weight=0.7)
     assert losses["l2"].item() == pytest.approx(0.04, rel=1e-4) and losses["l1"].item() == pytest.approx(0.2, rel=1e-4)
     assert losses["loss"].item() == pytest.approx(0.04 + 0.3 * 0.2 + 0.7 * 2.0, rel=1e-4)
     assert losses["psnr"].item() == pytest.approx(20.0, abs=1e-3)  # an error of 0.1 in [0, 1]
-    assert losses["distinct_tokens"] == 1
 
 
 def test_the_first_frame_has_the_weight_that_is_set(world):
@@ -564,7 +567,7 @@ def test_the_first_frame_has_the_weight_that_is_set(world):
     for frame in (0, 3):
         fault = torch.zeros_like(video)
         fault[:, :, frame] = 0.5
-        parts.append(tokenizer_loss(Copier(fault), video, TokenizerTraining(first_frame_weight=0.5, quantizer_weight=0.0))["l2"].item())
+        parts.append(losses_of(Copier(fault), video, first_frame_weight=0.5, quantizer_weight=0.0)["l2"].item())
     assert parts == pytest.approx([0.5 / 4.5 * 0.25, 1 / 4.5 * 0.25], rel=1e-4)
 
 
@@ -575,7 +578,7 @@ def test_decoder_only_training_keeps_the_tokens(world, tmp_path):
     before, tokens = network.state_dict(), network.encode(video)
     before = {name: value.clone() for name, value in before.items()}
     freeze_tokens(network)
-    own = TokenizerTraining(num_slices=2, decoder_only=True, optimizer=settings(learning_rate=1e-2))
+    own = TokenizerTraining(num_slices=2, losses=PLAIN, decoder_only=True, optimizer=settings(learning_rate=1e-2))
     run = Run(tmp_path, tokenizer_task(network, world, own), own.optimizer)
     run.train(lambda line: None)
     after = run.averaged()
@@ -603,7 +606,7 @@ def test_a_red_clip_trains_to_red(tmp_path):
     red = torch.tensor([1.0, -1.0, -0.5])[None, :, None, None, None]
     source = SimpleNamespace(clips=lambda seed, step, count, frames, align: red.expand(count, 3, frames, 32, 32))
     fast = settings(num_steps=40, learning_rate=1e-2, ema_decay=0.5, save_every=40, sample_every=40)
-    own = TokenizerTraining(num_slices=2, optimizer=fast)
+    own = TokenizerTraining(num_slices=2, losses=PLAIN, optimizer=fast)
     run = Run(tmp_path, tokenizer_task(CViViT(TINY.tokenizer), source, own), fast)
     run.train(lambda line: None)
     trained = run.averaged()
@@ -616,7 +619,7 @@ def test_a_red_clip_trains_to_red(tmp_path):
 def test_the_tokenizer_s_loss_falls(world, tmp_path):
     lines = []
     fast = settings(num_steps=60, log_every=1, save_every=60, learning_rate=3e-3)
-    own = TokenizerTraining(num_slices=2, quantizer_weight=0.1, optimizer=fast)
+    own = TokenizerTraining(num_slices=2, losses=replace(PLAIN, quantizer_weight=0.1), optimizer=fast)
     torch.manual_seed(0)
     Run(tmp_path, tokenizer_task(CViViT(TINY.tokenizer), world, own), fast).train(lines.append)
     l2 = [line["l2"] for line in lines]
@@ -743,7 +746,7 @@ def test_validation_is_of_other_clips_and_the_same_each_time(trained, world):
     notes = [note for note in trained[2] if str(note).startswith("step 2, held-out clips: loss")]
     assert len(notes) == 2, "one for each network"
     torch.manual_seed(0)
-    task = tokenizer_task(CViViT(TINY.tokenizer), world, TokenizerTraining(num_slices=2, optimizer=settings()))
+    task = tokenizer_task(CViViT(TINY.tokenizer), world, TokenizerTraining(num_slices=2, losses=PLAIN, optimizer=settings()))
     assert task.validate(task.model, 2) == {}
     task.held_out = world
     assert task.validate(task.model, 2) == task.validate(task.model, 2) != task.validate(task.model, 1)

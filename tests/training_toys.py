@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from phenaki import atomic
 from phenaki.training import checkpoints
 from phenaki.training.journal import TIMES
+from phenaki.training.losses import LossSettings
 from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Part
 from phenaki.training.run import Run
+
+PLAIN = LossSettings(l1_weight=0.1, quantizer_weight=1.0, lpips_weight=0.0, i3d_weight=0.0, adversarial_weight=0.0)  # needs no network
 
 
 class Stop(Exception):
@@ -61,6 +64,9 @@ class Toy:
             return self.loss_at(step)
         x = torch.randn(4, 3, generator=generator_for(0, step))
         return {"loss": (self.model(x) - x[:, :2]).square().mean()}
+
+    def after_step(self, step: int) -> None:
+        """Nothing more."""
 
     def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
         """It is no model that a folder could hold."""

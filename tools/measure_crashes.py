@@ -41,7 +41,8 @@ def train(folder: Path, num_steps: int, shared: mmap.mmap) -> None:
     settings = OptimizerSettings(num_steps=num_steps, batch_size=2, log_every=1, save_every=SAVE_EVERY, sample_every=num_steps)
     info = ModelInfo("tiny", SETTINGS.tokenizer, None, SETTINGS.text, 8.0)
     world = open_world(SETTINGS.world)
-    run = Run(folder, TokenizerTask(CViViT(SETTINGS.tokenizer), world, TokenizerTraining(num_slices=2, optimizer=settings), info, world), settings)
+    training = TokenizerTraining(num_slices=2, losses=SETTINGS.train_tokenizer.losses, optimizer=settings)
+    run = Run(folder, TokenizerTask(CViViT(SETTINGS.tokenizer), world, training, info, world), settings, on_note=lambda note: None)
     save = run.save
 
     def told(**arguments) -> None:

@@ -212,6 +212,9 @@ class GeneratorTask:
     def losses(self, batch: TextBatch, step: int) -> dict[str, Tensor]:
         return generator_loss(self.model, batch.batch, batch.text, batch.text_mask, batch.num_hidden)
 
+    def after_step(self, step: int) -> None:
+        """Nothing: the optimisers do it all."""
+
     def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
         files = files | save_weights(folder, "tokenizer", self.tokenizer.state_dict())
         facts = {**self.info.training, "generator_steps": step, "generator_seed": self.training.optimizer.seed}

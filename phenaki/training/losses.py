@@ -27,6 +27,7 @@ class LossSettings:
 
     l2_weight: float = 1.0  # L_2
     l1_weight: float = 0.0
+    first_frame_weight: float = 1.0  # of a clip's first frame in L2 and L1, against 1 for each other: it has a slice to itself
     lpips_weight: float = 0.1  # L_IP; needs `phenaki metrics install`
     lpips_frames: int = 4  # of each clip, drawn anew in every step; 0 = all of them
     i3d_weight: float = 1.0  # L_VP; needs `phenaki metrics install`; videos only
@@ -47,6 +48,8 @@ class LossSettings:
         for name, value in vars(self).items():
             if name != "balance" and value < 0:
                 raise ValueError(f"{name} is {value}: needed 0 (off) or more")
+        if not (self.l2_weight or self.l1_weight or self.lpips_weight or self.i3d_weight):
+            raise ValueError("all of l2_weight, l1_weight, lpips_weight, i3d_weight are 0: nothing says how like a reconstruction is; set one")
         if self.balance not in BALANCES:
             raise ValueError(f"balance {self.balance!r}: allowed are {', '.join(BALANCES)}")
         if self.r1_every < 1 or self.lecam_decay >= 1:
@@ -83,21 +86,26 @@ class TokenizerLosses(nn.Module):
         likeness = sum(getattr(settings, f"{name}_weight") * part for name, part in parts.items())
         parts["quantizer"] = result.quantizer_loss
         loss = likeness + settings.quantizer_weight * result.quantizer_loss
-        discriminator_loss = torch.zeros_like(loss)
         if self.discriminator is not None:
             parts |= self._adversarial(made, truth, likeness, step)
             loss = loss + settings.adversarial_weight * parts["balance"] * parts["adversarial"]
-            discriminator_loss = parts.pop("discriminator_loss")
-        psnr = -10 * torch.log10(F.mse_loss(made.detach(), truth) / 4)  # the range [-1, 1] is 2 wide
-        return {"loss": loss, "discriminator_loss": discriminator_loss, **parts, "psnr": psnr}
+        return {"loss": loss, **parts, "psnr": psnr(made, truth)}
+
+    @torch.no_grad()
+    def held_out(self, result: Reconstruction, video: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """The same of clips that are not trained on, without the discriminator; "loss" is comparable from step to step."""
+        made, truth = result.video.float(), video.float()
+        parts = self._likeness(made, truth, rng)
+        return {"loss": sum(getattr(self.settings, f"{name}_weight") * part for name, part in parts.items()), **parts, "psnr": psnr(made, truth)}
 
     def _likeness(self, made: Tensor, truth: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """How unlike two videos are, in each way that has a weight."""
         settings, (lpips, i3d), parts = self.settings, self.frozen, {}
+        weights = frame_weights(truth.shape[2], settings.first_frame_weight, truth.device)
         if settings.l2_weight:
-            parts["l2"] = F.mse_loss(made, truth)
+            parts["l2"] = ((made - truth).square() * weights).mean()
         if settings.l1_weight:
-            parts["l1"] = F.l1_loss(made, truth)
+            parts["l1"] = ((made - truth).abs() * weights).mean()
         if settings.lpips_weight:
             parts["lpips"] = frame_perceptual(lpips, made, truth, settings.lpips_frames, rng)
         if settings.i3d_weight:
@@ -130,6 +138,19 @@ class TokenizerLosses(nn.Module):
         """Scores of a reconstruction, with gradients for it and none for the discriminator's weights."""
         weights = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         return functional_call(self.discriminator, weights, (made,))
+
+
+def frame_weights(num_frames: int, first: float, device: torch.device) -> Tensor:
+    """Weights (f 1 1) with mean 1: `first` for the first frame against 1 for each other."""
+    weights = torch.ones(num_frames, device=device)
+    weights[0] = first
+    return (weights / weights.mean())[:, None, None]
+
+
+@torch.no_grad()
+def psnr(made: Tensor, truth: Tensor) -> Tensor:
+    """10 log10(2^2 / mean squared error) in dB: the range [-1, 1] is 2 wide."""
+    return -10 * torch.log10(F.mse_loss(made, truth) / 4)
 
 
 def build_losses(settings: LossSettings, device: str | torch.device = "cpu") -> TokenizerLosses:

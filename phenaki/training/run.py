@@ -64,6 +64,9 @@ class Task(Protocol):
     def losses(self, batch: Any, step: int) -> dict[str, Tensor]:
         """Named scalars; "loss" is minimised, all are logged. Their mean over equal parts of a batch is the batch's."""
 
+    def after_step(self, step: int) -> None:
+        """What changes weights besides the optimisers."""
+
     def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
         """Makes a folder with the model's weight `files` a model folder."""
 
@@ -141,6 +144,8 @@ class Run:
             if finite:
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if finite:
+            self.task.after_step(self.step)
         self.ema.update(self.task.model, self.step)
         return {**values, "skipped": (~finite).float(), "learning_rate": torch.tensor(rate)}
 

@@ -11,18 +11,17 @@ from phenaki.data.storybook import WORLDS, WorldConfig
 from phenaki.maskgit import MaskGITConfig
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextConfig
+from phenaki.training.losses import LossSettings
 from phenaki.training.optimizers import OptimizerSettings
 
 
 @dataclass(frozen=True)
 class TokenizerTraining:
-    """Loss and data of tokenizer training. The loss is L2 + l1_weight * L1 + quantizer_weight * (VQ's own)."""
+    """Losses and data of tokenizer training."""
 
     num_slices: int = 4  # of a training clip
-    l1_weight: float = 0.1
-    quantizer_weight: float = 1.0
-    first_frame_weight: float = 1.0  # of a clip's first frame, against 1 for each other; it has a whole slice of tokens to itself
     decoder_only: bool = False  # tokens stay what they are: only the way from them to pixels is trained (needs --init-from)
+    losses: LossSettings = field(default_factory=LossSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
 
@@ -33,10 +32,12 @@ def _table(values: Any, source: str) -> dict[str, Any]:
 
 
 def read_section(cls: type, values: dict[str, Any], source: str):
-    """A training section: its own keys and the table `optimizer`."""
+    """A training section: its own keys, and the tables in it."""
     values = _table(values, source)
-    optimizer = build(OptimizerSettings, values.pop("optimizer", {}), f"{source}.optimizer")
-    return replace(build(cls, values, source), optimizer=optimizer)
+    tables = {"optimizer": OptimizerSettings, "losses": LossSettings}
+    own = {entry.name for entry in fields(cls)}
+    read = {name: build(kind, values.pop(name, {}), f"{source}.{name}") for name, kind in tables.items() if name in own}
+    return replace(build(cls, values, source), **read)
 
 
 def read_world(values: dict[str, Any], source: str) -> WorldConfig:

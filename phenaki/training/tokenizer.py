@@ -12,7 +12,8 @@ from phenaki.cvivit import CViViT
 from phenaki.data.folder import ClipFolder
 from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
 from phenaki.maskgit import MaskGIT
-from phenaki.training.optimizers import OptimizerSettings
+from phenaki.training.losses import TokenizerLosses, build_losses
+from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.run import Run
 from phenaki.training.samples import HELD_OUT_SEED, SAMPLE_SEED, save_video_rows
@@ -22,25 +23,6 @@ from phenaki.training.start import load_start
 DECODER = ("decoder.", "head.", "first_head.", "quantizer.project_out.")  # what stands between tokens and pixels
 
 Source = StorybookWorld | ClipFolder
-
-
-def tokenizer_loss(tokenizer: CViViT, video: Tensor, training: TokenizerTraining) -> dict[str, Tensor]:
-    """Reconstruction losses of a batch, each by name; "loss" is their weighted sum."""
-    result = tokenizer(video)
-    weights = frame_weights(video.shape[2], training.first_frame_weight, video.device)
-    error = (result.video - video).float()
-    l2, l1 = (error.square() * weights).mean(), (error.abs() * weights).mean()
-    loss = l2 + training.l1_weight * l1 + training.quantizer_weight * result.quantizer_loss
-    psnr = -10 * torch.log10(error.detach().square().mean() / 4)  # the range [-1, 1] is 2 wide
-    distinct = torch.tensor(result.tokens.unique().numel() / result.tokens.numel())  # falls towards 0 where codes collapse
-    return {"loss": loss, "l2": l2, "l1": l1, "quantizer": result.quantizer_loss, "psnr": psnr, "distinct_tokens": distinct}
-
-
-def frame_weights(num_frames: int, first: float, device: torch.device) -> Tensor:
-    """Weights (f 1 1) with mean 1: `first` for the first frame against 1 for each other."""
-    weights = torch.ones(num_frames, device=device)
-    weights[0] = first
-    return (weights / weights.mean())[:, None, None]
 
 
 @dataclass
@@ -53,8 +35,16 @@ class TokenizerTask:
     info: ModelInfo
     held_out: Source | None = None  # clips to validate on
     generator: MaskGIT | None = None  # goes with the model where the tokens stay what they are
+    losses_of: TokenizerLosses | None = None  # built of the settings where none is given
     part: str = "tokenizer"
-    critic: nn.Module | None = None
+
+    def __post_init__(self):
+        self.losses_of = self.losses_of or build_losses(self.training.losses, next(self.model.parameters()).device)
+        self._quantized: list[tuple[Tensor, Tensor]] = []  # codes and tokens of the step, for reviving codes
+
+    @property
+    def critic(self) -> nn.Module | None:
+        return None if self.losses_of.discriminator is None else self.losses_of
 
     @property
     def num_frames(self) -> int:
@@ -74,7 +64,20 @@ class TokenizerTask:
         return batch.shape[0] * self.model.num_slices(batch.shape[2]) * (batch.shape[3] // config.patch_size) * (batch.shape[4] // config.patch_size)
 
     def losses(self, batch: Tensor, step: int) -> dict[str, Tensor]:
-        return tokenizer_loss(self.model, batch, self.training)
+        result = self.model(batch)
+        if self.training.losses.revive_after and result.codes is not None:
+            self._quantized.append((result.codes, result.tokens))
+        distinct = torch.tensor(result.tokens.unique().numel() / result.tokens.numel())  # falls towards 0 where codes collapse
+        rng = generator_for(self.training.optimizer.seed, step, "losses")
+        return {**self.losses_of(result, batch, step, rng), "distinct_tokens": distinct}
+
+    def after_step(self, step: int) -> None:
+        """Revives codes that nothing is near to."""
+        if self._quantized:
+            codes, tokens = (torch.cat([one.flatten(0, 3) for one in column]) for column in zip(*self._quantized, strict=True))
+            rng = generator_for(self.training.optimizer.seed, step, "revival")
+            self.model.quantizer.revive(codes, tokens, self.training.losses.revive_after, rng)
+            self._quantized.clear()
 
     def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
         if self.generator is not None:
@@ -89,7 +92,8 @@ class TokenizerTask:
         size, sums = self.training.optimizer.batch_size, {}
         for number in range(num_batches):
             video = self.held_out.clips(HELD_OUT_SEED, number * size, size, self.num_frames, model.config.temporal_patch_size)
-            for name, value in tokenizer_loss(model, video, self.training).items():
+            said = self.losses_of.held_out(model(video), video, generator_for(HELD_OUT_SEED, number, "losses"))
+            for name, value in said.items():
                 sums[name] = sums.get(name, 0.0) + value.item() / num_batches
         return sums
 
@@ -117,6 +121,8 @@ def run_tokenizer_training(
     """
     settings = load_settings(config)
     training = replace(settings.train_tokenizer, optimizer=override(settings.train_tokenizer.optimizer, steps, seed))
+    if training.losses.revive_after and training.optimizer.sharded:
+        raise ValueError(f"{config}: revive_after needs the whole codebook in every process: not with sharded = true")
     if training.decoder_only and init_from is None:
         raise ValueError(f"{config}: decoder_only = true needs --init-from MODEL, whose tokens are kept")
     with joined(device) as group:
