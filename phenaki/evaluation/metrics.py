@@ -32,8 +32,8 @@ def psnr(squared_error: Tensor) -> Tensor:
 def ssim(made: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity of each frame (Wang et al. 2004, Eq. 13), (b c f h w) twice -> (b f), 1 = equal.
 
-    Window: Gaussian, 11x11 pixels, sigma 1.5, only where it lies wholly inside the picture; channels apart, then averaged.
-    Frames must have at least 11 pixels a side.
+    Window: Gaussian, 11x11 pixels, sigma 1.5, at every pixel, the picture mirrored at its edges, as torchmetrics has it;
+    channels apart, then averaged. Frames must have at least 11 pixels a side.
     """
     b, c, f, h, w = truth.shape
     if min(h, w) < SSIM_SIDE:
@@ -48,11 +48,13 @@ def ssim(made: Tensor, truth: Tensor) -> Tensor:
 
 
 def _blurred(pictures: Tensor) -> Tensor:
-    """(n 1 h w) -> (n 1 h-10 w-10): the Gaussian window, over rows and then columns."""
+    """The Gaussian window over rows and then columns of pictures (n 1 h w) that are mirrored at their edges."""
     offsets = torch.arange(SSIM_SIDE, device=pictures.device, dtype=pictures.dtype) - SSIM_SIDE // 2
     window = torch.exp(-(offsets**2) / (2 * SSIM_SIGMA**2))
     window = window / window.sum()
-    return F.conv2d(F.conv2d(pictures, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
+    reach = SSIM_SIDE // 2
+    mirrored = F.pad(pictures, (reach, reach, reach, reach), mode="reflect")
+    return F.conv2d(F.conv2d(mirrored, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
 
 
 def lpips_by_frame(lpips: Callable[[Tensor, Tensor], Tensor], made: Tensor, truth: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """The networks that two of the figures need, where their weights are installed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+
+# Fewest frames of a clip and fewest pixels a side that each takes: something must be left after all its halvings.
+LEAST_LPIPS, LEAST_I3D = (1, 16), (9, 32)
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,15 @@ class MetricNetworks:
     lpips: Callable[[Tensor, Tensor], Tensor] | None = None
     i3d: Callable[[Tensor], Tensor] | None = None
     missing: dict[str, str] = field(default_factory=dict)
+
+    def fitting(self, frames: int, size: int) -> "MetricNetworks":
+        """Those that can take clips of so many frames and pixels a side."""
+        fit = self
+        for name, network, (least_frames, least_size) in (("lpips", "lpips", LEAST_LPIPS), ("rfvd", "i3d", LEAST_I3D)):
+            if getattr(self, network) is not None and (frames < least_frames or size < least_size):
+                reason = f"not measured: needs clips of {least_frames} frames at {least_size}x{least_size} or more, found {frames} at {size}x{size}"
+                fit = replace(fit, **{network: None}, missing={**fit.missing, name: reason})
+        return fit
 
 
 def load_networks(device: str | torch.device) -> MetricNetworks:

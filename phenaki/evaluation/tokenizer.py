@@ -104,6 +104,7 @@ def evaluate_tokenizer(
 ) -> Evaluation:  # fmt: skip
     """Measures model.tokenizer on clips of `source`; on_progress is told (clips done, clips in all) after every batch."""
     check_settings(model.tokenizer, settings)
+    networks = networks.fitting(settings.frames, settings.size)
     available = clips_available(source)
     count = min(settings.clips, available) if available is not None else settings.clips
     sums = Sums()
