@@ -18,7 +18,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -37,10 +37,9 @@ from phenaki.training.tokenizer import tokenizer_loss
 SIZE, FRAMES, DIM, CODES = 64, 11, 256, 8192
 SLICES, SIDE = 6, 8  # of a window, and tokens a side of a slice
 TEXT_LENGTH, TEXT_DIM = 12, 768
-TOKENIZER = CViViTConfig(image_size=SIZE, dim=DIM, heads=8, mlp_dim=1536, encoder_layers="st st st st", decoder_layers="st st st st")
-GENERATOR = MaskGITConfig(
-    codebook_size=CODES, token_factors=1, dim=DIM, depth=6, heads=8, mlp_dim=2560, text_dim=TEXT_DIM, chunk_slices=SLICES, context_slices=2
-)
+MLP_DIMS = {"parameters": {"tokenizer": 1536, "generator": 2560}, "width": {"tokenizer": 4 * DIM, "generator": 4 * DIM}}
+TOKENIZER = CViViTConfig(image_size=SIZE, dim=DIM, heads=8, encoder_layers="st st st st", decoder_layers="st st st st")
+GENERATOR = MaskGITConfig(codebook_size=CODES, token_factors=1, dim=DIM, depth=6, text_dim=TEXT_DIM, chunk_slices=SLICES, context_slices=2)
 PEER = PeerSize(dim=DIM, depth=4, heads=8, dim_head=64, codebook_size=CODES, image_size=SIZE)
 
 
@@ -70,9 +69,9 @@ def our_step(network: nn.Module, loss: Callable[[], torch.Tensor], settings: Opt
     return Contender(network_size(network), step)
 
 
-def tokenizers(batch_size: int) -> dict[str, Contender]:
+def tokenizers(batch_size: int, mlp_dim: int) -> dict[str, Contender]:
     video = torch.rand(batch_size, 3, FRAMES, SIZE, SIZE)
-    ours, training = CViViT(TOKENIZER), TokenizerTraining(num_slices=SLICES, l1_weight=0.3, quantizer_weight=0.1)
+    ours, training = CViViT(replace(TOKENIZER, mlp_dim=mlp_dim)), TokenizerTraining(num_slices=SLICES, l1_weight=0.3, quantizer_weight=0.1)
     peer = trainer_with_mse(PEER, iter(lambda: video, None))
     return {
         "ours": our_step(ours, lambda: tokenizer_loss(ours, video * 2 - 1, training)["loss"], training.optimizer),
@@ -80,10 +79,10 @@ def tokenizers(batch_size: int) -> dict[str, Contender]:
     }
 
 
-def generators(batch_size: int) -> dict[str, Contender]:
+def generators(batch_size: int, mlp_dim: int) -> dict[str, Contender]:
     tokens = torch.randint(CODES, (batch_size, SLICES, SIDE, SIDE))
     text, text_mask = torch.randn(batch_size, TEXT_LENGTH, TEXT_DIM), torch.ones(batch_size, TEXT_LENGTH, dtype=torch.bool)
-    ours, rng = MaskGIT(GENERATOR), torch.Generator().manual_seed(0)
+    ours, rng = MaskGIT(replace(GENERATOR, mlp_dim=mlp_dim)), torch.Generator().manual_seed(0)
     nothing = torch.zeros(batch_size, dtype=torch.long)
 
     def our_loss() -> torch.Tensor:
@@ -128,6 +127,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--warmup", type=int, default=2, help="rounds that are not counted")
     parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--match", choices=list(MLP_DIMS), default="parameters", help="what both networks have alike, beside width and layers")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/results/training_speed.json"))
     options = parser.parse_args()
@@ -140,9 +140,10 @@ def main() -> None:
         "peer": f"phenaki-pytorch {VERSION}",
         "batch_size": options.batch_size,
         "rounds": options.rounds,
+        "match": options.match,
     }
     for name, make in (("tokenizer", tokenizers), ("generator", generators)):
-        results[name] = alternate(make(options.batch_size), options.rounds, options.warmup)
+        results[name] = alternate(make(options.batch_size, MLP_DIMS[options.match][name]), options.rounds, options.warmup)
         print(name, {key: value for key, value in results[name].items() if key != "times_faster_by_round"}, flush=True)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

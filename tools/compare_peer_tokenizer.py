@@ -140,9 +140,9 @@ def batches(clips: ClipArray, options: argparse.Namespace, align: int) -> Iterat
 
 
 def train_peer(options: argparse.Namespace, clips: ClipArray) -> None:
-    """The peer's side, into WORK/peer-LOSS; its averaged weights are WORK/peer-LOSS/peer.safetensors."""
+    """The peer's side, into WORK/peer-LOSS: last.safetensors and averaged.safetensors, its last weights and their average."""
     folder = options.work / f"peer-{options.peer_loss}"
-    if (folder / "peer.safetensors").exists():
+    if (folder / "averaged.safetensors").exists():
         print(f"{folder}: has been trained, not done again")
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -166,10 +166,12 @@ def train_peer(options: argparse.Namespace, clips: ClipArray) -> None:
         decibels = float(psnr(squared_error(peer_reconstruction(trainer.cvivit, probe), probe).mean()))  # not timed
         clock.add(seconds, decibels)
         print(f"peer ({options.peer_loss}): step {steps}, {clock.seconds:.0f} of {budget:.0f} s, {decibels:.2f} dB", flush=True)
-    weights = {name: value.contiguous() for name, value in trainer.averaged().state_dict().items() if not name.startswith(("discr.", "vgg."))}
-    write_json(folder / "plan.json", {"num_steps": steps, "size": asdict(size), "vgg": str(options.vgg or "features of the LPIPS network")})
-    save_file(weights, folder / ".peer.safetensors.part")
-    put(folder / ".peer.safetensors.part", folder / "peer.safetensors")
+    vgg = "none" if options.peer_loss == "mse" else str(options.vgg or "features of the LPIPS network")
+    write_json(folder / "plan.json", {"num_steps": steps, "size": asdict(size), "vgg": vgg})
+    for name, network in (("last", trainer.cvivit), ("averaged", trainer.averaged())):
+        weights = {key: value.contiguous() for key, value in network.state_dict().items() if not key.startswith(("discr.", "vgg."))}
+        save_file(weights, folder / f".{name}.safetensors.part")
+        put(folder / f".{name}.safetensors.part", folder / f"{name}.safetensors")
 
 
 def peer_size(options: argparse.Namespace) -> PeerSize:
@@ -191,11 +193,11 @@ def sides(options: argparse.Namespace) -> dict[str, tuple[nn.Module, Reconstruct
     if (options.work / "ours" / "model").is_dir():
         tokenizer = load_model(options.work / "ours" / "model").tokenizer
         found["ours"] = (tokenizer, lambda video: tokenizer.decode(tokenizer.encode(video)), options.work / "ours")
-    for folder in sorted(options.work.glob("peer-*")):
-        if (folder / "peer.safetensors").is_file():
-            cvivit = peer_tokenizer(PeerSize(**json.loads((folder / "plan.json").read_text())["size"])).eval()
-            cvivit.load_state_dict(load_file(folder / "peer.safetensors"))
-            found[folder.name] = (cvivit, lambda video, cvivit=cvivit: peer_reconstruction(cvivit, video), folder)
+    for weights in sorted(options.work.glob("peer-*/*.safetensors")):  # an average may lag behind the last weights: both are measured
+        folder = weights.parent
+        cvivit = peer_tokenizer(PeerSize(**json.loads((folder / "plan.json").read_text())["size"])).eval()
+        cvivit.load_state_dict(load_file(weights))
+        found[f"{folder.name} {weights.stem}"] = (cvivit, lambda video, cvivit=cvivit: peer_reconstruction(cvivit, video), folder)
     return found
 
 
