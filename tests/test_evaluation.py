@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from typer.testing import CliRunner
 
 from phenaki.checkpoint import Model, ModelInfo, save_model
 from phenaki.cli import app
-from phenaki.data.folder import ClipFolder
 from phenaki.data.storybook import WORLDS, open_world
 from phenaki.evaluation.frechet import frechet_distance
 from phenaki.evaluation.metrics import changes, psnr, squared_error, ssim
@@ -102,7 +102,7 @@ def test_each_clip_once_with_a_seed_of_its_own_and_no_more_than_there_are(model)
     source = Clips(count=5)
     found = evaluated(model, source, clips=8, batch_size=2).figures
     assert source.asked == [(5, 0, 2), (5, 2, 2), (5, 4, 1)]
-    assert found["clips"] == {"measured": 5, "asked": 8, "available": 5, "unusable_files": 0}
+    assert found["clips"] == {"measured": 5, "asked": 8, "available": 5, "replaced": 0}
     assert any("8 clips were asked for; the data has 5" in caution for caution in found["cautions"])
     assert settings_for(2, 32, Wishes()).seed == 777
 
@@ -214,18 +214,41 @@ def test_a_curve_goes_from_its_first_point_to_its_last():
     assert curve("nothing", [None]) == "" and EVIL not in curve(EVIL, [1.0])
 
 
-def test_folder_of_videos_with_a_damaged_one(model, tmp_path):
+def test_files_found_damaged_on_the_way_are_told(model):
+    source = Clips(count=6)
+    source.unusable = {"known": "before the evaluation"}
+    good = source.clips
+
+    def clips(seed, first, count, num_frames, align):
+        if first == 2:
+            source.unusable["late"] = "cut short"
+        return good(seed, first, count, num_frames, align)
+
+    source.clips = clips
+    found = evaluated(model, source, clips=6, batch_size=2, networks=NONE).figures
+    assert found["clips"]["replaced"] == 1
+    assert any("found damaged on the way: 1" in caution for caution in found["cautions"])
+
+
+def test_a_source_may_count_its_own_clips(model):
+    source = Clips(count=6)
+    source.num_clips = lambda num_frames: {9: 2}[num_frames]  # the others are shorter
+    assert evaluated(model, source, clips=4, networks=NONE).figures["clips"]["measured"] == 2
+
+
+def test_a_folder_of_videos_is_measured_once_through(folder, tmp_path):
+    (tmp_path / "videos").mkdir()
     for index in range(3):
         frames = np.random.default_rng(index).integers(0, 255, (12, 48, 64, 3), dtype=np.uint8)
-        Video(frames, 8.0).save(tmp_path / f"{index}.mp4")
-    (tmp_path / "broken.mp4").write_bytes(b"not a video")
-    found = evaluated(model, ClipFolder(tmp_path, 32, 8.0, on_note=lambda note: None), networks=NONE).figures
-    assert found["clips"]["available"] == 4 and found["clips"]["unusable_files"] == 1
-    assert any("1 files could not be used" in caution for caution in found["cautions"])
+        Video(frames, 8.0).save(tmp_path / "videos" / f"{index}.mp4")
+    code, said = run("--model", folder, "--data", tmp_path / "videos", "--clips", 9, "--frames", 5, "-o", tmp_path / "a.json")
+    assert code == 0 and "9 clips were asked for; the data has 3" in said
+    figures = json.loads((tmp_path / "a.json").read_text())
+    assert figures["clips"] == {"measured": 3, "asked": 9, "available": 3, "replaced": 0} and figures["psnr"] > 0
 
 
 def test_storybook_world_is_endless(model):
-    found = evaluated(model, open_world(WORLDS["small"].__class__(**{**vars(WORLDS["small"]), "size": 32})), clips=3, networks=NONE).figures
+    found = evaluated(model, open_world(replace(WORLDS["small"], size=32)), clips=3, networks=NONE).figures
     assert found["clips"]["measured"] == 3 and found["clips"]["available"] is None and found["cautions"] == []
 
 

@@ -12,12 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from phenaki.atomic import put
-from phenaki.data.folder import ENDINGS
 from phenaki.video import VideoError, read_video
+
+ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 
 
 def decode_folder(folder: Path, path: Path, *, size: int, fps: float, num_frames: int) -> None:
     """Writes every video under `folder` with at least `num_frames` frames, resized and cropped to `size` at `fps`; tells what it leaves out."""
+    source = description(folder, size, fps, num_frames)
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS)
     kept: list[np.ndarray] = []
     for file in files:
@@ -35,7 +37,7 @@ def decode_folder(folder: Path, path: Path, *, size: int, fps: float, num_frames
     lengths = torch.tensor([len(frames) for frames in kept])
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    save_file({"frames": torch.from_numpy(np.concatenate(kept)), "lengths": lengths}, part, {"source": f"{folder} {size} {fps:g} {num_frames}"})
+    save_file({"frames": torch.from_numpy(np.concatenate(kept)), "lengths": lengths}, part, {"source": source})
     put(part, path)
 
 
@@ -49,12 +51,6 @@ class ClipArray:
     frames: Tensor
     starts: Tensor
     lengths: Tensor
-
-    @classmethod
-    def open(cls, path: Path) -> "ClipArray":
-        with safe_open(path, framework="pt") as file:
-            frames, lengths = file.get_tensor("frames"), file.get_tensor("lengths")
-        return cls(frames, lengths.cumsum(0) - lengths, lengths)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -71,3 +67,18 @@ class ClipArray:
         video = order[position]
         start = int(self.starts[video]) + random.Random(f"clip {seed} {index}").randint(0, int(self.lengths[video]) - num_frames)
         return self.frames[start : start + num_frames]
+
+
+def open_folder(folder: Path, path: Path, *, size: int, fps: float, num_frames: int) -> ClipArray:
+    """The videos of a folder, decoded into `path` where it is not there yet; ValueError where it was made with other settings."""
+    if not path.exists():
+        decode_folder(folder, path, size=size, fps=fps, num_frames=num_frames)
+    with safe_open(path, framework="pt") as file:
+        if file.metadata()["source"] != description(folder, size, fps, num_frames):
+            raise ValueError(f"{path}: was decoded from {file.metadata()['source']}, other settings than now. Delete it, or take another work folder")
+        frames, lengths = file.get_tensor("frames"), file.get_tensor("lengths")
+    return ClipArray(frames, lengths.cumsum(0) - lengths, lengths)
+
+
+def description(folder: Path, size: int, fps: float, num_frames: int) -> str:
+    return f"{folder} at {size}x{size}, {fps:g} fps, {num_frames} frames or more"

@@ -30,7 +30,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from clip_array import ClipArray, decode_folder
+from clip_array import ClipArray, open_folder
 from peer_phenaki_pytorch import (
     VERSION,
     PeerSize,
@@ -93,13 +93,16 @@ def train_ours(options: argparse.Namespace, clips: ClipArray) -> None:
     num_slices = 1 + (options.frames - 1) // settings.tokenizer.temporal_patch_size
     training = replace(training, num_slices=num_slices, optimizer=optimizer)
     folder.mkdir(parents=True, exist_ok=True)
+    wanted = {name: str(getattr(options, name)) for name in ("config", "minutes", "frames", "batch_size", "seed")}
     plan = folder / "plan.json"
     if not plan.exists():
         seconds = step_seconds(settings.tokenizer, training, clips)
         num_steps = max(int(options.minutes * 60 / seconds), 1)
         warmup = min(optimizer.warmup_steps, max(num_steps // 10, 1))
-        write_json(plan, {"seconds_a_step": seconds, "num_steps": num_steps, "warmup_steps": warmup})
+        write_json(plan, {"wanted": wanted, "seconds_a_step": seconds, "num_steps": num_steps, "warmup_steps": warmup})
     planned = json.loads(plan.read_text())
+    if planned["wanted"] != wanted:
+        raise ValueError(f"{folder}: was begun with {planned['wanted']}, now asked for is {wanted}. Take another work folder")
     optimizer = replace(optimizer, num_steps=planned["num_steps"], warmup_steps=planned["warmup_steps"])
     torch.manual_seed(options.seed)
     tokenizer = CViViT(settings.tokenizer)
@@ -260,10 +263,8 @@ def evaluate(options: argparse.Namespace, clips: ClipArray) -> dict:
 
 def array(options: argparse.Namespace, folder: Path, name: str) -> ClipArray:
     """The decoded clips of a folder, from the work folder where they are there."""
-    path = options.work / f"{name}.safetensors"
-    if not path.exists():
-        decode_folder(folder, path, size=load_settings(options.config).tokenizer.image_size, fps=options.fps, num_frames=options.frames)
-    return ClipArray.open(path)
+    size = load_settings(options.config).tokenizer.image_size
+    return open_folder(folder, options.work / f"{name}.safetensors", size=size, fps=options.fps, num_frames=options.frames)
 
 
 def read_options() -> argparse.Namespace:
@@ -307,4 +308,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -26,7 +26,11 @@ NUM_EXAMPLES = 4  # clips shown: the first ones, and as many of the worst
 
 
 class ClipSource(Protocol):
-    """Where clips come from. One of finite footage has `files`, of which `unusable` ones were passed over."""
+    """Where clips come from: sample `index` of a seed is always the same clip.
+
+    Finite footage also has `num_clips(num_frames)`, the samples until one comes again, or `files`, of which each is a sample;
+    and `unusable`, the files that were found to be damaged so far, in whose place the next sample's file is shown.
+    """
 
     def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor: ...
 
@@ -91,7 +95,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """figures: plain values for JSON (docstring of `figures`); examples: clips to look at."""
+    """figures: plain values for JSON; first, worst: clips to look at."""
 
     figures: dict[str, Any]
     first: list[Example]
@@ -105,13 +109,15 @@ def evaluate_tokenizer(
     """Measures model.tokenizer on clips of `source`; on_progress is told (clips done, clips in all) after every batch."""
     check_settings(model.tokenizer, settings)
     networks = networks.fitting(settings.frames, settings.size)
-    available = clips_available(source)
+    available = clips_available(source, settings.frames)
     count = min(settings.clips, available) if available is not None else settings.clips
-    sums = Sums()
+    sums, known_unusable = Sums(), len(getattr(source, "unusable", ()))
     for truth in batches(source, settings, count, model.tokenizer.config.temporal_patch_size):
         measure_batch(model.tokenizer, truth, networks, sums)
         on_progress(sums.clips, count)
-    return Evaluation(figures(model, source, settings, networks, sums), sums.first, sums.worst)
+    replaced = len(getattr(source, "unusable", ())) - known_unusable
+    clips = {"measured": sums.clips, "asked": settings.clips, "available": available, "replaced": replaced}
+    return Evaluation(figures(model, settings, networks, sums, clips), sums.first, sums.worst)
 
 
 def check_settings(tokenizer: CViViT, settings: EvaluationSettings) -> None:
@@ -123,8 +129,10 @@ def check_settings(tokenizer: CViViT, settings: EvaluationSettings) -> None:
         raise ValueError(f"size {settings.size}: this tokenizer's patches are {patch} pixels a side, so the size may be {near} or {near + patch}")
 
 
-def clips_available(source: ClipSource) -> int | None:
+def clips_available(source: ClipSource, num_frames: int) -> int | None:
     """How many different clips a source has; None where it draws as many as it is asked for."""
+    if hasattr(source, "num_clips"):
+        return source.num_clips(num_frames)
     files = getattr(source, "files", None)
     return None if files is None else len(files)
 
@@ -166,17 +174,16 @@ def as_shown(video: Tensor) -> Tensor:
     return ((video.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
-def figures(model: Model, source: ClipSource, settings: EvaluationSettings, networks: MetricNetworks, sums: Sums) -> dict[str, Any]:
-    """Everything measured, as plain values; each figure stands with the number, length and size of the clips behind it."""
+def figures(model: Model, settings: EvaluationSettings, networks: MetricNetworks, sums: Sums, clips: dict[str, int | None]) -> dict[str, Any]:
+    """Everything measured, as plain values; clips: how many were measured, asked for, there (None = no end), and replaced by others."""
     by_frame = {name: total / sums.clips for name, total in sums.by_frame.items()}
     by_clip = {name: total / sums.clips for name, total in sums.by_clip.items()}
     error = by_frame.pop("squared_error")
     curves = {"psnr": psnr(error), **by_frame}
     frechet = bootstrap_frechet(*(torch.cat(side) for side in zip(*sums.features, strict=True))) if sums.features and sums.clips > 1 else None
-    unusable = len(getattr(source, "unusable", ()))
     return {
         "model": {"name": model.info.name, "training": model.info.training, "files": model.info.files},
-        "clips": {"measured": sums.clips, "asked": settings.clips, "available": clips_available(source), "unusable_files": unusable},
+        "clips": clips,
         "frames": settings.frames,
         "size": settings.size,
         "fps": model.info.fps,
@@ -189,7 +196,7 @@ def figures(model: Model, source: ClipSource, settings: EvaluationSettings, netw
         "flicker": {"flicker": number(by_clip["flicker"]), "made_change": number(by_clip["made"]), "true_change": number(by_clip["truth"])},
         "codebook": {"tokens": sums.tokens.total, "use": [use_figures(use) for use in codebook_use(model, sums.tokens)]},
         "seconds_per_clip": {name: number(by_clip[f"{name}_seconds"], 5) for name in ("encode", "decode")},
-        "cautions": cautions(settings, sums.clips, unusable, frechet),
+        "cautions": cautions(settings, sums.clips, clips["replaced"], frechet),
     }
 
 
@@ -213,13 +220,13 @@ def use_figures(use: CodebookUse) -> dict[str, Any]:
     return {**asdict(use), "perplexity": number(use.perplexity, 2), "share": number(use.share)}
 
 
-def cautions(settings: EvaluationSettings, clips: int, unusable: int, frechet: Interval | None) -> list[str]:
+def cautions(settings: EvaluationSettings, clips: int, replaced: int, frechet: Interval | None) -> list[str]:
     """Sentences that a reader of the figures must know."""
     said = []
     if clips < settings.clips:
         said.append(f"{settings.clips} clips were asked for; the data has {clips}, each was taken once.")
-    if unusable:
-        said.append(f"{unusable} files could not be used; in the place of each the next clip stands, which therefore counts twice.")
+    if replaced:
+        said.append(f"Files found damaged on the way: {replaced}. Where one was due the next clip was shown, which therefore counts twice.")
     if frechet is not None and clips < USUAL_CLIPS:
         said.append(
             f"rFVD is of {clips} clips: it is biased upward for few clips, so compare it only with values of as many clips, "
