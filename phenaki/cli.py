@@ -1,7 +1,8 @@
 """`phenaki ...`: a thin skin on the Python functions. Errors are one message on stderr and exit code 2."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -16,16 +17,23 @@ app = typer.Typer(
 )
 train_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer or a generator.")
 data_app = typer.Typer(no_args_is_help=True, help="Look at training data.")
+evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a trained network.")
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 metrics_app = typer.Typer(no_args_is_help=True, help="Install the networks that losses and metrics look through: LPIPS and I3D.")
 app.add_typer(metrics_app, name="metrics")
+app.add_typer(evaluate_app, name="evaluate")
 errors = Console(stderr=True)
 
 
 class Network(StrEnum):
     tokenizer = "tokenizer"
     generator = "generator"
+
+
+class World(StrEnum):
+    small = "small"
+    full = "full"
 
 
 @contextlib.contextmanager
@@ -192,6 +200,51 @@ def metrics_list() -> None:
 
         for status in metrics_status():
             typer.echo(f"{status.name}  {status.state}  {status.path}")
+
+
+@evaluate_app.callback()
+def _evaluate() -> None:
+    """Measure a trained network."""
+
+
+@evaluate_app.command("tokenizer")
+def evaluate_tokenizer_command(
+    output: Annotated[Path, typer.Option("-o", "--output", help="figures, .json")],
+    model: Annotated[str, typer.Option(help="shipped model, model or checkpoint folder, or hub id")] = "storybook",
+    data: Annotated[Path | None, typer.Option(help="storybook atlas, or footage; a world drawn by code by default")] = None,
+    world: Annotated[World, typer.Option(help="of the storybook")] = World.small,
+    clips: Annotated[int, typer.Option(help="how many, each taken once")] = 256,
+    frames: Annotated[int | None, typer.Option(help="of a clip; about 17 by default, as the model can take them")] = None,
+    size: Annotated[int | None, typer.Option(help="pixels a side; the model's own by default")] = None,
+    batch_size: Annotated[int, typer.Option(help="clips at once")] = 8,
+    seed: Annotated[int | None, typer.Option(help="which clips; one that training does not use by default")] = None,
+    html: Annotated[Path | None, typer.Option(help="a page with pictures and curves, .html")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
+) -> None:
+    """Measure a tokenizer on clips it was not trained on: PSNR, SSIM, LPIPS, rFVD, flicker, codebook use, speed."""
+    with told_errors():
+        from phenaki.data.storybook import WORLDS
+        from phenaki.evaluation.program import Wishes, run_tokenizer_evaluation, summary
+        from phenaki.pipeline import choose_device
+        from phenaki.training.tokenizer import open_source
+
+        chosen = str(choose_device(device))
+        clips_at = lambda fps, side: open_source(replace(WORLDS[world], fps=fps), side, data, chosen)
+        wishes = Wishes(clips, frames, size, batch_size, seed)
+        with clip_progress() as show:
+            figures = run_tokenizer_evaluation(model, clips_at, output, html=html, wishes=wishes, device=chosen, on_progress=show)
+        typer.echo("\n".join(summary(figures)))
+        tell(" ".join(str(path) for path in (output, html) if path))
+
+
+@contextlib.contextmanager
+def clip_progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, told (clips done, clips in all)."""
+    from rich.progress import Progress
+
+    with Progress(console=errors, transient=True) as bar:
+        task = bar.add_task("clips", total=None)
+        yield lambda done, count: bar.update(task, completed=done, total=count)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,54 @@
+"""The networks that two of the figures need, where their weights are installed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+# Fewest frames of a clip and fewest pixels a side that each takes: something must be left after all its halvings.
+LEAST_LPIPS, LEAST_I3D = (1, 16), (9, 32)
+
+
+@dataclass(frozen=True)
+class MetricNetworks:
+    """lpips: pictures (n c h w) twice -> (n,); i3d: video (b c f h w) -> features (b, 400); all pixels in [-1, 1].
+
+    None where a network is not there; `missing` then says why, by the figure's name ("lpips", "rfvd").
+    """
+
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None
+    i3d: Callable[[Tensor], Tensor] | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def fitting(self, frames: int, size: int) -> "MetricNetworks":
+        """Those that can take clips of so many frames and pixels a side."""
+        fit = self
+        for name, network, (least_frames, least_size) in (("lpips", "lpips", LEAST_LPIPS), ("rfvd", "i3d", LEAST_I3D)):
+            if getattr(self, network) is not None and (frames < least_frames or size < least_size):
+                reason = f"not measured: needs clips of {least_frames} frames at {least_size}x{least_size} or more, found {frames} at {size}x{size}"
+                fit = replace(fit, **{network: None}, missing={**fit.missing, name: reason})
+        return fit
+
+
+def load_networks(device: str | torch.device) -> MetricNetworks:
+    """Loads what is installed. A network that cannot be loaded costs its own figure and no other."""
+    lpips, i3d, missing = None, None, {}
+    try:
+        from phenaki.evaluation.lpips import load_lpips
+
+        lpips = load_lpips(device)
+    except (ImportError, ValueError) as error:
+        missing["lpips"] = _reason(error)
+    try:
+        from phenaki.evaluation.i3d import load_i3d
+
+        i3d = load_i3d(device).logits
+    except (ImportError, ValueError) as error:
+        missing["rfvd"] = _reason(error)
+    return MetricNetworks(lpips, i3d, missing)
+
+
+def _reason(error: Exception) -> str:
+    """Weights that are not installed, or that are damaged: the loader's own words say which."""
+    return f"not measured: run `phenaki metrics install` ({error})"

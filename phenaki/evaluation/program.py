@@ -1,0 +1,95 @@
+"""What `phenaki evaluate tokenizer` does, from a model's name to the files of figures."""
+
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phenaki.atomic import put
+from phenaki.checkpoint import load_model
+from phenaki.evaluation.networks import MetricNetworks, load_networks
+from phenaki.evaluation.report import html_report
+from phenaki.evaluation.tokenizer import EVALUATION_SEED, ClipSource, EvaluationSettings, check_settings, evaluate_tokenizer
+
+USUAL_FRAMES = 16  # of published FVDs; a clip has one more, the first
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for; None = what suits the model."""
+
+    clips: int = 256
+    frames: int | None = None
+    size: int | None = None
+    batch_size: int = 8
+    seed: int | None = None
+
+
+def run_tokenizer_evaluation(
+    model: str | Path, open_source: Callable[[float, int], ClipSource], output: Path, *, html: Path | None = None, wishes: Wishes | None = None,
+    device: str = "cpu", networks: MetricNetworks | None = None, on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Measures a model's tokenizer, writes the figures to `output` (JSON) and, where asked for, a page to `html`; returns the figures.
+
+    open_source: (frames a second, pixels a side) -> the clips. networks: those of LPIPS and rFVD; what is installed by default.
+    """
+    check_outputs(output, html)
+    ready = load_model(model, device)
+    settings = settings_for(ready.info.tokenizer.temporal_patch_size, ready.info.tokenizer.image_size, wishes or Wishes())
+    check_settings(ready.tokenizer, settings)
+    source = open_source(ready.info.fps, settings.size)
+    evaluation = evaluate_tokenizer(ready, source, settings, networks or load_networks(device), on_progress)
+    machine = f"{platform.machine()}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    figures = {**evaluation.figures, "data": getattr(source, "fingerprint", "")[:200], "batch_size": settings.batch_size, "machine": machine}
+    write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    if html is not None:
+        write_text(html, html_report(figures, evaluation.first, evaluation.worst))
+    return figures
+
+
+def settings_for(temporal_patch_size: int, image_size: int, wishes: Wishes) -> EvaluationSettings:
+    """The settings with what was asked for, and with what suits the model elsewhere."""
+    frames = wishes.frames if wishes.frames is not None else 1 + max(USUAL_FRAMES // temporal_patch_size, 1) * temporal_patch_size
+    size = wishes.size if wishes.size is not None else image_size
+    return EvaluationSettings(wishes.clips, frames, size, wishes.batch_size, EVALUATION_SEED if wishes.seed is None else wishes.seed)
+
+
+def check_outputs(output: Path, html: Path | None) -> None:
+    """ValueError before the work where a file could not be written after it."""
+    for path, ending in ((output, ".json"), (html, ".html")):
+        if path is None:
+            continue
+        if path.suffix != ending:
+            raise ValueError(f"{path}: its name must end in {ending}")
+        if not path.parent.is_dir():
+            raise ValueError(f"{path}: there is no folder {path.parent}. Make it first")
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    put(part, path)
+
+
+def summary(figures: dict[str, Any]) -> list[str]:
+    """The figures in a few lines, each with its unit."""
+    clips, missing = figures["clips"], figures["not_measured"]
+    frechet = figures["rfvd"]
+    whole = figures["codebook"]["use"][0]
+    lines = [
+        f"{clips['measured']} clips of {figures['frames']} frames at {figures['size']}x{figures['size']}",
+        f"PSNR {_shown(figures['psnr'])} dB  SSIM {figures['ssim']}  LPIPS {figures.get('lpips', missing.get('lpips'))}",
+        f"rFVD {frechet['value']} (95% {frechet['low']} to {frechet['high']})" if frechet else f"rFVD {missing.get('rfvd', 'needs 2 clips')}",
+        f"flicker {figures['flicker']['flicker']} levels of 255  tokens used {whole['used']} of {whole['size']}, perplexity {whole['perplexity']}",
+        f"seconds a clip: encode {figures['seconds_per_clip']['encode']}, decode {figures['seconds_per_clip']['decode']}",
+    ]
+    return lines + [f"caution: {caution}" for caution in figures["cautions"]]
+
+
+def _shown(value: float | None) -> str:
+    return "infinite" if value is None else str(value)

@@ -1,0 +1,248 @@
+"""`phenaki evaluate tokenizer`: how well a tokenizer gives back clips that it was not trained on.
+
+Clips come from a source in batches and are forgotten again; what is kept are sums, the few features that a Frechet
+distance needs (400 numbers a clip) and a handful of clips to look at. So memory does not grow with clips in any way that counts.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from phenaki.checkpoint import Model
+from phenaki.cvivit import CViViT
+from phenaki.evaluation.codebook import CodebookUse, TokenCounts
+from phenaki.evaluation.frechet import Interval, bootstrap_frechet
+from phenaki.evaluation.metrics import SSIM_SIDE, changes, lpips_by_frame, psnr, squared_error, ssim
+from phenaki.evaluation.networks import MetricNetworks
+
+EVALUATION_SEED = 777  # never a training seed
+USUAL_CLIPS = 2048  # of published FVDs; fewer are told with a caution
+NUM_EXAMPLES = 4  # clips shown: the first ones, and as many of the worst
+
+
+class ClipSource(Protocol):
+    """Where clips come from: sample `index` of a seed is always the same clip.
+
+    Finite footage also has `num_clips(num_frames)`, the samples until one comes again, or `files`, of which each is a sample;
+    and `unusable`, the files that were found to be damaged so far, in whose place the next sample's file is shown.
+    """
+
+    def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What a tokenizer is measured on."""
+
+    clips: int = 256  # at most; each is taken once
+    frames: int = 17  # of a clip
+    size: int = 64  # pixels a side
+    batch_size: int = 8
+    seed: int = EVALUATION_SEED  # which clips, in which order
+
+    def __post_init__(self):
+        for name in ("clips", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: needed at least 1")
+        if self.frames < 2:
+            raise ValueError(f"{self.frames} frames: flicker needs at least 2 frames a clip")
+        if self.size < SSIM_SIDE:
+            raise ValueError(f"size {self.size}: SSIM needs at least {SSIM_SIDE} pixels a side")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clip to look at: number in the evaluation, PSNR, truth and reconstruction (c f h w) on the CPU."""
+
+    index: int
+    psnr: float
+    truth: Tensor
+    made: Tensor
+
+
+@dataclass
+class Sums:
+    """What is carried from batch to batch."""
+
+    clips: int = 0
+    by_frame: dict[str, Tensor] = field(default_factory=dict)  # sums over clips of (f,) figures, float64
+    by_clip: dict[str, float] = field(default_factory=dict)  # sums over clips
+    features: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # (b d) of truth and of reconstruction
+    tokens: TokenCounts = field(default_factory=TokenCounts)
+    first: list[Example] = field(default_factory=list)
+    worst: list[Example] = field(default_factory=list)
+
+    def add_frames(self, name: str, values: Tensor) -> None:
+        """values: (b f)."""
+        self.by_frame[name] = self.by_frame.get(name, 0) + values.double().sum(dim=0).cpu()
+
+    def add_clips(self, name: str, value: float) -> None:
+        self.by_clip[name] = self.by_clip.get(name, 0.0) + value
+
+    def add_examples(self, truth: Tensor, made: Tensor, errors: Tensor) -> None:
+        """Keeps the first clips and the worst ones; errors: (b f)."""
+        for at, decibels in enumerate(psnr(errors.mean(dim=1)).tolist()):
+            example = Example(self.clips + at, decibels, truth[at].cpu(), made[at].cpu())
+            if example.index < NUM_EXAMPLES:
+                self.first.append(example)
+            self.worst = sorted([*self.worst, example], key=lambda one: one.psnr)[:NUM_EXAMPLES]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """figures: plain values for JSON; first, worst: clips to look at."""
+
+    figures: dict[str, Any]
+    first: list[Example]
+    worst: list[Example]
+
+
+def evaluate_tokenizer(
+    model: Model, source: ClipSource, settings: EvaluationSettings, networks: MetricNetworks,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> Evaluation:  # fmt: skip
+    """Measures model.tokenizer on clips of `source`; on_progress is told (clips done, clips in all) after every batch."""
+    check_settings(model.tokenizer, settings)
+    networks = networks.fitting(settings.frames, settings.size)
+    available = clips_available(source, settings.frames)
+    count = min(settings.clips, available) if available is not None else settings.clips
+    sums, known_unusable = Sums(), len(getattr(source, "unusable", ()))
+    for truth in batches(source, settings, count, model.tokenizer.config.temporal_patch_size):
+        measure_batch(model.tokenizer, truth, networks, sums)
+        on_progress(sums.clips, count)
+    replaced = len(getattr(source, "unusable", ())) - known_unusable
+    clips = {"measured": sums.clips, "asked": settings.clips, "available": available, "replaced": replaced}
+    return Evaluation(figures(model, settings, networks, sums, clips), sums.first, sums.worst)
+
+
+def check_settings(tokenizer: CViViT, settings: EvaluationSettings) -> None:
+    """ValueError where the tokenizer cannot take clips of these settings."""
+    tokenizer.num_slices(settings.frames)
+    patch = tokenizer.config.patch_size
+    if settings.size % patch:
+        near = max(settings.size // patch, 1) * patch
+        raise ValueError(f"size {settings.size}: this tokenizer's patches are {patch} pixels a side, so the size may be {near} or {near + patch}")
+
+
+def clips_available(source: ClipSource, num_frames: int) -> int | None:
+    """How many different clips a source has; None where it draws as many as it is asked for."""
+    if hasattr(source, "num_clips"):
+        return source.num_clips(num_frames)
+    files = getattr(source, "files", None)
+    return None if files is None else len(files)
+
+
+def batches(source: ClipSource, settings: EvaluationSettings, count: int, align: int) -> Iterator[Tensor]:
+    """Clips 0 .. count - 1, (b c f h w) in [-1, 1]."""
+    for first in range(0, count, settings.batch_size):
+        yield source.clips(settings.seed, first, min(settings.batch_size, count - first), settings.frames, align)
+
+
+@torch.no_grad()
+def measure_batch(tokenizer: CViViT, truth: Tensor, networks: MetricNetworks, sums: Sums) -> None:
+    """Adds a batch (b c f h w) to the sums."""
+    started = _now(truth.device)
+    tokens = tokenizer.encode(truth)
+    encoded = _now(truth.device)
+    decoded = tokenizer.decode(tokens)
+    sums.add_clips("encode_seconds", encoded - started)
+    sums.add_clips("decode_seconds", _now(truth.device) - encoded)
+
+    made = as_shown(decoded)
+    errors = squared_error(made, truth)
+    sums.add_examples(truth, made, errors)
+    sums.add_frames("squared_error", errors)
+    sums.add_frames("ssim", ssim(made, truth))
+    if networks.lpips is not None:
+        sums.add_frames("lpips", lpips_by_frame(networks.lpips, made, truth))
+    if networks.i3d is not None:
+        sums.features.append((networks.i3d(truth).cpu(), networks.i3d(made).cpu()))
+    changed = changes(made, truth)
+    for name in ("flicker", "made", "truth"):
+        sums.add_clips(name, float(getattr(changed, name).sum()))
+    sums.tokens.add(tokens)
+    sums.clips += len(truth)
+
+
+def as_shown(video: Tensor) -> Tensor:
+    """Decoded pixels as a screen shows them: cut to [-1, 1] and rounded to 8 bits."""
+    return ((video.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+
+
+def figures(model: Model, settings: EvaluationSettings, networks: MetricNetworks, sums: Sums, clips: dict[str, int | None]) -> dict[str, Any]:
+    """Everything measured, as plain values; clips: how many were measured, asked for, there (None = no end), and replaced by others."""
+    by_frame = {name: total / sums.clips for name, total in sums.by_frame.items()}
+    by_clip = {name: total / sums.clips for name, total in sums.by_clip.items()}
+    error = by_frame.pop("squared_error")
+    curves = {"psnr": psnr(error), **by_frame}
+    frechet = bootstrap_frechet(*(torch.cat(side) for side in zip(*sums.features, strict=True))) if sums.features and sums.clips > 1 else None
+    return {
+        "model": {"name": model.info.name, "training": model.info.training, "files": model.info.files},
+        "clips": clips,
+        "frames": settings.frames,
+        "size": settings.size,
+        "fps": model.info.fps,
+        "seed": settings.seed,
+        "psnr": number(psnr(error.mean())),
+        **{name: number(curve.mean()) for name, curve in by_frame.items()},
+        "rfvd": rfvd(frechet, settings, sums.clips) if frechet else None,
+        "not_measured": networks.missing,
+        "by_frame": {name: [number(value) for value in curve] for name, curve in curves.items()},
+        "flicker": {"flicker": number(by_clip["flicker"]), "made_change": number(by_clip["made"]), "true_change": number(by_clip["truth"])},
+        "codebook": {"tokens": sums.tokens.total, "use": [use_figures(use) for use in codebook_use(model, sums.tokens)]},
+        "seconds_per_clip": {name: number(by_clip[f"{name}_seconds"], 5) for name in ("encode", "decode")},
+        "cautions": cautions(settings, sums.clips, clips["replaced"], frechet),
+    }
+
+
+def rfvd(frechet: Interval, settings: EvaluationSettings, clips: int) -> dict[str, Any]:
+    """A Frechet video distance with what it means nothing without."""
+    return {**{name: number(value, 2) for name, value in asdict(frechet).items()}, "clips": clips, "frames": settings.frames, "size": settings.size}
+
+
+def codebook_use(model: Model, counts: TokenCounts) -> list[CodebookUse]:
+    """Of whole tokens, of the generator's factors where it has several, and of FSQ's channels."""
+    size, generator, config = model.tokenizer.codebook_size, model.info.generator, model.info.tokenizer
+    uses = [counts.use("whole token", size)]
+    if generator is not None and generator.token_factors > 1:
+        uses += counts.digit_use("factor", [generator.factor_size] * generator.token_factors)
+    if config.quantizer == "fsq":
+        uses += counts.digit_use("channel", config.fsq_levels)
+    return uses
+
+
+def use_figures(use: CodebookUse) -> dict[str, Any]:
+    return {**asdict(use), "perplexity": number(use.perplexity, 2), "share": number(use.share)}
+
+
+def cautions(settings: EvaluationSettings, clips: int, replaced: int, frechet: Interval | None) -> list[str]:
+    """Sentences that a reader of the figures must know."""
+    said = []
+    if clips < settings.clips:
+        said.append(f"{settings.clips} clips were asked for; the data has {clips}, each was taken once.")
+    if replaced:
+        said.append(f"Files found damaged on the way: {replaced}. Where one was due the next clip was shown, which therefore counts twice.")
+    if frechet is not None and clips < USUAL_CLIPS:
+        said.append(
+            f"rFVD is of {clips} clips: it is biased upward for few clips, so compare it only with values of as many clips, "
+            f"of {settings.frames} frames at {settings.size}x{settings.size}; published values usually take {USUAL_CLIPS} or more."
+        )
+    return said
+
+
+def number(value: Tensor | float, digits: int = 4) -> float | None:
+    """Rounded for JSON, which has no infinity: None stands for it (the PSNR of equal pictures)."""
+    value = float(value)
+    return round(value, digits) if math.isfinite(value) else None
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, after all that a GPU was given is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
