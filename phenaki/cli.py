@@ -15,7 +15,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="From a script of prompts to one continuous video."
 )
 train_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer or a generator.")
-data_app = typer.Typer(no_args_is_help=True, help="Look at training data.")
+data_app = typer.Typer(no_args_is_help=True, help="Look at training data, and prepare it.")
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 errors = Console(stderr=True)
@@ -129,7 +129,7 @@ def train_tokenizer_command(
 def train_generator_command(
     config: Annotated[Path, typer.Option(help="settings, configs/NAME.toml")],
     out: Annotated[Path, typer.Option(help="run folder; the model lands in OUT/model")],
-    data: Annotated[Path | None, typer.Option(help="storybook atlas, or a folder of videos; a world drawn by code by default")] = None,
+    data: Annotated[Path | None, typer.Option(help="storybook atlas, folder of videos, or file of `data tokenize`; a world drawn by code by default")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="model to take the tokenizer from; OUT/model by default, else the shipped one")] = None,
     init_from: Annotated[str | None, typer.Option(help="start from the weights of this model (shipped name, folder, hub id)")] = None,
     steps: Annotated[int | None, typer.Option(help="optimiser steps")] = None,
@@ -166,6 +166,30 @@ def preview(
 
         count = save_preview(source, output, data=data, world=world, seed=seed)
         tell(f"{output}: {count} stories")
+
+
+@data_app.command("tokenize")
+def tokenize_command(
+    path: Annotated[Path, typer.Argument(help="storybook atlas, or a folder of videos")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="file of story tokens, .safetensors")],
+    model: Annotated[str, typer.Option(help="model whose tokenizer and text encoder are used (shipped name, folder, hub id)")] = "storybook",
+    seed: Annotated[int, typer.Option(help="of the choice of clips")] = 0,
+    clips: Annotated[int | None, typer.Option(help="how many; as generator training has it by default")] = None,
+    frames: Annotated[int | None, typer.Option(help="of each clip, 1 + pt*k; as generator training has it by default")] = None,
+    world: Annotated[str, typer.Option(help="of an atlas: small or full")] = "small",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
+) -> None:
+    """Store tokens and texts of clips once, for `phenaki train generator --data FILE`. Run it again to go on after an interruption."""
+    with told_errors():
+        from phenaki.pipeline import choose_device
+        from phenaki.training.stories import tokenize_data
+
+        stories = tokenize_data(
+            path, model, output, seed=seed, num_clips=clips, num_frames=frames, world=world, device=str(choose_device(device)), on_note=tell
+        )
+        count, slices, height, width = stories.tokens.shape
+        pictures = f" and {len(stories.images)} pictures" if len(stories.images) else ""
+        tell(f"{output}: {count} clips of {slices} x {height} x {width} tokens{pictures}, {len(stories.captions)} captions")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,11 @@ ALLOWED = {
     "director": {"cvivit", "maskgit", "sampling", "story"},
     "story": {"story_formats"},
     "video": {"atomic", "video_files"},
+    "data/tensor_file": {"atomic"},
+    "data/tokens": {"data/tensor_file"},
+    "data/token_parts": {"data/tensor_file", "data/tokens"},
+    "training/tasks": {"masking", "training/settings"},
+    "training/batches": {"data/tokens", "masking", "maskgit", "training/run", "training/settings", "training/tasks"},
     "data/storybook": {"data/art", "data/captions"},
 }
 LIGHT = {"einops", "torch", "phenaki"}  # all that the algorithm files may import besides the standard library
