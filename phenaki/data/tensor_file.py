@@ -81,7 +81,7 @@ def read_metadata(path: Path) -> dict[str, str] | None:
         with open(path, "rb") as file:
             header = json.loads(_header_text(file))
             return dict(header.get("__metadata__", {}))
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

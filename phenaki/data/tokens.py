@@ -101,21 +101,34 @@ def words_of(captions: list[str]) -> Tensor:
     return torch.frombuffer(bytearray(json.dumps(captions).encode()), dtype=torch.uint8)
 
 
+COLUMNS = {  # dtype and number of axes
+    "tokens": (torch.int32, 4), "scene_start": (torch.int64, 2), "scene_end": (torch.int64, 2), "caption": (torch.int64, 2),
+    "texts": (torch.float16, 2), "text_spans": (torch.int64, 2), "images": (torch.int32, 3), "image_caption": (torch.int64, 1),
+    "words": (torch.uint8, 1),
+}  # fmt: skip
+
+
 def _problem(stories: StoryTokens) -> str:
     """What in the tensors does not fit together, "" where nothing is wrong."""
-    ranks = {"tokens": 4, "texts": 2, "text_spans": 2, "images": 3, "image_caption": 1, "words": 1}
-    wrong = [name for name, rank in ranks.items() if getattr(stories, name).ndim != rank]
-    if wrong:
-        return f"{wrong[0]} has the shape {tuple(getattr(stories, wrong[0]).shape)}"
-    if any(getattr(stories, name).shape != stories.tokens.shape[:2] for name in ("scene_start", "scene_end", "caption")):
+    for name, value in stories.tensors().items():
+        if (value.dtype, value.ndim) != COLUMNS[name]:
+            return f"{name} is {value.dtype} of shape {tuple(value.shape)}"
+    by_slice = (stories.scene_start, stories.scene_end, stories.caption)
+    if any(column.shape != stories.tokens.shape[:2] for column in by_slice) or len(stories.images) != len(stories.image_caption):
         return "its columns are of different lengths"
-    spans = stories.text_spans
-    if spans.shape[1] != 2 or (spans.numel() and not 0 <= int(spans.min()) <= int(spans.max()) <= len(stories.texts)):
+    places = torch.arange(stories.tokens.shape[1])
+    if ((stories.scene_start > places) | (stories.scene_start < 0) | (stories.scene_end <= places) | (stories.scene_end > len(places))).any():
+        return "its slices lie outside their scenes"
+    if stories.text_spans.shape[1] != 2 or not _within(stories.text_spans, len(stories.texts) + 1):
         return "its captions point outside its texts"
-    named = torch.cat([stories.caption.flatten(), stories.image_caption])
-    if named.numel() and not 0 <= int(named.min()) <= int(named.max()) < len(spans):
-        return "its slices name captions that it has not"
+    if not _within(stories.caption, len(stories.text_spans)) or not _within(stories.image_caption, len(stories.text_spans)):
+        return "it names captions that it has not"
     return ""
+
+
+def _within(numbers: Tensor, end: int) -> bool:
+    """Whether all of them lie in [0, end)."""
+    return not numbers.numel() or 0 <= int(numbers.min()) <= int(numbers.max()) < end
 
 
 class Told(Protocol):

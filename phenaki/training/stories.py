@@ -11,6 +11,7 @@ from torch import Tensor
 
 from phenaki.checkpoint import Model, load_model
 from phenaki.data.storybook import WORLDS
+from phenaki.data.tensor_file import read_metadata
 from phenaki.data.token_parts import TokenPlan, tokenize_source
 from phenaki.data.tokens import StoryTokens, TokensError, is_story_tokens
 from phenaki.text import TextEncoder
@@ -33,12 +34,17 @@ def open_stories(
     on_note: Callable[[str], None],
 ) -> TrainingStories:  # fmt: skip
     """The stories of `data`: a file of story tokens as it is; any other source tokenised to `path`, once."""
-    if data is not None and is_story_tokens(data):
+    if data is not None and (is_story_tokens(data) or _is_damaged(data)):
         tokens = prepared_tokens(data, base, text_encoder)
         return TrainingStories(tokens, stored_prompts(tokens, base))
     source = open_source(settings.world, base.info.tokenizer.image_size, data, device)
     tokens = story_tokens(source, base, text_encoder, training, path, on_note)
     return TrainingStories(tokens, sample_prompts(source, base, training.num_slices))
+
+
+def _is_damaged(data: Path) -> bool:
+    """Whether a file is named like one of tokens, or an atlas, and cannot be either."""
+    return data.suffix == ".safetensors" and data.is_file() and read_metadata(data) is None
 
 
 def story_tokens(
@@ -87,25 +93,30 @@ def prepared_tokens(path: Path, base: Model, text_encoder: TextEncoder) -> Story
                 f"{path}: was made with another {named} than that of the model {base.info.name!r} in use. "
                 "Name its model with --tokenizer, or make it again with `phenaki data tokenize --model`"
             )
+    largest = max((int(part.max()) for part in (stories.tokens, stories.images) if part.numel()), default=0)
+    if largest >= base.tokenizer.codebook_size:
+        has = f"holds the token {largest}, the tokenizer has {base.tokenizer.codebook_size}"
+        raise TokensError(f"{path}: {has}. Make it again with `phenaki data tokenize`")
     return stories
 
 
 def tokenize_data(
-    data: Path, model: str | Path, output: Path, *, seed: int = 0, num_clips: int | None = None, num_frames: int | None = None,
+    data: Path | None, model: str | Path, output: Path, *, seed: int = 0, num_clips: int | None = None, num_frames: int | None = None,
     world: str = "small", device: str = "cpu", on_note: Callable[[str], None] = print,
 ) -> StoryTokens:  # fmt: skip
     """`phenaki data tokenize`: the tokens and texts of a data source as a file that `phenaki train generator --data` takes.
 
-    data: what `phenaki train` takes, but for such a file. num_clips, num_frames (1 + pt*k): as generator training has them by
-    default. world: of a storybook atlas, "small" or "full". Broken off and called again it goes on where it was.
+    data: what `phenaki train` takes, but for such a file; None: the storybook world drawn by code. num_clips, num_frames
+    (1 + pt*k): as generator training has them by default. world: of the storybook, "small" or "full". Broken off and called
+    again it goes on where it was.
     """
     if output.suffix != ".safetensors":
         raise ValueError(f"{output}: ending {output.suffix!r}: tokens are stored as .safetensors")
     if world not in WORLDS:
         raise ValueError(f"world {world!r}; known worlds: {', '.join(WORLDS)}")
-    if not data.exists():
+    if data is not None and not data.exists():
         raise FileNotFoundError(f"{data}: no such folder or file")
-    if is_story_tokens(data):
+    if data is not None and is_story_tokens(data):
         raise ValueError(f"{data}: holds story tokens already. `phenaki train generator --data {data}` takes them as they are")
     base = load_model(model, device)
     training = GeneratorTraining()
