@@ -372,6 +372,13 @@ def test_bad_options_of_tokenising(model, tmp_path, monkeypatch, path, options, 
     assert not (tmp_path / "a.safetensors").exists()
 
 
+def test_another_file_is_not_overwritten_by_tokens(model):
+    weights = model / "tokenizer.safetensors"
+    before = weights.read_bytes()
+    assert "is there, and no file of story tokens" in fails("data", "tokenize", "storybook", "-o", weights, "--model", model)
+    assert weights.read_bytes() == before
+
+
 def test_tokens_are_not_tokenised(model, tokens, tmp_path):
     assert "holds story tokens already" in fails("data", "tokenize", tokens, "-o", tmp_path / "b.safetensors", "--model", model)
 

@@ -12,14 +12,17 @@ from torch import Tensor
 from phenaki.data.tensor_file import Column, TensorFileError, read_metadata, read_tensors, write_tensors
 
 FORMAT = "phenaki story tokens 1"
-MAKE_AGAIN = "Make it again with `phenaki data tokenize`"
 
 Encode = Callable[[Tensor], Tensor]  # video (b c f h w) -> tokens (b t h w)
 EncodeText = Callable[[list[str]], list[Tensor]]  # captions -> their encodings, (l d) each
 
 
 class TokensError(ValueError):
-    """A file of story tokens that cannot be used; the message names it and says what to do."""
+    """A file of story tokens that cannot be used: `problem` names it and says why, the message says what to do besides."""
+
+    def __init__(self, problem: str, remedy: str = "Make it again with `phenaki data tokenize`"):
+        super().__init__(f"{problem}. {remedy}")
+        self.problem = problem
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,16 @@ class StoryTokens:
     def load(cls, path: Path) -> "StoryTokens":
         """Reads a file of `save`, all of it checked; TokensError where it is missing, something else, damaged or cut short."""
         if not path.is_file():
-            raise TokensError(f"{path}: no such file. {MAKE_AGAIN}")
+            raise TokensError(f"{path}: no such file")
         if not is_story_tokens(path):
-            raise TokensError(f"{path}: not a file of story tokens, or one of another version. {MAKE_AGAIN}")
+            raise TokensError(f"{path}: not a file of story tokens, or one of another version")
         try:
             stories = cls(**read_tensors(path), description=(read_metadata(path) or {})["description"])
         except (TensorFileError, KeyError, TypeError) as error:
-            raise TokensError(f"{error}. {MAKE_AGAIN}") from error
+            raise TokensError(str(error)) from error
         problem = _problem(stories)
         if problem:
-            raise TokensError(f"{path}: {problem}. {MAKE_AGAIN}")
+            raise TokensError(f"{path}: {problem}")
         return stories
 
 

@@ -62,7 +62,7 @@ def story_tokens(
                 return stories
             on_note("the stories on disk were tokenised by other weights or settings: making them anew")
         except TokensError as error:
-            on_note(f"{str(error).split('. ')[0]}: making the stories anew")
+            on_note(f"{error.problem}: making the stories anew")
     on_note(f"tokenising {training.num_stories} stories" + (f" and {num_images} pictures" if num_images else ""))
 
     def encode_text(captions: list[str]) -> list[Tensor]:
@@ -85,18 +85,18 @@ def prepared_tokens(path: Path, base: Model, text_encoder: TextEncoder) -> Story
     try:
         made = dict(json.loads(stories.description))
     except (ValueError, TypeError) as error:
-        raise TokensError(f"{path}: does not say what made it. Make it again with `phenaki data tokenize`") from error
+        raise TokensError(f"{path}: does not say what made it") from error
     for key, value in made_with(base, text_encoder).items():
         if made.get(key) != value:
             named = key.replace("_", " ")
             raise TokensError(
-                f"{path}: was made with another {named} than that of the model {base.info.name!r} in use. "
-                "Name its model with --tokenizer, or make it again with `phenaki data tokenize --model`"
+                f"{path}: was made with another {named} than that of the model {base.info.name!r} in use",
+                "Name its own model with --tokenizer, or make it again with `phenaki data tokenize --model`",
             )
     largest = max((int(part.max()) for part in (stories.tokens, stories.images) if part.numel()), default=0)
     if largest >= base.tokenizer.codebook_size:
         has = f"holds the token {largest}, the tokenizer has {base.tokenizer.codebook_size}"
-        raise TokensError(f"{path}: {has}. Make it again with `phenaki data tokenize`")
+        raise TokensError(f"{path}: {has}")
     return stories
 
 
@@ -112,6 +112,8 @@ def tokenize_data(
     """
     if output.suffix != ".safetensors":
         raise ValueError(f"{output}: ending {output.suffix!r}: tokens are stored as .safetensors")
+    if output.exists() and not is_story_tokens(output):
+        raise ValueError(f"{output}: is there, and no file of story tokens. Name another file, or remove it")
     if world not in WORLDS:
         raise ValueError(f"world {world!r}; known worlds: {', '.join(WORLDS)}")
     if data is not None and not data.exists():
