@@ -16,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="From a script of prompts to one continuous video."
 )
 train_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer or a generator.")
-data_app = typer.Typer(no_args_is_help=True, help="Look at training data.")
+data_app = typer.Typer(no_args_is_help=True, help="Look at training data, and prepare it.")
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a trained network.")
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
@@ -143,7 +143,7 @@ def train_tokenizer_command(
 def train_generator_command(
     config: Annotated[Path, typer.Option(help="settings, configs/NAME.toml")],
     out: Annotated[Path, typer.Option(help="run folder; the model lands in OUT/model")],
-    data: Annotated[Path | None, typer.Option(help="storybook atlas, or a folder of videos; a world drawn by code by default")] = None,
+    data: Annotated[Path | None, typer.Option(help="atlas, folder of videos, or file of `data tokenize`; a world drawn by code by default")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="model to take the tokenizer from; OUT/model by default, else the shipped one")] = None,
     validation: Annotated[Path | None, typer.Option(help="held-out footage; other stories of the storybook world by default")] = None,
     init_from: Annotated[str | None, typer.Option(help="start from the weights of this model (shipped name, folder, hub id)")] = None,
@@ -179,6 +179,31 @@ def preview(
 
         count = save_preview(source, output, data=data, world=world, seed=seed)
         tell(f"{output}: {count} stories")
+
+
+@data_app.command("tokenize")
+def tokenize_command(
+    path: Annotated[Path, typer.Argument(help="storybook atlas, or a folder of videos; `storybook`: a world drawn by code")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="file of story tokens, .safetensors")],
+    model: Annotated[str, typer.Option(help="model whose tokenizer and text encoder are used (shipped name, folder, hub id)")] = "storybook",
+    seed: Annotated[int, typer.Option(help="of the choice of clips")] = 0,
+    clips: Annotated[int | None, typer.Option(help="how many; as generator training has it by default")] = None,
+    frames: Annotated[int | None, typer.Option(help="of each clip, 1 + pt*k; as generator training has it by default")] = None,
+    world: Annotated[str, typer.Option(help="of the storybook: small or full")] = "small",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
+) -> None:
+    """Store tokens and texts of clips once, for `phenaki train generator --data FILE`. Run it again to go on after an interruption."""
+    with told_errors():
+        from phenaki.pipeline import choose_device
+        from phenaki.training.stories import tokenize_data
+
+        data = None if str(path) == "storybook" and not path.exists() else path
+        stories = tokenize_data(
+            data, model, output, seed=seed, num_clips=clips, num_frames=frames, world=world, device=str(choose_device(device)), on_note=tell
+        )
+        count, slices, height, width = stories.tokens.shape
+        pictures = f" and {len(stories.images)} pictures" if len(stories.images) else ""
+        tell(f"{output}: {count} clips of {slices} x {height} x {width} tokens{pictures}, {len(stories.captions)} captions")
 
 
 @metrics_app.command("install")

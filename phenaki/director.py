@@ -100,14 +100,21 @@ class SceneFiller:
             self.both = generator.encode_text(*_stack((text.text, text.text_mask), other))
 
     @torch.no_grad()
-    def fill(self, chunk: Chunk, past: Past, grid: tuple[int, int], key: NoiseKey) -> Tensor:
-        """Tokens (t h w) of a chunk that follows `past`."""
+    def fill(self, chunk: Chunk, past: Past, grid: tuple[int, int], key: NoiseKey, known: Tensor | None = None) -> Tensor:
+        """Tokens (t h w) of a chunk that follows `past`.
+
+        known: (t h w) int64 tokens that stay as they are, -1 where there are none: a first slice to animate, slices or places
+        to fill what is between or around.
+        """
         context = self._context(past)
         twice = context.repeated(2) if context and self.both else context
         starts = past.num_slices == 0
         device = next(self.generator.parameters()).device
-        tokens = torch.zeros(1, chunk.num_slices, *grid, dtype=torch.long, device=device)
-        mask = torch.ones(tokens.shape[1:], dtype=torch.bool, device=device)
+        shape = (chunk.num_slices, *grid)
+        if known is not None and tuple(known.shape) != shape:
+            raise ValueError(f"known tokens of shape {tuple(known.shape)}: this chunk needs {shape}")
+        tokens = torch.full(shape, -1, device=device) if known is None else known.to(device)
+        mask, tokens = tokens < 0, tokens[None]
 
         def predict(tokens: Tensor, hidden: Tensor, step: int) -> Head:
             scale = guidance_at(step, self.options)

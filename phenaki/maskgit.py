@@ -147,6 +147,19 @@ class FactorHeads(nn.Module):
         return self.heads[len(earlier)](x)
 
 
+@dataclass(frozen=True)
+class TokenScores:
+    """Of each factor of n known tokens, (token_factors, n), in nats.
+
+    log_probs: log p(y) of the true value y. cross_entropy: of the targets smoothed by e (Szegedy et al. 2016, arXiv 1512.00567,
+    section 7), which give every one of the K values a share e/K and the true one 1 - e besides:
+    -(1 - e) log p(y) - e/K sum_k log p(k), the formula of torch's cross_entropy(label_smoothing=e).
+    """
+
+    log_probs: Tensor
+    cross_entropy: Tensor
+
+
 def split_token(tokens: Tensor, factor_size: int, num_factors: int) -> list[Tensor]:
     """A token's digits in base factor_size, the lowest first."""
     return [tokens // factor_size**i % factor_size for i in range(num_factors)]
@@ -239,12 +252,18 @@ class MaskGIT(nn.Module):
             x = layer(x, angles, context.layers[index] if context else None, text.layers[index], text.mask)
         return rearrange(self.norm(x), "b (t h w) d -> b t h w d", h=h, w=w)
 
-    def log_probs(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """Log-probability of each factor of known tokens: features (n d), tokens (n,) -> (token_factors, n)."""
+    def score(self, features: Tensor, tokens: Tensor, label_smoothing: float = 0.0) -> "TokenScores":
+        """How well known tokens are predicted, factor by factor, each given the ones before it: features (n d), tokens (n,).
+
+        label_smoothing: e in [0, 1), 0 = off; see TokenScores.
+        """
         factors = split_token(tokens, self.config.factor_size, self.config.token_factors)
-        logits = [self.to_logits(features, factors[:i]).float() for i in range(len(factors))]
-        picked = [one.log_softmax(-1).gather(-1, factor[:, None]).squeeze(-1) for one, factor in zip(logits, factors, strict=True)]
-        return torch.stack(picked)
+        spread = [self.to_logits(features, factors[:i]).float().log_softmax(-1) for i in range(len(factors))]
+        log_probs = torch.stack([one.gather(-1, factor[:, None]).squeeze(-1) for one, factor in zip(spread, factors, strict=True)])
+        if not label_smoothing:
+            return TokenScores(log_probs, -log_probs)
+        to_all = torch.stack([one.mean(-1) for one in spread])
+        return TokenScores(log_probs, -(1 - label_smoothing) * log_probs - label_smoothing * to_all)
 
     def _context_times(self, kinds: Tensor) -> Tensor:
         """Times of context slices: the recent ones end at -1, the anchor stands at -(context_slices + 1)."""

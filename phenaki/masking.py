@@ -72,6 +72,38 @@ def box_mask(shape: tuple[int, int, int, int], top: int, left: int, height: int,
     return mask
 
 
+def random_boxes(count: int, height: int, width: int, rng: torch.Generator) -> Tensor:
+    """Boxes (b 1 h w), True = inside, of random sides and place; never the whole picture, which has to have two tokens at least."""
+    if height * width < 2:
+        raise ValueError(f"a picture of {height} x {width} tokens: a box and what is around it need two at least")
+    tall = torch.randint(1, height + 1, (count,), generator=rng)
+    wide = torch.randint(1, width + 1, (count,), generator=rng)
+    whole = (tall == height) & (wide == width)
+    if height > 1:
+        tall = torch.where(whole, height - 1, tall)
+    else:
+        wide = torch.where(whole, width - 1, wide)
+    rows, columns = _random_spans(tall, height, rng), _random_spans(wide, width, rng)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def _random_spans(lengths: Tensor, size: int, rng: torch.Generator) -> Tensor:
+    """A random span of each length (b,) in [1, size] among `size` places: (b size), True = in it."""
+    begin = (torch.rand(len(lengths), generator=rng) * (size - lengths + 1)).long()[:, None]
+    places = torch.arange(size)[None]
+    return (begin <= places) & (places < begin + lengths[:, None])
+
+
+def hide_within(mask: Tensor, region: Tensor) -> Tensor:
+    """Of a random mask (b t h w) what lies in `region`, which a task leaves unknown; where nothing does, the region as a whole.
+
+    region: of the mask's shape, or broadcast to it, and empty in no sample.
+    """
+    inside = mask & region
+    empty = ~inside.flatten(1).any(1)
+    return inside | (region & empty[:, None, None, None])
+
+
 def halton_order(num_slices: int, height: int, width: int) -> Tensor:
     """Ranks (t*h*w,) of the positions in a low-discrepancy order (Besnier et al. 2025, arXiv 2503.17076).
 

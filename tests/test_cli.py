@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import phenaki.checkpoint
 import phenaki.pipeline
+import phenaki.training.generator
 from phenaki.checkpoint import ModelInfo, load_model, save_model
 from phenaki.cli import app
 from phenaki.cvivit import CViViT
@@ -273,6 +274,113 @@ def test_a_preview_of_the_data(tmp_path):
     assert "there is a preview of storybook" in fails("data", "preview", "films", "-o", tmp_path / "b.png")
     assert "must end in .png" in fails("data", "preview", "storybook", "-o", tmp_path / "b.jpg")
     assert "known worlds are small, full" in fails("data", "preview", "storybook", "-o", tmp_path / "b.png", "--world", "big")
+
+
+# ---- data tokenize -------------------------------------------------------------------------------------------------
+
+
+def tokenize(model: Path, output: Path, *options) -> str:
+    return run("data", "tokenize", "storybook", "-o", output, "--model", model, "--clips", 3, "--frames", 17, "--device", "cpu", *options)
+
+
+@pytest.fixture(scope="module")
+def tokens(model, tmp_path_factory) -> Path:
+    """Three clips of the drawn world, tokenised by the command."""
+    path = tmp_path_factory.mktemp("tokens") / "tokens.safetensors"
+    told = tokenize(model, path)
+    assert told.splitlines()[0] == "tokenising 3 stories"
+    assert told.splitlines()[-1].startswith(f"{path}: 3 clips of 9 x 4 x 4 tokens, ") and told.endswith(" captions\n")
+    return path
+
+
+@pytest.fixture
+def no_samples(monkeypatch):
+    """Pictures of samples take longer than the training here."""
+    monkeypatch.setattr(phenaki.training.generator, "save_story_sample", lambda *_: None)
+
+
+def test_stored_tokens_train_a_generator_as_the_data_itself(config, model, tokens, tmp_path, request):
+    options = ["--config", config, "--tokenizer", model, "--steps", 1, "--device", "cpu"]
+    config.write_text(config.read_text().replace("num_stories = 2", "num_stories = 3").replace("max_scenes = 2", "max_scenes = 3"))
+    assert "tokenising" not in run("train", "generator", *options, "--out", tmp_path / "stored", "--data", tokens)
+    assert not (tmp_path / "stored/generator/stories.safetensors").exists()
+    assert (tmp_path / "stored/generator/sample-0000001.png").stat().st_size > 100
+    request.getfixturevalue("no_samples")
+    assert "tokenising" in run("train", "generator", *options, "--out", tmp_path / "direct")
+    stored, direct = (load_model(tmp_path / name / "model").generator.state_dict() for name in ("stored", "direct"))
+    assert all(torch.equal(value, direct[name]) for name, value in stored.items())
+
+
+def test_tokens_that_are_there_are_not_made_again(model, tokens):
+    before = tokens.read_bytes()
+    assert "tokenising" not in tokenize(model, tokens) and tokens.read_bytes() == before
+    told = tokenize(model, tokens, "--seed", 4)
+    assert "making them anew" in told and tokens.read_bytes() != before
+    tokens.write_bytes(before)
+
+
+def test_tokens_of_another_tokenizer_are_refused(config, model, tokens, tmp_path):
+    other = tmp_path / "other"
+    info, loaded = load_model(model).info, load_model(model)
+    with torch.no_grad():
+        next(loaded.tokenizer.parameters()).add_(1)
+    save_model(other, info, loaded.tokenizer, loaded.generator)
+    command = ["train", "generator", "--config", config, "--out", tmp_path / "run", "--data", tokens, "--tokenizer", other, "--device", "cpu"]
+    result = runner.invoke(app, [str(argument) for argument in command])
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    assert f"error: {tokens}: was made with another tokenizer than that of the model 'tiny' in use" in result.stderr
+    assert "--tokenizer" in result.stderr and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("harm", [lambda whole: whole[:-40], lambda whole: whole[:50], lambda whole: b"", lambda whole: whole[:-1] + b"\0"])
+def test_damaged_tokens_are_told(config, model, tokens, tmp_path, harm):
+    path = tmp_path / "harmed.safetensors"
+    path.write_bytes(harm(tokens.read_bytes()))
+    command = ["train", "generator", "--config", config, "--out", tmp_path / "run", "--data", path, "--tokenizer", model, "--device", "cpu"]
+    result = runner.invoke(app, [str(argument) for argument in command])
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    assert f"error: {path}: " in result.stderr and "`phenaki data tokenize`" in result.stderr
+
+
+def test_damaged_stories_of_a_run_are_reported_and_made_anew(config, model, tmp_path, no_samples):
+    options = ["--config", config, "--out", tmp_path / "run", "--tokenizer", model, "--device", "cpu"]
+    run("train", "generator", *options, "--steps", 1)
+    path = tmp_path / "run/generator/stories.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    told = run("train", "generator", *options, "--steps", 2)
+    assert f"{path}: damaged or cut short" in told and "making the stories anew" in told and "tokenising 2 stories" in told
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "words"),
+    [
+        ("nosuch", [], "nosuch: no such folder or file"),
+        (".", [], "holds no videos"),
+        ("storybook", ["--frames", 12], "12 frames: this tokenizer needs 1 + 2k frames, so 11 or 13"),
+        ("storybook", ["--frames", 0], "0 frames: this tokenizer needs 1 + 2k frames, so 1 or more"),
+        ("storybook", ["--clips", 0], "0 clips of 17 slices and 0 pictures to tokenise: needed at least one"),
+        ("storybook", ["--world", "big"], "world 'big'; known worlds: small, full"),
+        ("storybook", ["--device", "gpu"], "device 'gpu'"),
+        ("storybook", ["-o", "a.npz"], "ending '.npz': tokens are stored as .safetensors"),
+    ],
+)
+def test_bad_options_of_tokenising(model, tmp_path, monkeypatch, path, options, words):
+    monkeypatch.chdir(tmp_path)
+    assert words in fails("data", "tokenize", path, "-o", "a.safetensors", "--model", model, "--device", "cpu", *options)
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_another_file_is_not_overwritten_by_tokens(model):
+    weights = model / "tokenizer.safetensors"
+    before = weights.read_bytes()
+    assert "is there, and no file of story tokens" in fails("data", "tokenize", "storybook", "-o", weights, "--model", model)
+    assert weights.read_bytes() == before
+
+
+def test_tokens_are_not_tokenised(model, tokens, tmp_path):
+    assert "holds story tokens already" in fails("data", "tokenize", tokens, "-o", tmp_path / "b.safetensors", "--model", model)
 
 
 # ---- as a process --------------------------------------------------------------------------------------------------

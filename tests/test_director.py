@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from phenaki.director import SceneFiller, SceneText, direct
+from phenaki.director import Past, SceneFiller, SceneText, direct
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY
+from phenaki.masking import between_mask, box_mask, continuation_mask
 from phenaki.sampling import NoiseKey, SamplingOptions
 from phenaki.story import Scene, Story, plan
 
@@ -302,3 +303,44 @@ def test_the_anchor_is_the_first_slice_of_its_scene(generator, run, monkeypatch)
         assert torch.equal(tokens[-2:], made[chunk.start_slice - 2 : chunk.start_slice])
         if kinds[0] == ANCHOR:
             assert torch.equal(tokens[0], made[planned.scenes[chunk.scene].chunks[0].start_slice])
+
+
+# Chunks that are partly known
+
+
+KNOWN = {
+    "first slice": continuation_mask((1, 3, *GRID), 1)[0],
+    "both ends": between_mask((1, 3, *GRID))[0],
+    "around a box": box_mask((1, 3, *GRID), 1, 0, 2, 3)[0],
+    "a box": box_mask((1, 3, *GRID), 1, 0, 2, 3, inside=False)[0],
+}
+
+
+def fill_with(generator, known, past=None, order="confidence"):
+    chunk = plan_of(0.625).scenes[0].chunks[0]  # 5 frames: 3 slices
+    filler = SceneFiller(generator, text_of(1), SamplingOptions(num_steps=4, guidance_scale=3.0, order=order))
+    return filler.fill(chunk, past or Past(), GRID, NoiseKey(3, 0, 0), known)
+
+
+@pytest.mark.parametrize("order", ["confidence", "halton"])
+@pytest.mark.parametrize("hidden", KNOWN.values(), ids=KNOWN)
+def test_what_is_known_of_a_chunk_stays_and_is_seen(generator, hidden, order):
+    past = Past()
+    past.remember(torch.randint(256, (2, *GRID)), 2)
+    for before in (None, past):
+        filled = []
+        for seed in (0, 1):
+            true = torch.randint(256, (3, *GRID), generator=torch.Generator().manual_seed(seed))
+            filled.append(fill_with(generator, true.masked_fill(hidden, -1), before, order))
+            assert torch.equal(filled[-1][~hidden], true[~hidden])
+            assert ((filled[-1] >= 0) & (filled[-1] < 256)).all()
+        assert not torch.equal(filled[0][hidden], filled[1][hidden]), "the known tokens are seen"
+
+
+def test_nothing_known_is_as_if_it_were_not_given(generator):
+    assert torch.equal(fill_with(generator, None), fill_with(generator, torch.full((3, *GRID), -1)))
+
+
+def test_known_tokens_of_another_shape_are_refused(generator):
+    with pytest.raises(ValueError, match=r"known tokens of shape \(2, 4, 4\): this chunk needs \(3, 4, 4\)"):
+        fill_with(generator, torch.zeros(2, *GRID, dtype=torch.long))

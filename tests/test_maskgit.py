@@ -174,7 +174,7 @@ def test_probabilities_of_all_tokens_sum_to_one(codebook_size, token_factors):
     for head in heads.to_logits.heads:
         head.weight.normal_()
     features = torch.randn(5, 16)
-    joint = torch.stack([heads.log_probs(features, torch.full((5,), token)).sum(0) for token in range(codebook_size)])
+    joint = torch.stack([heads.score(features, torch.full((5,), token)).log_probs.sum(0) for token in range(codebook_size)])
     torch.testing.assert_close(joint.exp().sum(0), torch.ones(5))
     assert joint.exp().std() > 0.01
 
@@ -182,7 +182,7 @@ def test_probabilities_of_all_tokens_sum_to_one(codebook_size, token_factors):
 @torch.no_grad()
 def test_log_probs_by_hand(generator):
     features, tokens = torch.randn(6, 32), torch.randint(256, (6,))
-    log_probs = generator.log_probs(features, tokens)
+    log_probs = generator.score(features, tokens).log_probs
     assert log_probs.shape == (2, 6)
     heads = generator.to_logits
     for row, token, actual in zip(features, tokens, log_probs.T, strict=True):

@@ -12,8 +12,10 @@ from phenaki.masking import (
     box_mask,
     continuation_mask,
     halton_order,
+    hide_within,
     mask_schedule,
     num_hidden_after,
+    random_boxes,
     training_mask,
 )
 
@@ -121,3 +123,32 @@ def test_box_hides_inside_or_outside():
     expected = torch.tensor([[1 <= y < 4 and 2 <= x < 6 for x in range(8)] for y in range(6)])
     assert torch.equal(inside, expected.expand(2, 3, 6, 8))
     assert torch.equal(box_mask((2, 3, 6, 8), 1, 2, 3, 4, inside=False), ~inside)
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 6), (1, 5), (5, 1), (1, 2), (2, 2)])
+def test_random_boxes_are_boxes_of_every_size_and_place_but_the_whole(height, width):
+    boxes = random_boxes(4000, height, width, torch.Generator().manual_seed(0))
+    assert boxes.shape == (4000, 1, height, width) and boxes.dtype == torch.bool
+    seen = set()
+    for box in boxes[:, 0]:
+        rows, columns = box.any(1).nonzero().flatten().tolist(), box.any(0).nonzero().flatten().tolist()
+        top, left, tall, wide = rows[0], columns[0], len(rows), len(columns)
+        assert torch.equal(box, box_mask((1, 1, height, width), top, left, tall, wide)[0, 0])
+        seen.add((top, left, tall, wide))
+    sizes = [(tall, wide) for tall in range(1, height + 1) for wide in range(1, width + 1) if (tall, wide) != (height, width)]
+    assert seen == {(top, left, tall, wide) for tall, wide in sizes for top in range(height - tall + 1) for left in range(width - wide + 1)}
+
+
+def test_a_picture_of_one_token_has_no_box():
+    with pytest.raises(ValueError, match="a picture of 1 x 1 tokens"):
+        random_boxes(3, 1, 1, torch.Generator())
+
+
+def test_a_mask_is_kept_to_its_region():
+    rng = torch.Generator().manual_seed(0)
+    mask = torch.rand((500, 3, 4, 4), generator=rng) < torch.rand((500, 1, 1, 1), generator=rng) ** 4
+    region = random_boxes(500, 4, 4, rng).expand(-1, 3, -1, -1)
+    kept = hide_within(mask, region)
+    met = (mask & region).flatten(1).any(1)
+    assert 50 < met.sum() < 450
+    assert torch.equal(kept[met], (mask & region)[met]) and torch.equal(kept[~met], region[~met])

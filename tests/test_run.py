@@ -404,8 +404,7 @@ from phenaki.checkpoint import ModelInfo
 from phenaki.cvivit import CViViT
 from phenaki.data.storybook import open_world
 from phenaki.training.optimizers import OptimizerSettings
-from phenaki.training.interrupts import Stopped
-from phenaki.training.run import MAX_SKIPPED, Run, TrainingError
+from phenaki.training.run import Run
 from phenaki.training.settings import TokenizerTraining, load_settings
 from phenaki.training.tokenizer import TokenizerTask
 

@@ -20,16 +20,18 @@ from phenaki.checkpoint import ModelInfo, load_model, sha256
 from phenaki.cvivit import CViViT, Reconstruction
 from phenaki.data.storybook import StorybookWorld, open_world
 from phenaki.data.tokens import StoryTokens
-from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, MaskGIT, MaskGITConfig
+from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, MaskGIT, MaskGITConfig, TokenScores
 from phenaki.text import TextEncoder
 from phenaki.training import generator as generator_module
-from phenaki.training.generator import Batch, GeneratorTask, corrupt, draw_batch, generator_loss, run_generator_training
+from phenaki.training.batches import Batch, corrupt, draw_batch
+from phenaki.training.generator import GeneratorTask, generator_loss, run_generator_training
 from phenaki.training.losses import TokenizerLosses
 from phenaki.training.optimizers import OptimizerSettings, generator_for, make_optimizers
 from phenaki.training.run import Run
 from phenaki.training.samples import save_video_rows
 from phenaki.training.settings import GeneratorTraining, ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_from
+from phenaki.training.tasks import PLAIN as PLAIN_TASK
 from phenaki.training.tokenizer import TokenizerTask, freeze_tokens, override, run_tokenizer_training
 
 pytestmark = pytest.mark.usefixtures("synced")
@@ -323,9 +325,9 @@ class Spy:
         self.shown, self.has_context, self.starts = tokens, context is not None, starts
         return torch.zeros(*tokens.shape, 1)
 
-    def log_probs(self, features, tokens):
+    def score(self, features, tokens, label_smoothing):
         self.targets = tokens
-        return torch.zeros(2, len(tokens))
+        return TokenScores(torch.zeros(2, len(tokens)), torch.zeros(2, len(tokens)))
 
 
 def test_the_share_of_hidden_tokens_follows_the_cosine():
@@ -338,7 +340,7 @@ def test_the_share_of_hidden_tokens_follows_the_cosine():
         assert torch.equal(hidden, batch.mask) and torch.equal(spy.shown[~hidden], batch.tokens[~hidden])
         assert torch.equal(spy.targets, batch.tokens[batch.mask]), "the loss is of the hidden tokens, all of them and no others"
         assert hidden.flatten(1).any(1).all()
-        shares.append(hidden.float().mean((2, 3)).flatten())
+        shares.append(hidden[batch.tasks == PLAIN_TASK].float().mean((2, 3)).flatten())
     shares = torch.cat(shares).sort().values
     assert abs(shares.mean() - 2 / math.pi) < 0.03
     for share in (0.2, 0.5, 0.8, 0.95):
@@ -348,7 +350,7 @@ def test_the_share_of_hidden_tokens_follows_the_cosine():
 
 def test_half_of_the_samples_have_one_share_for_all_slices():
     stories = numbered_stories(side=12)
-    spreads = [batch.mask.float().mean((2, 3)).std(1) for batch in draws(100, stories=stories) if batch.mask.shape[1] == 3]
+    spreads = [batch.mask[batch.tasks == PLAIN_TASK].float().mean((2, 3)).std(1) for batch in draws(100, stories=stories) if batch.mask.shape[1] == 3]
     even = (torch.cat(spreads) < 0.07).float().mean()
     assert 0.4 < even < 0.75  # half, and those whose own shares happen to be alike
 
@@ -382,7 +384,7 @@ def test_a_chunk_lies_in_one_scene_and_has_its_caption():
 def test_the_share_of_batches_without_context_is_as_set():
     shares = []
     for prob in (0.0, 0.3, 1.0):
-        own = replace(training(num_steps=400), from_text_prob=prob)
+        own = replace(training(num_steps=400), from_text_prob=prob, image_prob=0.0)
         shares.append(sum(draw_batch(STORIES, GENERATOR, own, step).context is None for step in range(400)) / 400)
     assert shares[0] == 0 and shares[2] == 1 and abs(shares[1] - 0.3) < 0.07
 

@@ -30,7 +30,7 @@ from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.masking import training_mask
 from phenaki.training.generator import Batch, generator_loss
-from phenaki.training.run import EMA, OptimizerSettings, make_optimizers
+from phenaki.training.optimizers import EMA, OptimizerSettings, make_optimizers
 from phenaki.training.settings import TokenizerTraining
 from phenaki.training.tokenizer import tokenizer_loss
 

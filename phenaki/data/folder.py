@@ -57,10 +57,12 @@ class ClipFolder:
         """Clips first .. first + count - 1 of a run, (b c f h w) float in [-1, 1]."""
         return self._stacked([self._clip(seed, index, num_frames)[0] for index in range(first, first + count)])
 
-    def told_clips(self, seed: int, count: int, num_frames: int, align: int, max_scenes: int) -> Iterator[tuple[Tensor, list[ToldClip]]]:
-        """Clips seed/0 .. seed/count - 1 in batches, each with its caption as its only scene."""
-        for begin in range(0, count, TOLD_BATCH):
-            chosen = [self._clip(seed, i, num_frames) for i in range(begin, min(begin + TOLD_BATCH, count))]
+    def told_clips(
+        self, seed: int, count: int, num_frames: int, align: int, max_scenes: int, first: int = 0
+    ) -> Iterator[tuple[Tensor, list[ToldClip]]]:
+        """Clips first .. first + count - 1 of a run in batches, each with its caption as its only scene."""
+        for begin in range(first, first + count, TOLD_BATCH):
+            chosen = [self._clip(seed, i, num_frames) for i in range(begin, min(begin + TOLD_BATCH, first + count))]
             told = [ToldClip((ClipScene(self.caption(file), num_frames),)) for _, file in chosen]
             yield self._stacked([frames for frames, _ in chosen]), told
 

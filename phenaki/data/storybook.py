@@ -233,10 +233,12 @@ class StorybookWorld:
         stories = [self.story(seed, index, num_frames, max_scenes=2, align=align) for index in range(first, first + count)]
         return self.render(stories)
 
-    def told_clips(self, seed: int, count: int, num_frames: int, align: int, max_scenes: int) -> Iterator[tuple[Tensor, list[StoryTruth]]]:
-        """Stories seed/0 .. seed/count - 1, painted in batches (b c f h w), each with what it shows."""
-        for begin in range(0, count, TOLD_BATCH):
-            indices = range(begin, min(begin + TOLD_BATCH, count))
+    def told_clips(
+        self, seed: int, count: int, num_frames: int, align: int, max_scenes: int, first: int = 0
+    ) -> Iterator[tuple[Tensor, list[StoryTruth]]]:
+        """Stories seed/first .. seed/(first + count - 1), painted in batches (b c f h w), each with what it shows."""
+        for begin in range(first, first + count, TOLD_BATCH):
+            indices = range(begin, min(begin + TOLD_BATCH, first + count))
             stories = [self.story(seed, i, num_frames, max_scenes=max_scenes, align=align) for i in indices]
             yield self.render(stories), stories
 

@@ -1,25 +1,38 @@
 """Tokenised stories: what generator training reads, made once so that a step renders, encodes and embeds nothing."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from phenaki.atomic import put
+from phenaki.data.tensor_file import Column, TensorFileError, read_metadata, read_tensors, write_tensors
+
+FORMAT = "phenaki story tokens 1"
+
+Encode = Callable[[Tensor], Tensor]  # video (b c f h w) -> tokens (b t h w)
+EncodeText = Callable[[list[str]], list[Tensor]]  # captions -> their encodings, (l d) each
+
+
+class TokensError(ValueError):
+    """A file of story tokens that cannot be used: `problem` names it and says why, the message says what to do besides."""
+
+    def __init__(self, problem: str, remedy: str = "Make it again with `phenaki data tokenize`"):
+        super().__init__(f"{problem}. {remedy}")
+        self.problem = problem
 
 
 @dataclass(frozen=True)
 class StoryTokens:
-    """N stories of T slices.
+    """N stories of T slices, and P still pictures.
 
     tokens: (N T h w) int32; scene_start, scene_end: (N T) int64, first slice of the scene that a slice shows, and one past its last;
     caption: (N T) int64, index of its caption; texts: (L d) float16, all captions' encodings one after the other;
-    text_spans: (C 2) int64, where each caption's encoding begins and ends.
+    text_spans: (C 2) int64, where each caption's encoding begins and ends; images: (P h w) int32, each the slice that starts a
+    video; image_caption: (P,) int64; words: the C captions themselves, JSON as UTF-8 in uint8.
     """
 
     tokens: Tensor
@@ -29,6 +42,9 @@ class StoryTokens:
     texts: Tensor
     text_spans: Tensor
     description: str  # of what made it: a file made by other weights is not used
+    images: Tensor = field(default_factory=lambda: torch.empty(0, 0, 0, dtype=torch.int32))
+    image_caption: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    words: Tensor = field(default_factory=lambda: words_of([]))
 
     def text(self, captions: Tensor) -> tuple[Tensor, Tensor]:
         """Captions by index (b,) -> text (b l d) float32 padded with zeros, text_mask (b l)."""
@@ -37,18 +53,85 @@ class StoryTokens:
         lengths = torch.tensor([len(part) for part in parts])
         return text, torch.arange(text.shape[1])[None] < lengths[:, None]
 
+    @property
+    def captions(self) -> list[str]:
+        """What was said, by index."""
+        return json.loads(self.words.numpy().tobytes())
+
+    def stories(self, rows: slice) -> "StoryTokens":
+        """Some of the stories with the texts of all, without pictures: a part held out, say."""
+        by_row = ("tokens", "scene_start", "scene_end", "caption")
+        cut = {name: getattr(self, name)[rows] for name in by_row}
+        return replace(self, **cut, images=self.images[:0], image_caption=self.image_caption[:0])
+
     def save(self, path: Path) -> None:
         """Writes the file whole or not at all."""
-        part = path.with_name(f".{path.name}.part")
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        save_file(tensors, part, {"description": self.description})
-        put(part, path)
+        write_tensors(path, {name: Column.of(tensor) for name, tensor in self.tensors().items()}, metadata(self.description))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every field but the description."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     @classmethod
     def load(cls, path: Path) -> "StoryTokens":
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return cls(**tensors, description=file.metadata()["description"])
+        """Reads a file of `save`, all of it checked; TokensError where it is missing, something else, damaged or cut short."""
+        if not path.is_file():
+            raise TokensError(f"{path}: no such file")
+        if not is_story_tokens(path):
+            raise TokensError(f"{path}: not a file of story tokens, or one of another version")
+        try:
+            stories = cls(**read_tensors(path), description=(read_metadata(path) or {})["description"])
+        except (TensorFileError, KeyError, TypeError) as error:
+            raise TokensError(str(error)) from error
+        problem = _problem(stories)
+        if problem:
+            raise TokensError(f"{path}: {problem}")
+        return stories
+
+
+def metadata(description: str) -> dict[str, str]:
+    """What a file of story tokens is known by."""
+    return {"format": FORMAT, "description": description}
+
+
+def is_story_tokens(path: Path) -> bool:
+    """Whether a file says that it is one of story tokens. It may be cut short nevertheless."""
+    return path.is_file() and (read_metadata(path) or {}).get("format") == FORMAT
+
+
+def words_of(captions: list[str]) -> Tensor:
+    """Captions as the column `words`."""
+    return torch.frombuffer(bytearray(json.dumps(captions).encode()), dtype=torch.uint8)
+
+
+COLUMNS = {  # dtype and number of axes
+    "tokens": (torch.int32, 4), "scene_start": (torch.int64, 2), "scene_end": (torch.int64, 2), "caption": (torch.int64, 2),
+    "texts": (torch.float16, 2), "text_spans": (torch.int64, 2), "images": (torch.int32, 3), "image_caption": (torch.int64, 1),
+    "words": (torch.uint8, 1),
+}  # fmt: skip
+
+
+def _problem(stories: StoryTokens) -> str:
+    """What in the tensors does not fit together, "" where nothing is wrong."""
+    for name, value in stories.tensors().items():
+        if (value.dtype, value.ndim) != COLUMNS[name]:
+            return f"{name} is {value.dtype} of shape {tuple(value.shape)}"
+    by_slice = (stories.scene_start, stories.scene_end, stories.caption)
+    if any(column.shape != stories.tokens.shape[:2] for column in by_slice) or len(stories.images) != len(stories.image_caption):
+        return "its columns are of different lengths"
+    places = torch.arange(stories.tokens.shape[1])
+    if ((stories.scene_start > places) | (stories.scene_start < 0) | (stories.scene_end <= places) | (stories.scene_end > len(places))).any():
+        return "its slices lie outside their scenes"
+    if stories.text_spans.shape[1] != 2 or not _within(stories.text_spans, len(stories.texts) + 1):
+        return "its captions point outside its texts"
+    if not _within(stories.caption, len(stories.text_spans)) or not _within(stories.image_caption, len(stories.text_spans)):
+        return "it names captions that it has not"
+    return ""
+
+
+def _within(numbers: Tensor, end: int) -> bool:
+    """Whether all of them lie in [0, end)."""
+    return not numbers.numel() or 0 <= int(numbers.min()) <= int(numbers.max()) < end
 
 
 class Told(Protocol):
@@ -59,9 +142,21 @@ class Told(Protocol):
 
 
 class ToldSource(Protocol):
-    """Where told videos come from: StorybookWorld, ClipFolder."""
+    """Where told videos come from: StorybookWorld, ClipFolder. Yields those with the numbers first .. first + count - 1 of the seed."""
 
-    def told_clips(self, seed: int, count: int, num_frames: int, align: int, max_scenes: int) -> Iterator[tuple[Tensor, Sequence[Told]]]: ...
+    def told_clips(
+        self, seed: int, count: int, num_frames: int, align: int, max_scenes: int, first: int = 0
+    ) -> Iterator[tuple[Tensor, Sequence[Told]]]: ...
+
+
+class ImageSource(Protocol):
+    """What a source has besides where its data holds still pictures."""
+
+    num_images: int
+
+    def images(self, seed: int, first: int, count: int) -> tuple[Tensor, list[str]]:
+        """Pictures first .. first + count - 1 of the seed, (b c 1 h w) float in [-1, 1], and their captions."""
+        ...
 
 
 def slice_scenes(story: Told, temporal_patch_size: int) -> list[tuple[int, int]]:
@@ -75,11 +170,29 @@ def slice_scenes(story: Told, temporal_patch_size: int) -> list[tuple[int, int]]
     return spans
 
 
+class Captions:
+    """Numbers distinct captions in the order in which they are met."""
+
+    def __init__(self):
+        self.number: dict[str, int] = {}
+
+    def index(self, caption: str) -> int:
+        return self.number.setdefault(caption, len(self.number))
+
+    def encoded(self, encode_text: EncodeText) -> dict[str, Tensor]:
+        """Columns of StoryTokens: texts, text_spans, words."""
+        captions = list(self.number)
+        texts = [text for at in range(0, len(captions), 256) for text in encode_text(captions[at : at + 256])]
+        lengths = torch.tensor([len(text) for text in texts], dtype=torch.int64)
+        spans = torch.stack([lengths.cumsum(0) - lengths, lengths.cumsum(0)], dim=1)
+        return {"texts": torch.cat(texts).half(), "text_spans": spans, "words": words_of(captions)}
+
+
 @torch.no_grad()
 def make_story_tokens(
     source: ToldSource,
-    encode: Callable[[Tensor], Tensor],
-    encode_text: Callable[[list[str]], list[Tensor]],
+    encode: Encode,
+    encode_text: EncodeText,
     *,
     seed: int,
     num_stories: int,
@@ -87,23 +200,37 @@ def make_story_tokens(
     temporal_patch_size: int,
     max_scenes: int,
     description: str,
+    first: int = 0,
 ) -> StoryTokens:
-    """Encodes told videos of `num_slices` slices, and embeds their captions (each distinct one once)."""
+    """Encodes told videos of `num_slices` slices, numbers first .. first + num_stories - 1, and embeds their captions (each distinct one once)."""
     num_frames = 1 + temporal_patch_size * (num_slices - 1)
-    number: dict[str, int] = {}
+    captions = Captions()
     tokens, starts, ends, said = [], [], [], []
-    for video, stories in source.told_clips(seed, num_stories, num_frames, temporal_patch_size, max_scenes):
+    for video, stories in source.told_clips(seed, num_stories, num_frames, temporal_patch_size, max_scenes, first):
         tokens.append(encode(video).to("cpu", torch.int32))
         for story in stories:
             by_slice = []
-            for (first, end), scene in zip(slice_scenes(story, temporal_patch_size), story.scenes, strict=True):
-                caption = number.setdefault(scene.caption, len(number))
-                by_slice += [(first, end, caption)] * (end - first)
+            for (begin, end), scene in zip(slice_scenes(story, temporal_patch_size), story.scenes, strict=True):
+                by_slice += [(begin, end, captions.index(scene.caption))] * (end - begin)
             for column, values in zip((starts, ends, said), zip(*by_slice, strict=True), strict=True):
                 column.append(torch.tensor(values))
-    captions = list(number)
-    texts = [text for at in range(0, len(captions), 256) for text in encode_text(captions[at : at + 256])]
-    lengths = torch.tensor([len(text) for text in texts])
-    spans = torch.stack([lengths.cumsum(0) - lengths, lengths.cumsum(0)], dim=1)
     stacked = [torch.stack(column) for column in (starts, ends, said)]
-    return StoryTokens(torch.cat(tokens), *stacked, torch.cat(texts).half(), spans, description)
+    return StoryTokens(torch.cat(tokens), *stacked, **captions.encoded(encode_text), description=description)
+
+
+@torch.no_grad()
+def make_image_tokens(
+    source: ImageSource, encode: Encode, encode_text: EncodeText, *, seed: int, first: int, count: int, num_slices: int, description: str
+) -> StoryTokens:
+    """Encodes still pictures, numbers first .. first + count - 1: story tokens of no stories (of num_slices slices) and `count` pictures."""
+    captions, tokens, said = Captions(), [], []
+    for begin in range(first, first + count, 16):
+        pictures, told = source.images(seed, begin, min(16, first + count - begin))
+        tokens.append(encode(pictures)[:, 0].to("cpu", torch.int32))
+        said += [captions.index(caption) for caption in told]
+    images = torch.cat(tokens)
+    none = torch.empty(0, num_slices, dtype=torch.int64)
+    return StoryTokens(
+        torch.empty(0, num_slices, *images.shape[1:], dtype=torch.int32), none, none, none, **captions.encoded(encode_text),
+        description=description, images=images, image_caption=torch.tensor(said),
+    )  # fmt: skip

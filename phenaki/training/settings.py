@@ -34,7 +34,7 @@ def _table(values: Any, source: str) -> dict[str, Any]:
 def read_section(cls: type, values: dict[str, Any], source: str):
     """A training section: its own keys, and the tables in it."""
     values = _table(values, source)
-    tables = {"optimizer": OptimizerSettings, "losses": LossSettings}
+    tables = {"optimizer": OptimizerSettings, "losses": LossSettings, "tasks": MaskTasks}
     own = {entry.name for entry in fields(cls)}
     read = {name: build(kind, values.pop(name, {}), f"{source}.{name}") for name, kind in tables.items() if name in own}
     return replace(build(cls, values, source), **read)
@@ -51,14 +51,48 @@ def read_world(values: dict[str, Any], source: str) -> WorldConfig:
 
 
 @dataclass(frozen=True)
+class MaskTasks:
+    """Shares of the samples, of those that a task is possible for, part of whose chunk is known (MAGVIT, Yu et al. 2022, arXiv 2212.05199).
+
+    The rest, most of them, has the main tasks: from text, and continuing a context.
+    """
+
+    first_frame: float = 0.1  # the first slice is known, a picture to animate; of chunks that start a video, of 2 slices or more
+    between: float = 0.05  # the first and the last slice are known; of chunks of 3 slices or more
+    inpaint: float = 0.03  # all around a box is known, in every slice
+    outpaint: float = 0.03  # a box is known, in every slice
+
+    def __post_init__(self):
+        shares = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        wrong = [name for name, share in shares.items() if not 0 <= share <= 1]
+        if wrong:
+            raise ValueError(f"{wrong[0]} {shares[wrong[0]]}: needed a share in [0, 1]")
+        if sum(shares.values()) > 1 + 1e-9:
+            raise ValueError(f"the tasks' shares {shares} come to {sum(shares.values()):g}: needed 1 at most")
+
+
+@dataclass(frozen=True)
 class GeneratorTraining:
     """Data and loss of generator training."""
 
     num_stories: int = 6000  # tokenised once
     num_slices: int = 17  # of each story
     max_scenes: int = 3  # of each story
-    from_text_prob: float = 0.3  # share of batches without context
+    num_images: int = 2000  # at most; still pictures tokenised once, where the data has some
+    from_text_prob: float = 0.3  # share of the batches of video without context
+    image_prob: float = 0.1  # share of the batches that show still pictures alone: the data's, and first frames of its videos
+    tasks: MaskTasks = field(default_factory=MaskTasks)
+    label_smoothing: float = 0.0  # share of a target spread over all values, in [0, 1); 0 = off
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+    def __post_init__(self):
+        for name in ("from_text_prob", "image_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)}: needed a share in [0, 1]")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing {self.label_smoothing}: needed a share in [0, 1); 0 is off")
+        if self.num_images < 0:
+            raise ValueError(f"num_images {self.num_images}: needed 0 or more")
 
 
 @dataclass(frozen=True)

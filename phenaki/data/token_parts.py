@@ -1,0 +1,133 @@
+"""Tokenising large sources: in parts that outlive an interruption, merged at the end with one part in memory at a time.
+
+The parts of FILE lie in the folder .FILE.parts beside it until FILE is written. Each is a file of story tokens of its own.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from phenaki.data.tensor_file import Column, write_tensors
+from phenaki.data.tokens import (
+    Captions,
+    Encode,
+    EncodeText,
+    StoryTokens,
+    TokensError,
+    ToldSource,
+    make_image_tokens,
+    make_story_tokens,
+    metadata,
+    words_of,
+)
+
+PART_SIZE = 256  # stories or pictures of a part: what an interruption may cost
+
+
+@dataclass(frozen=True)
+class TokenPlan:
+    """What is to be tokenised of a source."""
+
+    seed: int
+    num_stories: int
+    num_slices: int  # of each story
+    temporal_patch_size: int
+    max_scenes: int  # of each story
+    num_images: int = 0  # the source has to be an ImageSource, too, where there are some
+
+    def __post_init__(self):
+        if self.num_stories < 0 or self.num_images < 0 or self.num_stories + self.num_images < 1 or self.num_slices < 1:
+            asked = f"{self.num_stories} clips of {self.num_slices} slices and {self.num_images} pictures"
+            raise ValueError(f"{asked} to tokenise: needed at least one, of at least one slice")
+
+
+def tokenize_source(
+    source: ToldSource, encode: Encode, encode_text: EncodeText, plan: TokenPlan, path: Path, description: str, on_note: Callable[[str], None]
+) -> None:
+    """Writes the file of a plan's tokens. Broken off and called again, it goes on with the parts that are whole."""
+    folder = path.with_name(f".{path.name}.parts")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
+    total, done, parts = plan.num_stories + plan.num_images, 0, []
+    for kind, first, count in _cut(plan):
+        part, own = folder / f"{kind}-{first:08d}.safetensors", f"{description} {plan} {kind} {first} {count}"
+        parts.append(part)
+        done += count
+        if _is_whole(part, own):
+            on_note(f"{done} of {total} clips and pictures were tokenised before")
+            continue
+        if kind == "stories":
+            made = make_story_tokens(
+                source, encode, encode_text, seed=plan.seed, num_stories=count, num_slices=plan.num_slices,
+                temporal_patch_size=plan.temporal_patch_size, max_scenes=plan.max_scenes, description=own, first=first,
+            )  # fmt: skip
+        else:
+            made = make_image_tokens(
+                source, encode, encode_text, seed=plan.seed, first=first, count=count, num_slices=plan.num_slices, description=own
+            )
+        made.save(part)
+        on_note(f"{done} of {total} clips and pictures tokenised")
+    merge(parts, path, description)
+    shutil.rmtree(folder)
+
+
+def _cut(plan: TokenPlan) -> Iterator[tuple[str, int, int]]:
+    """The parts of a plan: what they hold, from which number, how many."""
+    for kind, number in (("stories", plan.num_stories), ("images", plan.num_images)):
+        for first in range(0, number, PART_SIZE):
+            yield kind, first, min(PART_SIZE, number - first)
+
+
+def _is_whole(part: Path, description: str) -> bool:
+    try:
+        return StoryTokens.load(part).description == description
+    except TokensError:
+        return False
+
+
+@dataclass(frozen=True)
+class _Met:
+    """Of a part: its captions that no part before it has, by their numbers in it; shapes of its stories and pictures."""
+
+    path: Path
+    new: list[int]
+    shape: tuple[int, ...]
+    num_images: int
+
+    def texts(self) -> Tensor:
+        """The encodings of the new captions, one after the other."""
+        part = StoryTokens.load(self.path)
+        spans = part.text_spans[self.new].tolist()
+        return torch.cat([part.texts[:0], *(part.texts[start:end] for start, end in spans)])
+
+
+def merge(parts: list[Path], path: Path, description: str) -> None:
+    """Writes the stories and pictures of several files as one file. A caption that several of them have is kept once."""
+    captions, met = Captions(), []
+    columns: dict[str, list[Tensor]] = {"scene_start": [], "scene_end": [], "caption": [], "image_caption": []}
+    lengths: list[Tensor] = []
+    for file in parts:
+        part, known = StoryTokens.load(file), len(captions.number)
+        number = torch.tensor([captions.index(caption) for caption in part.captions])
+        new = (number >= known).nonzero().squeeze(1)
+        lengths.append((part.text_spans[:, 1] - part.text_spans[:, 0])[new])
+        met.append(_Met(file, new.tolist(), tuple(part.tokens.shape), len(part.images)))
+        renamed = {"caption": number[part.caption], "image_caption": number[part.image_caption]}
+        for name, pieces in columns.items():
+            pieces.append(renamed.get(name, getattr(part, name)))
+    ends = torch.cat(lengths).cumsum(0)
+    spans = torch.stack([ends - torch.cat(lengths), ends], dim=1)
+    width, grid = part.texts.shape[1], met[0].shape[1:]
+    whole = {name: Column.of(torch.cat(pieces)) for name, pieces in columns.items()}
+    whole |= {"text_spans": Column.of(spans), "words": Column.of(words_of(list(captions.number)))}
+    whole["tokens"] = Column(torch.int32, (sum(one.shape[0] for one in met), *grid), (StoryTokens.load(one.path).tokens for one in met))
+    pictures = [one for one in met if one.num_images]
+    whole["images"] = Column(
+        torch.int32, (sum(one.num_images for one in met), *grid[1:]), (StoryTokens.load(one.path).images for one in pictures)
+    )
+    whole["texts"] = Column(torch.float16, (int(spans[-1, 1]), width), (one.texts() for one in met))
+    write_tensors(path, whole, metadata(description))

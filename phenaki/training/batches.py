@@ -1,0 +1,170 @@
+"""The examples of a step of generator training, drawn from (seed, step) alone.
+
+An example is a chunk inside one scene, its caption, and the slices before it, which may show other scenes: so the network
+sees prompts change under a carried context. In half of the batches the context is clean; in the others a share of its tokens
+is replaced and the share is told to the network. A tenth of the captions is dropped, for guidance. Of some chunks a part is
+known, for the tasks of `tasks.py`. Some batches show still pictures alone, as in the paper (Villegas et al. 2022, section 2.2).
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from phenaki.data.tokens import StoryTokens
+from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, MaskGITConfig
+from phenaki.masking import hide_within, training_mask
+from phenaki.training.optimizers import generator_for
+from phenaki.training.settings import GeneratorTraining, MaskTasks
+from phenaki.training.tasks import draw_tasks, task_regions
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's examples, all of one shape.
+
+    tokens: (b k h w) int64, the chunks; mask: (b k h w), True = hidden; tasks: (b,) numbers of `TASKS`, which the masks are of.
+    captions: (b,) indices; dropped: (b,) True = no caption. context: (b c h w) int64 or None; kinds: (c,) of its slices;
+    corruption: (b,) level of corruption of the context. starts: the chunks begin their videos.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    tasks: Tensor
+    captions: Tensor
+    dropped: Tensor
+    context: Tensor | None
+    kinds: Tensor
+    corruption: Tensor
+    starts: bool
+
+    @property
+    def num_hidden(self) -> int:
+        """Tokens that the loss is of."""
+        return int(self.mask.sum())
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on another device."""
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)})
+
+
+def share(batch: Batch, rows: slice) -> Batch:
+    """Some examples of a batch, as one process or one part of an accumulated step takes them."""
+    by_row = ("tokens", "mask", "tasks", "captions", "dropped", "context", "corruption")
+    return replace(batch, **{name: value[rows] for name in by_row if (value := getattr(batch, name)) is not None})
+
+
+def corrupt(tokens: Tensor, rate: Tensor, codebook_size: int, rng: torch.Generator) -> Tensor:
+    """Replaces a share rate (b,) of tokens (b t h w): half by any code, half by what another sample has in that place."""
+    hit = torch.rand(tokens.shape, generator=rng) < rate[:, None, None, None]
+    anything = torch.randint(codebook_size, tokens.shape, generator=rng)
+    nearby = tokens[torch.randperm(len(tokens), generator=rng)]
+    pick = torch.rand(tokens.shape, generator=rng) < 0.5
+    return torch.where(hit, torch.where(pick, anything, nearby), tokens)
+
+
+def draw_batch(stories: StoryTokens, config: MaskGITConfig, training: GeneratorTraining, step: int) -> Batch:
+    """The examples of a step, from (seed, step) alone. Each kind of choice has its own random stream, so one setting moves no other choice."""
+    seed, count = training.optimizer.seed, training.optimizer.batch_size
+    pictures = generator_for(seed, step, "pictures")
+    if bool(torch.rand((), generator=pictures) < training.image_prob):
+        batch = draw_pictures(stories, config, count, pictures)
+    else:
+        batch = draw_chunks(stories, config, training.from_text_prob, count, generator_for(seed, step, "batch"))
+    return with_tasks(batch, training.tasks, generator_for(seed, step, "tasks"))
+
+
+def draw_chunks(stories: StoryTokens, config: MaskGITConfig, from_text_prob: float, count: int, rng: torch.Generator) -> Batch:
+    """Chunks of stories, from text or continuing a context."""
+
+    def chance(probability: float) -> bool:
+        return bool(torch.rand((), generator=rng) < probability)
+
+    def number(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=rng))
+
+    length = config.chunk_slices if chance(0.5) else number(1, config.chunk_slices)
+    recent = 0 if chance(from_text_prob) else (config.context_slices if chance(0.7) else number(1, max(config.context_slices, 1)))
+    recent = min(recent, config.context_slices)
+    at_scene_start, anchored, from_first = chance(0.5), config.anchor and chance(0.7), chance(0.1)
+    where = "video start" if from_first else "scene start" if at_scene_start else "deep in scene" if anchored else ""
+    story, begin = draw_windows(stories, length, recent, where, count, rng)
+
+    tokens = stories.tokens[story[:, None], begin[:, None] + torch.arange(length)].long()
+    captions = stories.caption[story, begin]
+    batch = plain(tokens, captions, config.cond_drop_prob, rng)
+    if recent == 0:
+        return batch
+    context, kinds = draw_context(stories, story, begin, recent, anchored)
+    level = batch.corruption
+    if chance(0.5):
+        level = torch.randint(config.corruption_levels, (len(tokens),), generator=rng)
+        rate = level / max(config.corruption_levels - 1, 1) * config.max_corruption
+        context = corrupt(context, rate, config.codebook_size, rng)
+    return replace(batch, context=context, kinds=kinds, corruption=level, starts=False)
+
+
+def draw_pictures(stories: StoryTokens, config: MaskGITConfig, count: int, rng: torch.Generator) -> Batch:
+    """Still pictures as chunks of one slice: the stories' first frames and the data's own pictures, each one alike likely."""
+    num_stories, num_images = len(stories.tokens), len(stories.images)
+    if not num_stories + num_images:
+        raise ValueError("the training data has neither stories nor pictures")
+    chosen = torch.randint(num_stories + num_images, (count,), generator=rng).tolist()
+    tokens = [stories.tokens[i, 0] if i < num_stories else stories.images[i - num_stories] for i in chosen]
+    captions = [stories.caption[i, 0] if i < num_stories else stories.image_caption[i - num_stories] for i in chosen]
+    return plain(torch.stack(tokens)[:, None].long(), torch.stack(captions), config.cond_drop_prob, rng)
+
+
+def plain(tokens: Tensor, captions: Tensor, cond_drop_prob: float, rng: torch.Generator) -> Batch:
+    """Chunks (b k h w) that start videos and their captions (b,), with random masks and some captions dropped."""
+    b = len(tokens)
+    mask = training_mask(tuple(tokens.shape), rng)
+    dropped = torch.rand(b, generator=rng) < cond_drop_prob
+    zeros = torch.zeros(b, dtype=torch.long)
+    return Batch(tokens, mask, zeros, captions, dropped, context=None, kinds=zeros[:0], corruption=zeros, starts=True)
+
+
+def with_tasks(batch: Batch, shares: MaskTasks, rng: torch.Generator) -> Batch:
+    """The batch with some samples' masks kept to what their tasks leave unknown."""
+    shape = tuple(batch.tokens.shape)
+    tasks = draw_tasks(shape, batch.starts, shares, rng)
+    return replace(batch, tasks=tasks, mask=hide_within(batch.mask, task_regions(tasks, shape, rng)))
+
+
+def draw_windows(stories: StoryTokens, length: int, recent: int, where: str, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random (story, first slice) of chunks that lie inside one scene with `recent` slices before them; recent = 0: at slice 0.
+
+    where, if possible: "video start" (the context begins the video), "scene start" (the chunk begins its scene), "deep in
+    scene" (the scene's first slice is older than the context), "" (anywhere).
+    """
+    slices = torch.arange(stories.tokens.shape[1])[None]
+    fits = (stories.scene_end - slices) >= length
+    fits = fits & ((slices == 0) if recent == 0 else (slices >= recent))
+    wanted = fits
+    if where == "video start":
+        wanted = fits & (slices == recent)
+    elif where == "scene start":
+        wanted = fits & (slices == stories.scene_start)
+    elif where == "deep in scene":
+        wanted = fits & (slices - recent > stories.scene_start)
+    places = (wanted if wanted.any() else fits).nonzero()
+    if not len(places):
+        raise ValueError(f"no scene of the training stories has {length} slices after {recent} others: make the stories longer")
+    chosen = places[torch.randint(len(places), (count,), generator=rng)]
+    return chosen[:, 0], chosen[:, 1]
+
+
+def draw_context(stories: StoryTokens, story: Tensor, begin: Tensor, recent: int, anchored: bool) -> tuple[Tensor, Tensor]:
+    """The `recent` slices before each chunk, led by the scene's first slice where `anchored` and where it is older than they.
+
+    Returns (b c h w) and kinds (c,). An anchor among the recent slices would be no news, one in the chunk would be the answer.
+    """
+    index = begin[:, None] + torch.arange(-recent, 0)
+    kinds = [ORDINARY] * recent
+    if bool((begin == recent).all()):
+        kinds[0] = FIRST
+    scene_start = stories.scene_start[story, begin]
+    if anchored and bool((scene_start < begin - recent).all()):
+        index = torch.cat([scene_start[:, None], index], dim=1)
+        kinds = [ANCHOR, *kinds]
+    return stories.tokens[story[:, None], index].long(), torch.tensor(kinds)

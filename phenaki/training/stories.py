@@ -1,0 +1,162 @@
+"""Where the tokenised stories of generator training come from: a source of clips, or a file made before by `phenaki data tokenize`."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phenaki.checkpoint import Model, load_model
+from phenaki.data.storybook import WORLDS
+from phenaki.data.tensor_file import read_metadata
+from phenaki.data.token_parts import TokenPlan, tokenize_source
+from phenaki.data.tokens import StoryTokens, TokensError, is_story_tokens
+from phenaki.text import TextEncoder
+from phenaki.training.samples import SAMPLE_SEED
+from phenaki.training.settings import GeneratorTraining, ModelSettings
+from phenaki.training.tokenizer import Source, open_source
+
+Prompts = list[list[tuple[str, float]]]  # stories of (prompt, seconds)
+
+
+@dataclass(frozen=True)
+class TrainingStories:
+    """What a generator is trained on, and short stories to look at on the way."""
+
+    tokens: StoryTokens
+    prompts: Prompts
+
+
+def open_stories(
+    settings: ModelSettings, training: GeneratorTraining, base: Model, text_encoder: TextEncoder, data: Path | None, path: Path, device: str,
+    on_note: Callable[[str], None],
+) -> TrainingStories:  # fmt: skip
+    """The stories of `data`: a file of story tokens as it is; any other source tokenised to `path`, once."""
+    if data is not None and (is_story_tokens(data) or _is_damaged(data)):
+        tokens = prepared_tokens(data, base, text_encoder)
+        return TrainingStories(tokens, stored_prompts(tokens, base))
+    source = open_source(settings.world, base.info.tokenizer.image_size, data, device)
+    tokens = story_tokens(source, base, text_encoder, training, path, on_note)
+    return TrainingStories(tokens, sample_prompts(source, base, training.num_slices))
+
+
+def _is_damaged(data: Path) -> bool:
+    """Whether a file is named like one of tokens, or an atlas, and cannot be either."""
+    return data.suffix == ".safetensors" and data.is_file() and read_metadata(data) is None
+
+
+def story_tokens(
+    source: Source, base: Model, text_encoder: TextEncoder, training: GeneratorTraining, path: Path, on_note: Callable[[str], None]
+) -> StoryTokens:
+    """The tokenised stories in `path`, made anew where the file is missing, damaged, or was made by other weights or settings."""
+    num_images = min(training.num_images, getattr(source, "num_images", 0))
+    seed, pt = training.optimizer.seed, base.info.tokenizer.temporal_patch_size
+    plan = TokenPlan(seed, training.num_stories, training.num_slices, pt, training.max_scenes, num_images)
+    made_by = json.dumps({**made_with(base, text_encoder), "source": source.fingerprint, "plan": str(plan)})
+    if path.exists():
+        try:
+            stories = StoryTokens.load(path)
+            if stories.description == made_by:
+                return stories
+            on_note("the stories on disk were tokenised by other weights or settings: making them anew")
+        except TokensError as error:
+            on_note(f"{error.problem}: making the stories anew")
+    on_note(f"tokenising {training.num_stories} stories" + (f" and {num_images} pictures" if num_images else ""))
+
+    def encode_text(captions: list[str]) -> list[Tensor]:
+        encoded = text_encoder.encode(captions)
+        return [text[mask].cpu() for text, mask in zip(encoded.text, encoded.text_mask, strict=True)]
+
+    tokenize_source(source, base.tokenizer.encode, encode_text, plan, path, made_by, on_note)
+    return StoryTokens.load(path)
+
+
+def made_with(base: Model, text_encoder: TextEncoder) -> dict[str, Any]:
+    """What tokens and texts depend on besides the data: the hashes of the tokenizer's weights, the text encoder's fingerprint."""
+    weights = sorted(value for name, value in base.info.files.items() if name.startswith("tokenizer"))
+    return {"tokenizer": weights, "text_encoder": text_encoder.fingerprint}
+
+
+def prepared_tokens(path: Path, base: Model, text_encoder: TextEncoder) -> StoryTokens:
+    """A file of `phenaki data tokenize`; TokensError where it was made with another tokenizer or text encoder than these."""
+    stories = StoryTokens.load(path)
+    try:
+        made = dict(json.loads(stories.description))
+    except (ValueError, TypeError) as error:
+        raise TokensError(f"{path}: does not say what made it") from error
+    for key, value in made_with(base, text_encoder).items():
+        if made.get(key) != value:
+            named = key.replace("_", " ")
+            raise TokensError(
+                f"{path}: was made with another {named} than that of the model {base.info.name!r} in use",
+                "Name its own model with --tokenizer, or make it again with `phenaki data tokenize --model`",
+            )
+    largest = max((int(part.max()) for part in (stories.tokens, stories.images) if part.numel()), default=0)
+    if largest >= base.tokenizer.codebook_size:
+        has = f"holds the token {largest}, the tokenizer has {base.tokenizer.codebook_size}"
+        raise TokensError(f"{path}: {has}")
+    return stories
+
+
+def tokenize_data(
+    data: Path | None, model: str | Path, output: Path, *, seed: int = 0, num_clips: int | None = None, num_frames: int | None = None,
+    world: str = "small", device: str = "cpu", on_note: Callable[[str], None] = print,
+) -> StoryTokens:  # fmt: skip
+    """`phenaki data tokenize`: the tokens and texts of a data source as a file that `phenaki train generator --data` takes.
+
+    data: what `phenaki train` takes, but for such a file; None: the storybook world drawn by code. num_clips, num_frames
+    (1 + pt*k): as generator training has them by default. world: of the storybook, "small" or "full". Broken off and called
+    again it goes on where it was.
+    """
+    if output.suffix != ".safetensors":
+        raise ValueError(f"{output}: ending {output.suffix!r}: tokens are stored as .safetensors")
+    if output.exists() and not is_story_tokens(output):
+        raise ValueError(f"{output}: is there, and no file of story tokens. Name another file, or remove it")
+    if world not in WORLDS:
+        raise ValueError(f"world {world!r}; known worlds: {', '.join(WORLDS)}")
+    if data is not None and not data.exists():
+        raise FileNotFoundError(f"{data}: no such folder or file")
+    if data is not None and is_story_tokens(data):
+        raise ValueError(f"{data}: holds story tokens already. `phenaki train generator --data {data}` takes them as they are")
+    base = load_model(model, device)
+    training = GeneratorTraining()
+    pt = base.info.tokenizer.temporal_patch_size
+    num_slices = training.num_slices if num_frames is None else slices_of(num_frames, pt)
+    source = open_source(replace(WORLDS[world], fps=base.info.fps), base.info.tokenizer.image_size, data, device)
+    text_encoder = TextEncoder.load(base.info.text, device=device)
+    num_stories = training.num_stories if num_clips is None else num_clips
+    own = replace(training, num_stories=num_stories, num_slices=num_slices, optimizer=replace(training.optimizer, seed=seed))
+    return story_tokens(source, base, text_encoder, own, output, on_note)
+
+
+def slices_of(num_frames: int, temporal_patch_size: int) -> int:
+    """Slices of a clip; ValueError for a number of frames that is not 1 + pt*k."""
+    k, rest = divmod(num_frames - 1, temporal_patch_size)
+    if k < 0 or rest:
+        below = max(num_frames - 1, 0) // temporal_patch_size * temporal_patch_size + 1
+        fitting = f"{below} or {below + temporal_patch_size}" if num_frames > 0 else f"{below} or more"
+        raise ValueError(f"{num_frames} frames: this tokenizer needs 1 + {temporal_patch_size}k frames, so {fitting}")
+    return 1 + k
+
+
+def sample_prompts(source: Source, base: Model, num_slices: int) -> Prompts:
+    """Four short stories to look at, from clips that nobody trains on."""
+    pt, fps = base.info.tokenizer.temporal_patch_size, base.info.fps
+    _, told = next(source.told_clips(SAMPLE_SEED, 4, 1 + pt * (num_slices - 1), pt, 2))
+    return [[(scene.caption, max(scene.num_frames, 2 * pt) / fps) for scene in story.scenes] for story in told]
+
+
+def stored_prompts(stories: StoryTokens, base: Model) -> Prompts:
+    """Up to four stories of a file, evenly spread over it, as prompts to look at; of its pictures where it has no stories."""
+    pt, fps, captions = base.info.tokenizer.temporal_patch_size, base.info.fps, stories.captions
+    if not len(stories.tokens):
+        return [[(captions[caption], 2 * pt / fps)] for caption in stories.image_caption[:4].tolist()]
+    chosen = torch.linspace(0, len(stories.tokens) - 1, min(4, len(stories.tokens))).long()
+    prompts = []
+    for row in chosen.tolist():
+        scenes = dict.fromkeys(zip(stories.scene_start[row].tolist(), stories.scene_end[row].tolist(), stories.caption[row].tolist(), strict=True))
+        prompts.append([(captions[caption], max(end - first, 2) * pt / fps) for first, end, caption in scenes])
+    return prompts
