@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import TOKENIZERS, build_tokenizer
 from torch import Tensor
 
 from phenaki.quantizer import FSQ, VQ
@@ -216,3 +217,27 @@ def test_reviving_brings_the_codebook_into_use():
     without, with_revival = train_toy(0), train_toy(20)
     assert without.used < 0.4 < 0.7 < with_revival.used
     assert with_revival.error < 0.6 * without.error
+
+
+def use_of_paper_tokenizer(revive_after: int) -> float:
+    """Share of its 64 codes that the paper's configuration, trained for a little on clips of big squares, uses on new ones."""
+
+    def squares(seed: int) -> Tensor:
+        first, last = torch.rand(2, 4, 3, 1, 4, 4, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        return F.interpolate(torch.cat([first, (first + last) / 2, last], dim=2), scale_factor=(1, 8, 8))
+
+    tokenizer = build_tokenizer(TOKENIZERS["paper"]).train()
+    optimizer = torch.optim.Adam(tokenizer.parameters(), 2e-3)
+    for step in range(40):
+        video = squares(step)
+        result = tokenizer(video)
+        (F.mse_loss(result.video, video) + result.quantizer_loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if revive_after:
+            tokenizer.quantizer.revive(result.codes, result.tokens, revive_after, torch.Generator().manual_seed(step))
+    return torch.cat([tokenizer.encode(squares(1000 + index)) for index in range(4)]).unique().numel() / 64
+
+
+def test_reviving_brings_the_papers_codebook_into_use():
+    assert use_of_paper_tokenizer(0) < 0.3 < 0.6 < use_of_paper_tokenizer(8)
