@@ -29,10 +29,10 @@ from torch import nn
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.masking import training_mask
-from phenaki.training.generator import Batch, generator_loss
+from phenaki.training.batches import Batch
+from phenaki.training.generator import generator_loss
+from phenaki.training.losses import LossSettings, TokenizerLosses
 from phenaki.training.optimizers import EMA, OptimizerSettings, make_optimizers
-from phenaki.training.settings import TokenizerTraining
-from phenaki.training.tokenizer import tokenizer_loss
 
 SIZE, FRAMES, DIM, CODES = 64, 11, 256, 8192
 SLICES, SIDE = 6, 8  # of a window, and tokens a side of a slice
@@ -71,10 +71,11 @@ def our_step(network: nn.Module, loss: Callable[[], torch.Tensor], settings: Opt
 
 def tokenizers(batch_size: int, mlp_dim: int) -> dict[str, Contender]:
     video = torch.rand(batch_size, 3, FRAMES, SIZE, SIZE)
-    ours, training = CViViT(replace(TOKENIZER, mlp_dim=mlp_dim)), TokenizerTraining(num_slices=SLICES, l1_weight=0.3, quantizer_weight=0.1)
+    ours, rng = CViViT(replace(TOKENIZER, mlp_dim=mlp_dim)), torch.Generator()
+    losses = TokenizerLosses(LossSettings(l1_weight=0.3, quantizer_weight=0.1, lpips_weight=0, i3d_weight=0, adversarial_weight=0))
     peer = trainer_with_mse(PEER, iter(lambda: video, None))
     return {
-        "ours": our_step(ours, lambda: tokenizer_loss(ours, video * 2 - 1, training)["loss"], training.optimizer),
+        "ours": our_step(ours, lambda: losses(ours(video * 2 - 1), video * 2 - 1, 0, rng)["loss"], OptimizerSettings()),
         "peer": Contender(network_size(peer.cvivit), peer.step),
     }
 
@@ -88,7 +89,7 @@ def generators(batch_size: int, mlp_dim: int) -> dict[str, Contender]:
     def our_loss() -> torch.Tensor:
         mask = training_mask(tuple(tokens.shape), rng)
         dropped = torch.rand(batch_size, generator=rng) < GENERATOR.cond_drop_prob
-        batch = Batch(tokens, mask, nothing, dropped, None, torch.empty(0, dtype=torch.long), nothing, starts=True)
+        batch = Batch(tokens, mask, nothing, nothing, dropped, None, torch.empty(0, dtype=torch.long), nothing, starts=True)
         return generator_loss(ours, batch, text, text_mask)["loss"]
 
     peer = peer_generator(peer_tokenizer(PEER), dim=DIM, depth=6, heads=8, dim_head=64, max_seq_len=SLICES * SIDE**2, text_dim=TEXT_DIM)

@@ -51,8 +51,9 @@ from phenaki.evaluation.metrics import lpips_by_frame, psnr, squared_error, ssim
 from phenaki.evaluation.networks import load_networks
 from phenaki.evaluation.report import png, side_by_side
 from phenaki.evaluation.tokenizer import EVALUATION_SEED, as_shown
+from phenaki.training.run import Run
 from phenaki.training.settings import TokenizerTraining, load_settings
-from phenaki.training.tokenizer import train_tokenizer
+from phenaki.training.tokenizer import TokenizerTask
 
 MOST_APART = 0.05  # of the sizes of the two networks
 TIMED_STEPS = 10
@@ -96,7 +97,7 @@ def train_ours(options: argparse.Namespace, clips: ClipArray) -> None:
     wanted = {name: str(getattr(options, name)) for name in ("config", "minutes", "frames", "batch_size", "seed")}
     plan = folder / "plan.json"
     if not plan.exists():
-        seconds = step_seconds(settings.tokenizer, training, clips)
+        seconds = step_seconds(ModelInfo(options.config.stem, settings.tokenizer, None, settings.text, options.fps), training, clips)
         num_steps = max(int(options.minutes * 60 / seconds), 1)
         warmup = min(optimizer.warmup_steps, max(num_steps // 10, 1))
         write_json(plan, {"wanted": wanted, "seconds_a_step": seconds, "num_steps": num_steps, "warmup_steps": warmup})
@@ -105,7 +106,6 @@ def train_ours(options: argparse.Namespace, clips: ClipArray) -> None:
         raise ValueError(f"{folder}: was begun with {planned['wanted']}, now asked for is {wanted}. Take another work folder")
     optimizer = replace(optimizer, num_steps=planned["num_steps"], warmup_steps=planned["warmup_steps"])
     torch.manual_seed(options.seed)
-    tokenizer = CViViT(settings.tokenizer)
     clock, since = Clock.open(folder / "clock.json"), time.perf_counter()
 
     def on_log(line: dict) -> None:
@@ -115,12 +115,18 @@ def train_ours(options: argparse.Namespace, clips: ClipArray) -> None:
         since = now
         print(f"ours: step {line['step']} of {optimizer.num_steps}, {clock.seconds:.0f} s, {line['psnr']:.2f} dB", flush=True)
 
-    run = train_tokenizer(clips, tokenizer, replace(training, optimizer=optimizer), folder / "tokenizer", on_log)
-    info = ModelInfo(options.config.stem, settings.tokenizer, None, settings.text, options.fps, training={"tokenizer_steps": run.step})
-    save_model(folder / "model", info, tokenizer, None)
+    info = ModelInfo(options.config.stem, settings.tokenizer, None, settings.text, options.fps)
+    run = run_of(clips, CViViT(settings.tokenizer), replace(training, optimizer=optimizer), info, folder / "tokenizer")
+    run.train(on_log)
+    save_model(folder / "model", replace(info, training={"tokenizer_steps": run.step}), run.averaged(), None)
 
 
-def step_seconds(config, training: TokenizerTraining, clips: ClipArray) -> float:
+def run_of(clips: ClipArray, tokenizer: CViViT, training: TokenizerTraining, info: ModelInfo, folder: Path) -> Run:
+    """Our training run, as `phenaki train tokenizer` makes it."""
+    return Run(folder, TokenizerTask(tokenizer, clips, training, info), training.optimizer)
+
+
+def step_seconds(info: ModelInfo, training: TokenizerTraining, clips: ClipArray) -> float:
     """Median seconds of a training step, the first few left out."""
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +138,7 @@ def step_seconds(config, training: TokenizerTraining, clips: ClipArray) -> float
             times.append(time.perf_counter() - last)
             last = time.perf_counter()
 
-        train_tokenizer(clips, CViViT(config), timed, Path(folder), on_log)
+        run_of(clips, CViViT(info.tokenizer), timed, info, Path(folder)).train(on_log)
     return median(times[TIMED_STEPS // 3 :])
 
 
