@@ -59,7 +59,7 @@ class Told(Protocol):
 
 
 class ToldSource(Protocol):
-    """Where told videos come from: StorybookWorld, ClipFolder."""
+    """Where told videos come from: StorybookWorld, Footage."""
 
     def told_clips(self, seed: int, count: int, num_frames: int, align: int, max_scenes: int) -> Iterator[tuple[Tensor, Sequence[Told]]]: ...
 

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from phenaki.checkpoint import ModelInfo, save_model
 from phenaki.cvivit import CViViT, CViViTConfig
-from phenaki.data.folder import ClipFolder
+from phenaki.data.footage import Footage, FootageSettings, open_footage
+from phenaki.data.listing import is_footage
 from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
 from phenaki.training.run import OptimizerSettings, Run, load_start
 from phenaki.training.settings import TokenizerTraining, load_settings
 
 SAMPLE_SEED = 1_000_003  # of the stories in sample pictures, never trained on
 
-Source = StorybookWorld | ClipFolder
+Source = StorybookWorld | Footage
 
 
 def tokenizer_loss(tokenizer: CViViT, video: Tensor, training: TokenizerTraining) -> dict[str, Tensor]:
@@ -54,10 +55,17 @@ def run_tokenizer_training(
     return out / "model"
 
 
-def open_source(world: WorldConfig, size: int, data: Path | None, device: str) -> Source:
-    """Training data: a folder of videos, a storybook atlas, or (None) the storybook world drawn by code."""
-    if data is not None and data.is_dir():
-        return ClipFolder(data, size, world.fps, device)
+def open_source(
+    world: WorldConfig, size: int, data: Path | None, device: str, footage: FootageSettings | None = None, report: Path | None = None,
+    on_note: Callable[[str], None] = print,
+) -> Source:  # fmt: skip
+    """Training data: footage (a folder, table or tar shards), a storybook atlas, or (None) the storybook world drawn by code.
+
+    footage: how clips are cut, at the size and rate of the model; report: where unusable files are listed as JSON lines.
+    """
+    if data is not None and is_footage(data):
+        cut = replace(footage or FootageSettings(), size=size, fps=world.fps)
+        return open_footage(data, cut, device, report=report, on_note=on_note)
     return open_world(replace(world, size=size), data, device)
 
 
