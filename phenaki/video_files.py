@@ -21,6 +21,8 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from PIL import Image, ImageSequence
 
+from phenaki.nal_units import damage_of, length_size
+
 VIDEO_ENDINGS = (".mp4", ".webm", ".gif")
 OUTPUT_ENDINGS = (*VIDEO_ENDINGS, ".png")
 READ_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,gif"
@@ -123,8 +125,8 @@ def open_strictly(path: Path, file: BinaryIO | None = None) -> Iterator[tuple[av
     except (FileNotFoundError, IsADirectoryError) as error:
         raise VideoError(f"{path}: {error.strerror or 'no such file'}", "no such file") from error
     except DECODE_ERRORS as error:
-        reason = f"{path}: not a whole video file ({type(error).__name__}: {error})"
-        raise VideoError(reason, "damaged" if opened else "not a video") from error
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise VideoError(f"{path}: not a whole video file ({reason})", "damaged" if opened else "not a video") from error
 
 
 def strict_frames(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
@@ -139,8 +141,12 @@ def whole_frames(path: Path, container: av.container.InputContainer, stream: av.
     Frames that an edit list hides (a phone's trimmed video) count as there.
     """
     shown = hidden = 0
+    unit_length = length_size(stream.codec_context.name, stream.codec_context.extradata)
     for packet in container.demux(stream):
         hidden += packet.is_discard
+        wrong = damage_of(bytes(packet), unit_length) if unit_length else None
+        if wrong is not None:
+            raise VideoError(f"{path}: frame {shown} is damaged: {wrong}")
         for frame in _packet_frames(path, packet, (stream.width, stream.height)):
             shown += 1
             yield frame

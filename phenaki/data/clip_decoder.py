@@ -119,9 +119,12 @@ def check_clip(file: ClipFile, on_progress: Progress) -> ClipFacts:
     if file.is_picture:
         height, width, _ = open_picture(file).shape
         return ClipFacts(width, height, 1, 0.0, 0.0)
+    path = Path(file.name)
     with open_video(file) as (container, stream):
-        fps, first, last, count = frame_rate(Path(file.name), stream), math.inf, -math.inf, 0
-        for seconds, frame in timed_frames(whole_frames(Path(file.name), container, stream), fps):
+        frames = whole_frames(path, container, stream)
+        begin = next(frames)  # a file without frames says so, before it is asked for a rate
+        fps, first, last, count = frame_rate(path, stream), math.inf, -math.inf, 0
+        for seconds, frame in timed_frames(itertools.chain([begin], frames), fps):
             first, last, (height, width), count = min(first, seconds), max(last, seconds), shown_size(frame), count + 1
             on_progress()
             if last - first > MAX_SECONDS:
