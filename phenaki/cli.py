@@ -181,6 +181,37 @@ def preview(
         tell(f"{output}: {count} stories")
 
 
+@data_app.command("check")
+def check_command(
+    path: Annotated[Path, typer.Argument(help="folder of videos and pictures, table (.jsonl, .csv, .parquet), or tar shards")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write all of it to this file")] = None,
+    num_workers: Annotated[int, typer.Option(help="decoding processes; 0 = half of the cores")] = 0,
+) -> None:
+    """Decode every file once: how many clips, how long, which sizes, rates and captions, and what cannot be used and why."""
+    with told_errors():
+        from phenaki.data.check import check_source, summary_lines
+
+        values = check_source(path, num_workers, json_file)
+        typer.echo("\n".join(summary_lines(values)))
+
+
+@data_app.command("shard")
+def shard_command(
+    path: Annotated[Path, typer.Argument(help="folder of videos and pictures, table (.jsonl, .csv, .parquet), or tar shards")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the shards")],
+    size: Annotated[int, typer.Option(help="pixels of the shorter side: the model's image size")],
+    fps: Annotated[float | None, typer.Option(help="frames a second; each clip's own by default")] = None,
+    shard_size: Annotated[int, typer.Option(help="MB after which a shard is ended")] = 256,
+    num_workers: Annotated[int, typer.Option(help="decoding processes; 0 = half of the cores")] = 0,
+) -> None:
+    """Encode footage anew at the training size, with captions, in tar shards. Run it again to go on after an interruption."""
+    with told_errors():
+        from phenaki.data.sharding import ShardSettings, make_shards
+
+        made = make_shards(path, out, ShardSettings(size, fps, shard_size * 1_000_000), num_workers=num_workers, on_note=tell)
+        tell(f"{out}: {made.num_clips} clips in {made.num_shards} shards, {made.num_bytes / 1e6:.1f} MB; {len(made.unusable)} files left out")
+
+
 @data_app.command("tokenize")
 def tokenize_command(
     path: Annotated[Path, typer.Argument(help="storybook atlas, or a folder of videos; `storybook`: a world drawn by code")],

@@ -5,6 +5,7 @@ when it is whole it is given its chapters, synced and renamed. Untrusted files a
 strict error detection: a default `av.open` follows playlists to other files and passes damaged pictures on.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -13,12 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from PIL import Image, ImageSequence
+
+from phenaki.nal_units import damage_of, length_size
 
 VIDEO_ENDINGS = (".mp4", ".webm", ".gif")
 OUTPUT_ENDINGS = (*VIDEO_ENDINGS, ".png")
@@ -38,11 +41,16 @@ GROWING = {  # a player can read the file up to about a second before its end, w
     ".mp4": {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"},
     ".webm": {"cluster_time_limit": "1000", "flush_packets": "1"},
 }
+Container, Stream, Frame = av.container.InputContainer, av.VideoStream, av.VideoFrame  # for files that read videos through this one
 DECODE_ERRORS = (av.error.FFmpegError, IndexError, EOFError, ValueError, AttributeError)
 
 
 class VideoError(ValueError):
-    """A video file that cannot be read or written; the message says which, why and what to do."""
+    """A video file that cannot be read or written; the message says which, why and what to do. kind: a few words from a small set."""
+
+    def __init__(self, message: str, kind: str = "damaged"):
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -89,49 +97,108 @@ Resize = Callable[[np.ndarray], np.ndarray]  # (h w 3) uint8 -> the same of anot
 
 def decode_video(path: Path, resize: Resize | None = None, max_frames: int = MAX_FRAMES) -> Decoded:
     """Decodes a whole video file, each frame resized as it comes. VideoError names the file and what is wrong with it."""
+    with open_strictly(path) as (container, stream):
+        return _decode(path, container, stream, resize, max_frames)
+
+
+@contextlib.contextmanager
+def open_strictly(path: Path, file: BinaryIO | None = None) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """Opens an untrusted video (`file`, where it lies inside another file): container and first video stream.
+
+    Every error of decoding that happens inside becomes a VideoError that names `path`.
+    """
+    options = {"format_whitelist": READ_FORMATS, "protocol_whitelist": "file", "err_detect": STRICT}
+    opened = False
     try:
-        options = {"format_whitelist": READ_FORMATS, "protocol_whitelist": "file", "err_detect": STRICT}
-        with av.open(address(path), mode="r", options=options, timeout=20) as container:
-            return _decode(path, container, resize, max_frames)
+        with av.open(address(path) if file is None else file, mode="r", options=options, timeout=20) as container:
+            opened = True
+            if not container.streams.video:
+                raise VideoError(f"{path}: holds no video stream", "no video stream")
+            stream = container.streams.video[0]
+            stream.codec_context.options = {"err_detect": STRICT}
+            stream.codec_context.thread_count = 1
+            if not 0 < max(stream.width, stream.height) <= MAX_SIDE:
+                raise VideoError(f"{path}: {stream.width}x{stream.height} pixels; at most {MAX_SIDE} a side are read", "size")
+            yield container, stream
     except VideoError:
         raise
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise VideoError(f"{path}: {error.strerror or 'no such file'}") from error
+        raise VideoError(f"{path}: {error.strerror or 'no such file'}", "no such file") from error
     except DECODE_ERRORS as error:
-        raise VideoError(f"{path}: not a whole video file ({type(error).__name__}: {error})") from error
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise VideoError(f"{path}: not a whole video file ({reason})", "damaged" if opened else "not a video") from error
 
 
-def _decode(path: Path, container: av.container.InputContainer, resize: Resize | None, max_frames: int) -> Decoded:
-    if not container.streams.video:
-        raise VideoError(f"{path}: holds no video stream")
-    stream = container.streams.video[0]
-    stream.codec_context.options = {"err_detect": STRICT}
-    stream.codec_context.thread_count = 1
-    if not 0 < max(stream.width, stream.height) <= MAX_SIDE:
-        raise VideoError(f"{path}: {stream.width}x{stream.height} pixels; at most {MAX_SIDE} a side are read")
+def strict_frames(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """Frames of a stream from where the container stands, in the order they are shown; VideoError at the first damaged one."""
+    for packet in container.demux(stream):
+        yield from _packet_frames(path, packet, (stream.width, stream.height))
+
+
+def whole_frames(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """Every frame of a stream; at the end VideoError where there were none, or not as many as the header promises.
+
+    Frames that an edit list hides (a phone's trimmed video) count as there.
+    """
+    shown = hidden = 0
+    unit_length = length_size(stream.codec_context.name, stream.codec_context.extradata)
+    for packet in container.demux(stream):
+        hidden += packet.is_discard
+        wrong = damage_of(bytes(packet), unit_length) if unit_length else None
+        if wrong is not None:
+            raise VideoError(f"{path}: frame {shown} is damaged: {wrong}")
+        for frame in _packet_frames(path, packet, (stream.width, stream.height)):
+            shown += 1
+            yield frame
+    if not shown:
+        raise VideoError(f"{path}: holds no frames", "no frames")
+    promised = _promised_frames(stream)
+    if promised is not None and promised != shown + hidden:
+        raise VideoError(f"{path}: its header promises {promised} frames, {shown + hidden} could be decoded: it is damaged", "frames missing")
+
+
+def _packet_frames(path: Path, packet: av.Packet, size: tuple[int, int]) -> Iterator[av.VideoFrame]:
+    for frame in packet.decode():
+        if packet.is_corrupt or frame.is_corrupt:
+            raise VideoError(f"{path}: the frame at {float(frame.time or 0):.2f} s is damaged")
+        if (frame.width, frame.height) != size:
+            raise VideoError(f"{path}: its frames change their size", "size")
+        yield frame
+
+
+def _decode(path: Path, container: av.container.InputContainer, stream: av.VideoStream, resize: Resize | None, max_frames: int) -> Decoded:
     reformatter, frames, num_bytes = VideoReformatter(), [], 0
-    for frame in container.decode(stream):
-        if frame.is_corrupt:
-            raise VideoError(f"{path}: frame {len(frames)} is damaged")
+    for frame in whole_frames(path, container, stream):
         if len(frames) >= max_frames:
-            raise VideoError(f"{path}: more than {max_frames} frames; cut it into shorter files")
+            raise VideoError(f"{path}: more than {max_frames} frames; cut it into shorter files", "too long")
         pixels = reformatter.reformat(frame, format="rgb24").to_ndarray()
         frames.append(pixels if resize is None else resize(pixels))
         num_bytes += frames[-1].nbytes
         if num_bytes > MAX_BYTES:
-            raise VideoError(f"{path}: its frames take more than {MAX_BYTES >> 30} GiB of memory; cut it into shorter files")
-    if not frames:
-        raise VideoError(f"{path}: holds no frames")
-    promised = _promised_frames(stream)
-    if promised is not None and promised != len(frames):
-        raise VideoError(f"{path}: its header promises {promised} frames, {len(frames)} could be decoded: it is damaged")
-    if len({frame.shape for frame in frames}) > 1:
-        raise VideoError(f"{path}: its frames change their size")
+            raise VideoError(f"{path}: its frames take more than {MAX_BYTES >> 30} GiB of memory; cut it into shorter files", "too long")
+    scenes = tuple(_scene(chapter, frame_rate(path, stream)) for chapter in container.chapters())
+    return Decoded(np.stack(frames), frame_rate(path, stream), scenes, parse_script(_metadata(container).get("comment", "")))
+
+
+def scaled_pixels(frame: av.VideoFrame, reformatter: VideoReformatter, size: tuple[int, int]) -> np.ndarray:
+    """A frame as uint8 (h w 3) of another size (h, w), turned as its file says: phones store upright pictures lying down."""
+    turns = frame.rotation // 90 % 4
+    height, width = reversed(size) if turns % 2 else size
+    scaled = reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1)
+    return np.rot90(scaled.to_ndarray(), turns)
+
+
+def shown_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """(h, w) of a frame as it is shown."""
+    return (frame.width, frame.height) if frame.rotation % 180 else (frame.height, frame.width)
+
+
+def frame_rate(path: Path, stream: av.VideoStream) -> float:
+    """Frames a second, on average."""
     fps = float(stream.average_rate or stream.guessed_rate or 0)
     if not 0 < fps < 1000:
-        raise VideoError(f"{path}: {fps} frames a second is not a rate")
-    scenes = tuple(_scene(chapter, fps) for chapter in container.chapters())
-    return Decoded(np.stack(frames), fps, scenes, parse_script(_metadata(container).get("comment", "")))
+        raise VideoError(f"{path}: {fps} frames a second is not a rate", "rate")
+    return fps
 
 
 def _promised_frames(stream: av.VideoStream) -> int | None:
@@ -199,7 +266,7 @@ def decode_gif(path: Path, resize: Resize | None = None, max_frames: int = MAX_F
 class StreamEncoder:
     """Encodes frames as they come into a part file that plays at any moment; `finish` makes the whole file of it."""
 
-    def __init__(self, path: Path, fps: float, size: tuple[int, int]):
+    def __init__(self, path: Path, fps: float, size: tuple[int, int], gop_size: int | None = None):
         self.path, self.fps = path, Fraction(fps).limit_denominator(100_000)
         self.part = path.with_name(f".{path.stem}.part{path.suffix}")
         codec, options = CODECS[path.suffix.lower()]
@@ -207,7 +274,7 @@ class StreamEncoder:
         self.stream = self.container.add_stream(codec, rate=self.fps, options=options)
         self.stream.height, self.stream.width = size
         self.stream.pix_fmt = "yuv420p" if size[0] % 2 == 0 and size[1] % 2 == 0 else "yuv444p"
-        self.stream.gop_size = max(round(fps), 1)  # a second, so that a killed run loses no more
+        self.stream.gop_size = gop_size or max(round(fps), 1)  # a second, so that a killed run loses no more
         self.stream.codec_context.max_b_frames = 0
         self.stream.codec_context.colorspace = Colorspace.ITU709
         self.stream.codec_context.color_range = ColorRange.MPEG

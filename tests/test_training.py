@@ -780,7 +780,7 @@ def test_stories_are_made_anew_for_other_weights_and_only_then(trained, tmp_path
     shutil.copytree(out, tmp_path / "out")
     encoder = TextEncoder.load(load_settings(config).text)
     monkeypatch.setattr(generator_module.TextEncoder, "load", lambda *_, **__: encoder)
-    monkeypatch.setattr(generator_module, "save_story_sample", lambda *_: None)
+    monkeypatch.setattr(generator_module, "show_stories", lambda *_: None)
     path, notes = tmp_path / "out/generator/stories.safetensors", []
     before = sha256(path)
 

@@ -142,7 +142,7 @@ class Told(Protocol):
 
 
 class ToldSource(Protocol):
-    """Where told videos come from: StorybookWorld, ClipFolder. Yields those with the numbers first .. first + count - 1 of the seed."""
+    """Where told videos come from: StorybookWorld, Footage. Yields those with the numbers first .. first + count - 1 of the seed."""
 
     def told_clips(
         self, seed: int, count: int, num_frames: int, align: int, max_scenes: int, first: int = 0

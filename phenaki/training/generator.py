@@ -3,32 +3,27 @@
 What a step is shown: `batches.py`. Where the tokens come from: `stories.py`.
 """
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
 from phenaki.cvivit import CViViT
 from phenaki.data.tokens import StoryTokens, is_story_tokens
-from phenaki.director import SceneText, direct
 from phenaki.maskgit import MaskGIT, MaskGITConfig
-from phenaki.pipeline import to_pixels
-from phenaki.sampling import SamplingOptions
-from phenaki.story import Story, plan
 from phenaki.text import TextEncoder
 from phenaki.training.batches import Batch, draw_batch, share
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.run import Run
-from phenaki.training.samples import HELD_OUT_SEED, save_clip, write_picture
+from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.start import load_start
 from phenaki.training.stories import Prompts, open_stories
 from phenaki.training.tokenizer import override, silent
-from phenaki.video import VideoScene, contact_sheet
 
 HELD_OUT_STORIES = 64
 
@@ -185,6 +180,14 @@ def run_generator_training(
     return out / "model"
 
 
+def show_stories(prompts: Prompts, model: MaskGIT, base: Model, text_encoder: TextEncoder, path: Path) -> None:
+    """Short stories as path.png and path.mp4; nothing where what tells and writes them is not installed, as on machines that only train."""
+    if all(map(importlib.util.find_spec, ("av", "pydantic"))):
+        from phenaki.training.story_samples import save_story_sample
+
+        save_story_sample(prompts, model, base, text_encoder, path)
+
+
 def _make_task(
     settings: ModelSettings, training: GeneratorTraining, name: str, group: Group, base: Model, data: Path | None, validation: Path | None,
     init_from: str | None, out: Path, on_note: Callable[[str], None],
@@ -209,26 +212,5 @@ def _make_task(
     if training.optimizer.validation_batches and group.leads and (validation is not None or drawn):
         fewer = replace(training, num_stories=HELD_OUT_STORIES, optimizer=replace(training.optimizer, seed=HELD_OUT_SEED))
         held_out = stories_of(fewer, data if validation is None else validation, "held-out.safetensors").tokens
-    look = lambda network, path: save_story_sample(stories.prompts, network, base, text_encoder, path)
+    look = lambda network, path: show_stories(stories.prompts, network, base, text_encoder, path)
     return GeneratorTask(model.to(group.device), stories.tokens, training, info, base.tokenizer, held_out, look)
-
-
-@torch.no_grad()
-def save_story_sample(stories: Prompts, model: MaskGIT, base: Model, text_encoder: TextEncoder, path: Path) -> None:
-    """Short stories told by a network: path.png, a row each with its prompts, every second frame; and path.mp4, one above the other."""
-    tokenizer = base.info.tokenizer
-    side = tokenizer.image_size // tokenizer.patch_size
-    rows, scenes = [], []
-    for index, story in enumerate(stories):
-        script = Story.of([(prompt or "a video", seconds) for prompt, seconds in story])
-        planned = plan(script, fps=base.info.fps, temporal_patch_size=tokenizer.temporal_patch_size, chunk_slices=model.config.chunk_slices)
-        encoded = [text_encoder.encode([scene.prompt]).to(next(model.parameters()).device) for scene in planned.scenes]
-        texts = [SceneText(one.text, one.text_mask) for one in encoded]
-        chunks = direct(planned, base.tokenizer, model, texts, SamplingOptions(), index, (side, side))
-        rows.append(to_pixels(torch.cat([chunk.frames for chunk in chunks]), tokenizer.image_size))
-        scenes.append(" | ".join(scene.prompt for scene in planned.scenes))
-    shown, starts = [row[::2] for row in rows], np.cumsum([0] + [len(row[::2]) for row in rows])
-    chapters = [VideoScene(text, int(start), len(row)) for text, start, row in zip(scenes, starts, shown, strict=False)]
-    write_picture(contact_sheet(np.concatenate(shown), chapters, columns=13), path.with_suffix(".png"))
-    length = min(map(len, rows))
-    save_clip(np.concatenate([row[:length] for row in rows], axis=1), path.with_suffix(".mp4"), base.info.fps)

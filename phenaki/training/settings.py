@@ -7,6 +7,7 @@ from typing import Any
 
 from phenaki.config import ConfigError, build, read_settings
 from phenaki.cvivit import CViViTConfig
+from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.storybook import WORLDS, WorldConfig
 from phenaki.maskgit import MaskGITConfig
 from phenaki.sampling import SamplingOptions
@@ -20,6 +21,7 @@ class TokenizerTraining:
     """Losses and data of tokenizer training."""
 
     num_slices: int = 4  # of a training clip
+    image_prob: float = 0.0  # share of the batches that show still pictures alone, where the data has some
     decoder_only: bool = False  # tokens stay what they are: only the way from them to pixels is trained (needs --init-from)
     losses: LossSettings = field(default_factory=LossSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -95,11 +97,21 @@ class GeneratorTraining:
             raise ValueError(f"num_images {self.num_images}: needed 0 or more")
 
 
+def read_footage(values: Any, size: int, fps: float, source: str) -> FootageSettings:
+    """How clips are cut, at the size of the tokenizer and the rate of the world: no second number to type."""
+    values = _table(values, source)
+    for key, section in (("size", "[tokenizer] image_size"), ("fps", "[world] fps")):
+        if key in values:
+            raise ConfigError(f"{source}: {key} is that of {section}; set it there")
+    return build(FootageSettings, {**values, "size": size, "fps": fps}, source)
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """A whole configuration file."""
 
     world: WorldConfig
+    footage: FootageSettings
     tokenizer: CViViTConfig
     generator: MaskGITConfig
     text: TextConfig
@@ -115,6 +127,7 @@ def load_settings(path: str | Path) -> ModelSettings:
     for key in values:
         if key not in known:
             raise ConfigError(f"{path}: unknown section [{key}]; known: {', '.join(known)}")
+    world = read_world(values.get("world", {}), f"{path}: world")
     tokenizer = build(CViViTConfig, values.get("tokenizer", {}), f"{path}: tokenizer")
     text = build(TextConfig, values.get("text", {}), f"{path}: text")
     codebook_size = math.prod(tokenizer.fsq_levels) if tokenizer.quantizer == "fsq" else tokenizer.codebook_size
@@ -122,7 +135,8 @@ def load_settings(path: str | Path) -> ModelSettings:
     derived = {"codebook_size": codebook_size, "text_dim": text.width}
     generator = build(MaskGITConfig, {**given, **derived}, f"{path}: generator")
     return ModelSettings(
-        world=read_world(values.get("world", {}), f"{path}: world"),
+        world=world,
+        footage=read_footage(values.get("footage", {}), tokenizer.image_size, world.fps, f"{path}: footage"),
         tokenizer=tokenizer,
         generator=generator,
         text=text,

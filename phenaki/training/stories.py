@@ -38,7 +38,8 @@ def open_stories(
     if data is not None and (is_story_tokens(data) or _is_damaged(data)):
         tokens = prepared_tokens(data, base, text_encoder)
         return TrainingStories(tokens, stored_prompts(tokens, base))
-    source = open_source(settings.world, base.info.tokenizer.image_size, data, device)
+    report = path.with_name("unusable.jsonl")
+    source = open_source(settings.world, base.info.tokenizer.image_size, data, device, settings.footage, report, on_note)
     tokens = story_tokens(source, base, text_encoder, training, path, on_note)
     return TrainingStories(tokens, sample_prompts(source, base, training.num_slices))
 
@@ -125,7 +126,7 @@ def tokenize_data(
     training = GeneratorTraining()
     pt = base.info.tokenizer.temporal_patch_size
     num_slices = training.num_slices if num_frames is None else slices_of(num_frames, pt)
-    source = open_source(replace(WORLDS[world], fps=base.info.fps), base.info.tokenizer.image_size, data, device)
+    source = open_source(replace(WORLDS[world], fps=base.info.fps), base.info.tokenizer.image_size, data, device, on_note=on_note)
     text_encoder = TextEncoder.load(base.info.text, device=device)
     num_stories = training.num_stories if num_clips is None else num_clips
     own = replace(training, num_stories=num_stories, num_slices=num_slices, optimizer=replace(training.optimizer, seed=seed))

@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
 from phenaki.cvivit import CViViT
-from phenaki.data.folder import ClipFolder
+from phenaki.data.footage_settings import FootageSettings
+from phenaki.data.listing import is_footage
+from phenaki.data.order import is_image_step
 from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
 from phenaki.maskgit import MaskGIT
 from phenaki.training.losses import TokenizerLosses, build_losses
@@ -22,7 +25,15 @@ from phenaki.training.start import load_start
 
 DECODER = ("decoder.", "head.", "first_head.", "quantizer.project_out.")  # what stands between tokens and pixels
 
-Source = StorybookWorld | ClipFolder
+
+class Source(Protocol):
+    """Where clips come from: StorybookWorld, Footage."""
+
+    fingerprint: str
+
+    def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor:
+        """Clips first .. first + count - 1 of a run, (b c f h w) float in [-1, 1]; a scene may change at frames 1 + align*k."""
+        ...
 
 
 @dataclass
@@ -56,8 +67,10 @@ class TokenizerTask:
     def draw(self, step: int, part: Part) -> Tensor:
         settings = self.training.optimizer
         rows = part.of(settings.batch_size)
-        first = step * settings.batch_size + rows.start
-        return self.source.clips(settings.seed, first, rows.stop - rows.start, self.num_frames, self.model.config.temporal_patch_size)
+        first, count = step * settings.batch_size + rows.start, rows.stop - rows.start
+        if is_image_step(settings.seed, step, self.training.image_prob) and getattr(self.source, "num_images", 0):
+            return self.source.images(settings.seed, first, count)[0]
+        return self.source.clips(settings.seed, first, count, self.num_frames, self.model.config.temporal_patch_size)
 
     def num_tokens(self, batch: Tensor) -> int:
         config = self.model.config
@@ -127,7 +140,7 @@ def run_tokenizer_training(
         raise ValueError(f"{config}: decoder_only = true needs --init-from MODEL, whose tokens are kept")
     with joined(device) as group:
         note = on_note if group.leads else silent
-        task = _make_task(settings, training, config.stem, group, data, validation, init_from, note)
+        task = _make_task(settings, training, config.stem, group, data, validation, init_from, out / "tokenizer" / "unusable.jsonl", note)
         run = Run(out / "tokenizer", task, training.optimizer, group, note)
         run.train(on_log)
         averaged = run.averaged()
@@ -139,10 +152,11 @@ def run_tokenizer_training(
 
 def _make_task(
     settings: ModelSettings, training: TokenizerTraining, name: str, group: Group, data: Path | None, validation: Path | None,
-    init_from: str | None, on_note: Callable[[str], None],
+    init_from: str | None, report: Path, on_note: Callable[[str], None],
 ) -> TokenizerTask:  # fmt: skip
-    size = settings.tokenizer.image_size
-    source = open_source(settings.world, size, data, str(group.device))
+    size, device = settings.tokenizer.image_size, str(group.device)
+    opened = lambda path, report: open_source(settings.world, size, path, device, settings.footage, report, on_note)
+    source = opened(data, report)
     torch.manual_seed(training.optimizer.seed)
     tokenizer = CViViT(settings.tokenizer)
     facts = {} if init_from is None else load_start(tokenizer, "tokenizer", init_from, on_note)
@@ -153,7 +167,7 @@ def _make_task(
         generator, info = origin.generator, replace(origin.info, name=name, tokenizer=settings.tokenizer, training={**origin.info.training, **facts})
     held_out = source if isinstance(source, StorybookWorld) else None  # drawn with another seed: other stories
     if validation is not None:
-        held_out = open_source(settings.world, size, validation, str(group.device))
+        held_out = opened(validation, None)
     return TokenizerTask(tokenizer.to(group.device), source, training, info, held_out, generator)
 
 
@@ -161,10 +175,19 @@ def silent(text: str) -> None:
     """Notes of a process that does not lead."""
 
 
-def open_source(world: WorldConfig, size: int, data: Path | None, device: str) -> Source:
-    """Training data: a folder of videos, a storybook atlas, or (None) the storybook world drawn by code."""
-    if data is not None and data.is_dir():
-        return ClipFolder(data, size, world.fps, device)
+def open_source(
+    world: WorldConfig, size: int, data: Path | None, device: str, footage: FootageSettings | None = None, report: Path | None = None,
+    on_note: Callable[[str], None] = print,
+) -> Source:  # fmt: skip
+    """Training data: footage (a folder, table or tar shards), a storybook atlas, or (None) the storybook world drawn by code.
+
+    footage: how clips are cut, at the size and rate of the model; report: where unusable files are listed as JSON lines.
+    """
+    if data is not None and is_footage(data):
+        cut = replace(footage or FootageSettings(), size=size, fps=world.fps)
+        from phenaki.data.footage import open_footage  # which needs the video codec
+
+        return open_footage(data, cut, device, report=report, on_note=on_note)
     return open_world(replace(world, size=size), data, device)
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-
 from phenaki.data.folder import ClipFolder
+
 from phenaki.data.tokens import make_story_tokens
 from phenaki.video import Video
 

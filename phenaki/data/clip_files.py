@@ -1,0 +1,86 @@
+"""A clip's file, and why a file is none: what every part of the data side speaks of.
+
+Nothing is opened here. What cannot be used is kept with its kind and reason: nothing is left out in silence.
+"""
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".gif")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+MAX_CAPTION_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFile:
+    """A video or picture: a file of its own, or a member of a tar shard that begins at byte `offset` of it."""
+
+    name: str  # inside the source, with / between folders: "beach/a.mp4", "00001.tar/beach/a.mp4"
+    path: str  # the file to open
+    offset: int
+    num_bytes: int
+    mtime_ns: int
+    is_picture: bool
+    caption: str
+    sha256: str = ""  # of its bytes, where somebody wrote it down
+
+    @property
+    def key(self) -> str:
+        """Changes when the file does: by name, size, time of change and place."""
+        return f"{self.name}|{self.num_bytes}|{self.mtime_ns}|{self.offset}|{self.sha256}"
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A file that no clip comes from. kind: a few words from a small set; reason: a sentence."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Clips in the order of their names, and what was refused without being decoded."""
+
+    clips: tuple[ClipFile, ...]
+    unusable: tuple[Unusable, ...]
+
+    @classmethod
+    def of(cls, clips: list[ClipFile], unusable: list[Unusable]) -> "Listing":
+        in_order = sorted(clips, key=lambda clip: (clip.name, clip.caption))
+        return cls(tuple(in_order), tuple(sorted(unusable, key=lambda entry: entry.name)))
+
+
+def clip_file(path: Path, name: str, caption: str, sha256: str = "") -> ClipFile | Unusable:
+    """A regular file, or why it is none: a pipe or a device would block whoever opens it."""
+    try:
+        facts = path.stat()
+    except (OSError, ValueError) as error:
+        return Unusable(name, "no such file", str(getattr(error, "strerror", None) or error))
+    if not stat.S_ISREG(facts.st_mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        return Unusable(name, "not a file", f"is {kinds.get(stat.S_IFMT(facts.st_mode), 'a device')}, not a regular file")
+    if facts.st_size == 0:
+        return Unusable(name, "empty", "holds no bytes")
+    return ClipFile(name, str(path), 0, facts.st_size, facts.st_mtime_ns, is_picture(name), caption, sha256)
+
+
+def tidy(text: str | bytes) -> str:
+    """A caption on one line."""
+    return " ".join((text if isinstance(text, str) else text.decode("utf-8", "replace")).split())
+
+
+def leaves_folder(name: str) -> bool:
+    """Whether a name in a table or a tar points anywhere but inside: absolute, a drive, ../, or a web address."""
+    parts = name.replace("\\", "/").split("/")
+    return not name or "\0" in name or parts[0] == "" or ":" in parts[0] or ".." in parts
+
+
+def is_picture(name: str) -> bool:
+    return name.lower().endswith(PICTURE_ENDINGS)
+
+
+def is_clip_name(name: str) -> bool:
+    return name.lower().endswith((*VIDEO_ENDINGS, *PICTURE_ENDINGS))

@@ -1,0 +1,214 @@
+"""Untrusted files decoded in processes of their own: a file that crashes or hangs one costs that file, not the training run.
+
+A worker has a bound on its memory and `TIME_LIMIT` seconds without getting on; then it is killed and another one started.
+What crosses the pipe is JSON and raw pixels, never an object that runs when it is read.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phenaki.data.clip_decoder import ClipFacts, Cut
+from phenaki.data.clip_files import ClipFile, Listing, Unusable
+
+TIME_LIMIT = 10.0  # seconds in which a clip has to be there, and longer work to get on
+START_LIMIT = 60.0  # seconds until a new worker is ready
+MEMORY_LIMIT = 4 << 30  # bytes of address space of a worker
+MAX_LINE = 1 << 28  # bytes of an answer in JSON: the index of a shard
+
+
+class ClipError(ValueError):
+    """A file that no clip can be had from."""
+
+    def __init__(self, kind: str, reason: str):
+        super().__init__(f"{kind}: {reason}")
+        self.kind, self.reason = kind, reason
+
+
+class Worker:
+    """One decoding process, started when it is first asked and again after it was killed."""
+
+    def __init__(self, time_limit: float = TIME_LIMIT, memory_limit: int = MEMORY_LIMIT):
+        self.time_limit, self.memory_limit = time_limit, memory_limit
+        self.process: subprocess.Popen | None = None
+        self.buffer = bytearray()
+
+    def ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """The answer to a request and its raw bytes. ClipError where the file cannot be used, crashed the worker or held it up."""
+        self._start()
+        try:
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.flush()
+            values = {"status": "working"}
+            while values["status"] == "working":
+                deadline = time.monotonic() + self.time_limit
+                values = self._line(deadline)
+            data = self._bytes(int(values.get("num_bytes", 0)), deadline)
+        except TimeoutError:
+            self.stop()
+            raise ClipError("too slow", f"decoding it stood still for {self.time_limit:g} s") from None
+        except (EOFError, OSError, ValueError) as error:
+            raise ClipError("crash", f"decoding it ended the worker ({self._end()})") from error
+        except BaseException:
+            self.stop()  # interrupted half way: what is left in the pipe belongs to no request
+            raise
+        if values["status"] != "done":
+            raise ClipError(str(values.get("kind")), str(values.get("reason")))
+        return values, data
+
+    def stop(self) -> None:
+        """Ends the process; the next request starts another."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process.stdout.close()
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+        self.process = None
+        self.buffer.clear()
+
+    def _start(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            return
+        self.stop()
+        command = [sys.executable, "-m", "phenaki.data.decoding_worker", str(self.memory_limit)]
+        package = Path(__file__).resolve().parents[2]
+        path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
+        )
+        try:
+            self._line(time.monotonic() + START_LIMIT)
+        except (TimeoutError, EOFError, ValueError) as error:
+            self.stop()
+            raise ChildProcessError(f"the decoding worker does not start: {' '.join(command)}") from error
+
+    def _end(self) -> str:
+        """How the process ended, in words."""
+        try:
+            code = self.process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            code = 0
+        self.stop()
+        return signal.Signals(-code).name if code < 0 else f"it answered nonsense or left with status {code}"
+
+    def _line(self, deadline: float) -> dict[str, Any]:
+        while b"\n" not in self.buffer:
+            if len(self.buffer) > MAX_LINE:
+                raise ValueError("an answer without end")
+            self._more(deadline)
+        line, _, rest = self.buffer.partition(b"\n")
+        self.buffer = rest
+        values = json.loads(line)
+        if not isinstance(values, dict) or not isinstance(values.get("status"), str):
+            raise ValueError("an answer that is none")
+        return values
+
+    def _bytes(self, count: int, deadline: float) -> bytes:
+        while len(self.buffer) < count:
+            self._more(deadline)
+        data = bytes(self.buffer[:count])
+        del self.buffer[:count]
+        return data
+
+    def _more(self, deadline: float) -> None:
+        """Waits for some bytes of the answer."""
+        if not wait([self.process.stdout], max(deadline - time.monotonic(), 0)):
+            raise TimeoutError
+        block = os.read(self.process.stdout.fileno(), 1 << 20)
+        if not block:
+            raise EOFError
+        self.buffer += block
+
+
+class DecodingPool:
+    """Some workers; requests are answered in any order, each as a Future. num_workers: 0 = half of the cores, at most 8."""
+
+    def __init__(self, num_workers: int = 0, time_limit: float = TIME_LIMIT, memory_limit: int = MEMORY_LIMIT):
+        if num_workers < 0:
+            raise ValueError(f"{num_workers} decoding processes: needed 0 (half of the cores) or more")
+        num_workers = num_workers or min(max((os.cpu_count() or 2) // 2, 1), 8)
+        self.workers = [Worker(time_limit, memory_limit) for _ in range(num_workers)]
+        self.idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for worker in self.workers:
+            self.idle.put(worker)
+        self.threads = ThreadPoolExecutor(num_workers, thread_name_prefix="decoding")
+        self._close = weakref.finalize(self, close_all, self.threads, self.workers)
+
+    def __enter__(self) -> "DecodingPool":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._close()
+
+    def check(self, file: ClipFile) -> "Future[ClipFacts]":
+        """Decodes the whole file."""
+        return self._submit({"do": "check", "file": asdict(file)}, lambda values, data: facts_of(values))
+
+    def cut(self, file: ClipFile, cut: Cut) -> "Future[np.ndarray]":
+        """One clip, uint8 (f h w 3)."""
+        shape = (1 if file.is_picture else cut.num_frames, cut.size, cut.size, 3)
+        return self._submit({"do": "cut", "file": asdict(file), "cut": asdict(cut)}, lambda values, data: pixels_of(data, shape))
+
+    def reencode(self, file: ClipFile, size: int, fps: float | None, target: Path) -> "Future[ClipFacts]":
+        """Writes the clip anew in `target`; see clip_decoder.reencode_clip."""
+        request = {"do": "reencode", "file": asdict(file), "size": size, "fps": fps, "target": str(target)}
+        return self._submit(request, lambda values, data: facts_of(values))
+
+    def read_shard(self, path: Path) -> Listing:
+        """The index of a tar shard; a shard that cannot be read at all is one unusable file."""
+        try:
+            return self._submit({"do": "index", "path": str(path)}, lambda values, data: listing_of(values)).result()
+        except ClipError as error:
+            return Listing((), (Unusable("", error.kind, error.reason),))
+
+    def _submit(self, request: dict[str, Any], read) -> Future:
+        return self.threads.submit(work, self.idle, request, read)
+
+
+def work(idle: "queue.SimpleQueue[Worker]", request: dict[str, Any], read) -> Any:
+    """Has an idle worker answer a request."""
+    worker = idle.get()
+    try:
+        values, data = worker.ask(request)
+        return read(values, data)
+    finally:
+        idle.put(worker)
+
+
+def close_all(threads: ThreadPoolExecutor, workers: list[Worker]) -> None:
+    threads.shutdown(wait=True, cancel_futures=True)
+    for worker in workers:
+        worker.stop()
+
+
+def facts_of(values: dict[str, Any]) -> ClipFacts:
+    whole, real = (int(values[name]) for name in ("width", "height", "num_frames")), (float(values[name]) for name in ("seconds", "fps"))
+    return ClipFacts(*whole, *real)
+
+
+def pixels_of(data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
+    if len(data) != int(np.prod(shape)):
+        raise ClipError("damaged", f"gave {len(data)} bytes of pixels, needed {shape}")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def listing_of(values: dict[str, Any]) -> Listing:
+    return Listing.of([ClipFile(**clip) for clip in values["clips"]], [Unusable(**entry) for entry in values["unusable"]])

@@ -1,0 +1,97 @@
+"""The process that decodes: `python -m phenaki.data.decoding_worker`, started by decoding.py, with little memory and no torch.
+
+It reads a JSON line a request and answers with JSON lines and raw bytes: {"status": "working"} while it gets on, then
+{"status": "done", ...} (with `num_bytes` raw bytes after it, for frames) or {"status": "unusable", "kind": ..., "reason": ...}.
+"""
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from phenaki.data.clip_decoder import Cut, check_clip, cut_clip, reencode_clip
+from phenaki.data.clip_files import ClipFile
+from phenaki.data.shards import index_shard
+from phenaki.video_files import VideoError
+
+PROGRESS_SECONDS = 1.0
+PROGRESS_COUNT = 25  # frames or members: who does fewer in the time limit counts as hanging
+
+
+class Progress:
+    """Tells the other side that work gets on, once a second at most."""
+
+    def __init__(self, out: BinaryIO):
+        self.out, self.count, self.told = out, 0, time.monotonic()
+
+    def __call__(self) -> None:
+        self.count += 1
+        if self.count >= PROGRESS_COUNT and time.monotonic() - self.told > PROGRESS_SECONDS:
+            write(self.out, {"status": "working"})
+            self.count, self.told = 0, time.monotonic()
+
+
+def answer(request: dict[str, Any], out: BinaryIO) -> tuple[dict[str, Any], bytes]:
+    """One request -> its answer and the raw bytes after it."""
+    progress = Progress(out)
+    if request["do"] == "index":
+        listing = index_shard(Path(request["path"]), progress)
+        return {"clips": [asdict(clip) for clip in listing.clips], "unusable": [asdict(entry) for entry in listing.unusable]}, b""
+    file = ClipFile(**request["file"])
+    if request["do"] == "cut":
+        frames = cut_clip(file, Cut(**request["cut"]))
+        return {"num_bytes": frames.nbytes}, frames.tobytes()
+    if request["do"] == "check":
+        return asdict(check_clip(file, progress)), b""
+    return asdict(reencode_clip(file, request["size"], request["fps"], Path(request["target"]), progress)), b""
+
+
+def told_answer(request: dict[str, Any], out: BinaryIO) -> tuple[dict[str, Any], bytes]:
+    """The same, where whatever goes wrong with an untrusted file becomes an answer too."""
+    name = request["file"]["name"] if "file" in request else request["path"]
+    try:
+        values, data = answer(request, out)
+        return {"status": "done", **values}, data
+    except VideoError as error:
+        kind, reason = error.kind, str(error).removeprefix(f"{name}: ")
+    except MemoryError:
+        kind, reason = "too much memory", "decoding it takes more memory than a worker has"
+    except OSError as error:
+        kind, reason = "unreadable", str(error.strerror or error)
+    except Exception as error:
+        kind, reason = "damaged", f"{type(error).__name__}: {error}"
+    return {"status": "unusable", "kind": kind, "reason": reason[:2000]}, b""
+
+
+def write(out: BinaryIO, values: dict[str, Any]) -> None:
+    out.write(json.dumps(values).encode() + b"\n")
+    out.flush()
+
+
+def limit_memory(num_bytes: int) -> None:
+    """Bounds the address space, where the system can."""
+    try:
+        import resource
+    except ImportError:
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> None:
+    limit_memory(int(sys.argv[1]))
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not mix with the answers
+    write(out, {"status": "ready"})
+    for line in sys.stdin.buffer:
+        values, data = told_answer(json.loads(line), out)
+        write(out, values)
+        out.write(data)
+        out.flush()
+
+
+if __name__ == "__main__":
+    main()

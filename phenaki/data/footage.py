@@ -1,0 +1,204 @@
+"""Footage as training data: clips by sample index, each file once an epoch, decoded in other processes ahead of their use.
+
+Which file a sample shows depends on (seed, epoch) alone, and where it is cut on (seed, index): however the indices are divided
+among processes, they see the same samples. A clip that cannot be decoded is replaced by that of the next index.
+"""
+
+import hashlib
+import json
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from phenaki.data.check import CheckReport, check_listing, store_of, unchecked, write_lines
+from phenaki.data.clip_decoder import Cut
+from phenaki.data.clip_files import ClipFile, Unusable
+from phenaki.data.decoding import ClipError, DecodingPool
+from phenaki.data.footage_settings import FootageSettings
+from phenaki.data.listing import list_clips
+from phenaki.data.order import place_of
+
+CACHE_BYTES = 256 << 20  # of cut clips kept in memory
+TOLD_BATCH = 16  # clips encoded at once
+MAX_REPLACED = 1000  # indices in a row that give no clip
+
+
+@dataclass(frozen=True)
+class ClipScene:
+    """The one scene of a clip."""
+
+    caption: str
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class ToldClip:
+    """A clip of footage as a story of one scene."""
+
+    scenes: tuple[ClipScene, ...]
+
+
+def open_footage(
+    path: str | Path, settings: FootageSettings, device: str | torch.device = "cpu", *, cache: Path | None = None, report: Path | None = None,
+    on_note: Callable[[str], None] = print,
+) -> "Footage":  # fmt: skip
+    """A folder, table or tar shards as training data; every file that cannot be used is noted once.
+
+    cache: folder for the verdicts of the check, the user's cache by default. report: file of JSON lines about unusable files.
+    """
+    path, pool = Path(path), DecodingPool(settings.num_workers)
+    listing = list_clips(path, pool.read_shard)
+    checked = check_listing(listing, pool, store_of(path, cache)) if settings.check else unchecked(listing)
+    return Footage(path, checked, pool, settings, device, report, on_note)
+
+
+class Footage:
+    """The clips of a source. `clips` gives videos, `images` single frames, both by sample index."""
+
+    def __init__(
+        self, path: Path, checked: CheckReport, pool: DecodingPool, settings: FootageSettings, device: str | torch.device,
+        report: Path | None, on_note: Callable[[str], None],
+    ):  # fmt: skip
+        self.path, self.settings, self.device, self.report, self.on_note = path, settings, device, report, on_note
+        self.files = [entry.file for entry in checked.clips]
+        self.facts = [entry.facts for entry in checked.clips]
+        self.pool = pool
+        self.unusable: dict[str, Unusable] = {}
+        self.fingerprint = fingerprint(self.files, settings)
+        self._lock = Lock()  # a run draws clips in one thread while it looks at samples in another
+        self._lengths = lru_cache(maxsize=8)(self._long_enough)
+        self._cache: OrderedDict[tuple, Future[np.ndarray]] = OrderedDict()
+        self._last: dict[tuple, int] = {}
+        self._note(checked.unusable)
+
+    @property
+    def num_images(self) -> int:
+        """Still pictures among the files."""
+        return sum(file.is_picture for file in self.files)
+
+    def clips(self, seed: int, first: int, count: int, num_frames: int, align: int = 1) -> Tensor:
+        """Clips first .. first + count - 1 of a run, (b c f h w) float in [-1, 1]; pictures are left out."""
+        return self._stacked([frames for frames, _ in self._samples(seed, first, count, num_frames)])
+
+    def images(self, seed: int, first: int, count: int) -> tuple[Tensor, list[str]]:
+        """The same of pictures, (b c 1 h w), each one once an epoch, with their captions; where there are none, frames of the videos."""
+        samples = self._samples(seed, first, count, 0)
+        return self._stacked([frames for frames, _ in samples]), [file.caption for _, file in samples]
+
+    def told_clips(
+        self, seed: int, count: int, num_frames: int, align: int, max_scenes: int, first: int = 0
+    ) -> Iterator[tuple[Tensor, list[ToldClip]]]:
+        """Clips first .. first + count - 1 of a run in batches, each with its caption as its only scene."""
+        for begin in range(first, first + count, TOLD_BATCH):
+            samples = self._samples(seed, begin, min(TOLD_BATCH, first + count - begin), num_frames)
+            yield self._stacked([frames for frames, _ in samples]), [ToldClip((ClipScene(file.caption, num_frames),)) for _, file in samples]
+
+    def close(self) -> None:
+        """Ends the decoding processes."""
+        self.pool.close()
+
+    def _samples(self, seed: int, first: int, count: int, num_frames: int) -> list[tuple[np.ndarray, ClipFile]]:
+        """Frames (f h w 3) uint8 and file of some samples. num_frames 0: of pictures. One thread at a time."""
+        with self._lock:
+            return self._locked_samples(seed, first, count, num_frames)
+
+    def _locked_samples(self, seed: int, first: int, count: int, num_frames: int) -> list[tuple[np.ndarray, ClipFile]]:
+        asked = [self._ask(seed, index, num_frames) for index in range(first, first + count)]
+        step = first - self._last.get((seed, count, num_frames), first - count)
+        self._last[seed, count, num_frames] = first
+        if step > 0 and 4 * count * self._clip_bytes(num_frames) < CACHE_BYTES:  # the next batch is decoded during the training step
+            for index in range(first + step, first + step + count):
+                self._ask(seed, index, num_frames)
+        return [self._answered(seed, first + n, num_frames, future) for n, future in enumerate(asked)]
+
+    def _answered(self, seed: int, index: int, num_frames: int, future: "Future[np.ndarray]") -> tuple[np.ndarray, ClipFile]:
+        """A sample's frames, of the next index' file where its own cannot be decoded."""
+        for shift in range(MAX_REPLACED):
+            future = future if shift == 0 else self._ask(seed, index, num_frames, shift)
+            file = self._file(seed, index + shift, num_frames)
+            try:
+                return future.result(), file
+            except ClipError as error:
+                self._note([Unusable(file.name, error.kind, error.reason)])
+        raise ValueError(f"{self.path}: {MAX_REPLACED} clips in a row cannot be used; look at what phenaki data check says of it")
+
+    def _ask(self, seed: int, index: int, num_frames: int, shift: int = 0) -> "Future[np.ndarray]":
+        """Has a sample decoded, if it is not there already."""
+        key = (seed, index, num_frames, shift)
+        if key not in self._cache:
+            place = self._place(seed, index + shift, num_frames)
+            facts = self.facts[place]
+            cut = self._cut(seed, index, num_frames or 1, facts.seconds if facts else 0.0)
+            self._cache[key] = self.pool.cut(self.files[place], cut)
+            while len(self._cache) * self._clip_bytes(num_frames) > CACHE_BYTES:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(key)
+        return self._cache[key]
+
+    def _cut(self, seed: int, index: int, num_frames: int, seconds: float) -> Cut:
+        """Where sample `index` is cut out of its file."""
+        draw, settings = random.Random(f"clip {seed} {index}"), self.settings
+        place, left, top, zoom, flip = (draw.random() for _ in range(5))
+        if not settings.random_crop:
+            left = top = 0.5
+        zoom = settings.min_zoom + (1 - settings.min_zoom) * zoom
+        return Cut(num_frames, settings.fps, settings.size, place, left, top, zoom, flip < settings.flip_prob, seconds)
+
+    def _place(self, seed: int, index: int, num_frames: int) -> int:
+        usable = self._lengths(num_frames)
+        return int(usable[place_of(seed, index, len(usable))])
+
+    def _file(self, seed: int, index: int, num_frames: int) -> ClipFile:
+        return self.files[self._place(seed, index, num_frames)]
+
+    def _long_enough(self, num_frames: int) -> np.ndarray:
+        """Places of all files that samples of so many frames come from; the short ones are noted."""
+        pictures = num_frames == 0 and self.num_images > 0
+        candidates = [place for place, file in enumerate(self.files) if file.is_picture == pictures]
+        fps, facts = self.settings.fps, self.facts
+        short = [place for place in candidates if facts[place] is not None and not pictures and facts[place].frames_at(fps) < num_frames]
+        reason = f"frames at {fps:g} fps, a clip needs {num_frames}"
+        self._note([Unusable(self.files[place].name, "too short", f"{facts[place].frames_at(fps)} {reason}") for place in short])
+        usable = np.setdiff1d(np.array(candidates, np.int64), np.array(short, np.int64), assume_unique=True)
+        if not len(usable):
+            reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in list(self.unusable.values())[:3])
+            kind = "pictures" if pictures else "videos"
+            raise ValueError(f"{self.path}: none of {len(self.files) + len(self.unusable) - len(short)} files gives {kind} to train on ({reasons})")
+        return usable
+
+    def _note(self, unusable) -> None:
+        """Reports files that cannot be used, each one once."""
+        new = {entry.name: entry for entry in unusable if entry.name not in self.unusable}
+        self.unusable |= new
+        for entry in new.values():
+            self.on_note(f"not used: {entry.name}: {entry.kind}: {entry.reason}")
+        if self.report is not None and (new or not self.report.exists()):
+            self.report.parent.mkdir(parents=True, exist_ok=True)
+            write_lines(self.report, [asdict(entry) for entry in self.unusable.values()])
+
+    def _clip_bytes(self, num_frames: int) -> int:
+        return max(num_frames, 1) * self.settings.size**2 * 3
+
+    def _stacked(self, clips: list[np.ndarray]) -> Tensor:
+        video = torch.from_numpy(np.stack(clips)).to(self.device).float() / 127.5 - 1
+        return rearrange(video, "b f h w c -> b c f h w")
+
+
+def fingerprint(files: list[ClipFile], settings: FootageSettings) -> str:
+    """Changes when the clips do: other files, captions or ways to cut. The same wherever the footage lies."""
+    digest = hashlib.sha256()
+    cut = {name: value for name, value in asdict(settings).items() if name not in ("check", "num_workers")}
+    digest.update(json.dumps(cut).encode())
+    for file in files:
+        digest.update(json.dumps([file.name, file.num_bytes, file.caption, file.sha256]).encode())
+    return f"footage {digest.hexdigest()}"

@@ -1,0 +1,85 @@
+"""What a path holds: a folder of videos and pictures, a table of them, tar shards of them, or videos and shards in one folder."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from phenaki.data.clip_files import (
+    MAX_CAPTION_BYTES,
+    PICTURE_ENDINGS,
+    VIDEO_ENDINGS,
+    ClipFile,
+    Listing,
+    Unusable,
+    clip_file,
+    is_clip_name,
+    tidy,
+)
+from phenaki.data.table import read_table
+
+TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+
+ReadShard = Callable[[Path], Listing]  # one tar -> its clips, names as in the tar
+
+
+def is_footage(path: Path) -> bool:
+    """Whether a path is one that `list_clips` reads."""
+    return path.is_dir() or path.suffix.lower() in (".tar", ".jsonl", ".csv", ".parquet")
+
+
+def list_clips(path: str | Path, read_shard: ReadShard) -> Listing:
+    """Every clip of a folder, a table or a shard. ValueError where there is no such path, or where it holds nothing of the kind."""
+    path = Path(path)
+    tables = [path / name for name in TABLES if (path / name).is_file()]
+    if path.is_file() and path.suffix.lower() == ".tar":
+        listing = in_folder(path.name, read_shard(path))
+    elif path.is_file() and is_footage(path):
+        listing = read_table(path)
+    elif tables:
+        listing = read_table(tables[0])
+    elif path.is_dir():
+        listing = list_folder(path, read_shard)
+    else:
+        raise ValueError(f"{path}: needed a folder, a table ({', '.join(TABLES)}) or a tar shard; there is none here")
+    if not listing.clips and not listing.unusable:
+        raise ValueError(f"{path}: holds no videos ({', '.join(VIDEO_ENDINGS)}), pictures ({', '.join(PICTURE_ENDINGS)}) or .tar shards")
+    return listing
+
+
+def list_folder(root: Path, read_shard: ReadShard) -> Listing:
+    """Videos, pictures and shards under a folder, in subfolders too; names that begin with a dot are passed over."""
+    clips: list[ClipFile] = []
+    unusable: list[Unusable] = []
+    for folder, subfolders, files in os.walk(root):
+        odd = [name for name in subfolders if is_clip_name(name)]
+        subfolders[:] = sorted(name for name in subfolders if name not in odd and not name.startswith("."))
+        for name in sorted([*files, *odd]):
+            path = Path(folder, name)
+            inside = path.relative_to(root).as_posix()
+            if name.startswith("."):
+                continue
+            if path.suffix.lower() == ".tar":
+                shard = in_folder(inside, read_shard(path))
+                clips += shard.clips
+                unusable += shard.unusable
+            elif is_clip_name(name):
+                found = clip_file(path, inside, folder_caption(path, root))
+                (clips if isinstance(found, ClipFile) else unusable).append(found)
+    return Listing.of(clips, unusable)
+
+
+def in_folder(name: str, listing: Listing) -> Listing:
+    """The same with every name under `name`/."""
+    clips = [replace(clip, name=f"{name}/{clip.name}") for clip in listing.clips]
+    refused = [Unusable(f"{name}/{entry.name}" if entry.name else name, entry.kind, entry.reason) for entry in listing.unusable]
+    return Listing.of(clips, refused)
+
+
+def folder_caption(path: Path, root: Path) -> str:
+    """What NAME.txt says of a clip; without one, the name of its folder inside `root` (class folders), else nothing."""
+    text = path.with_suffix(".txt")
+    if text.is_file():
+        with open(text, "rb") as file:
+            return tidy(file.read(MAX_CAPTION_BYTES))
+    return path.parent.name.replace("_", " ") if path.parent != root else ""

@@ -1,0 +1,155 @@
+"""`phenaki data shard`: any footage -> WebDataset shards at the training size, whose short GOPs make random clips cheap.
+
+Each shard is written whole or not at all, and the work goes on where it was interrupted: `shards.json` says from what and how
+the shards are made, and which of them are there. The same footage and settings give the same bytes, save for the encoder's version.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from phenaki.atomic import put
+from phenaki.data.check import CheckReport, check_listing, store_of, write_lines
+from phenaki.data.clip_decoder import SHARD_GOP, ClipFacts
+from phenaki.data.clip_files import ClipFile, Unusable
+from phenaki.data.decoding import ClipError, DecodingPool
+from phenaki.data.listing import list_clips
+from phenaki.data.shards import ShardWriter
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """How footage is encoded anew."""
+
+    size: int  # pixels of the shorter side
+    fps: float | None = None  # frames a second; None keeps each clip's own rate
+    shard_bytes: int = 256 << 20  # a shard is ended when it has so many
+
+    def __post_init__(self):
+        if self.size < 2 or self.size % 2 or (self.fps is not None and not 0 < self.fps < 1000) or self.shard_bytes < 1:
+            raise ValueError(
+                f"shards of {self.size} pixels at {self.fps} fps and {self.shard_bytes} bytes: "
+                "needed an even number of pixels, a rate between 0 and 1000, and at least one byte"
+            )
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What was made. unusable: what was left out."""
+
+    num_clips: int
+    num_shards: int
+    num_bytes: int
+    unusable: tuple[Unusable, ...]
+
+
+def make_shards(
+    path: Path, out: Path, settings: ShardSettings, *, num_workers: int = 1, cache: Path | None = None, on_note: Callable[[str], None] = print
+) -> ShardReport:
+    """Footage of any kind -> `out`/00000.tar, ... with captions. ValueError where `out` holds shards of something else."""
+    with DecodingPool(num_workers) as pool:
+        report = check_listing(list_clips(path, pool.read_shard), pool, store_of(path, cache))
+        if not report.clips:
+            raise ValueError(f"{path}: none of {len(report.unusable)} files can be used; look at what phenaki data check says of it")
+        state = open_state(out, made_from(report, settings), settings)
+        left_out = [Unusable(**entry) for entry in state["unusable"]]
+        files = [entry.file for entry in report.clips]
+        done = state["files_done"]
+        if done < len(files):
+            on_note(f"{len(files) - done} of {len(files)} clips to encode")
+        work = out / ".work"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        encoded = reencoded(files, done, work, pool, settings)
+        while done < len(files):
+            done = write_shard(out, state, done, len(files), encoded, left_out, settings, on_note)
+        shutil.rmtree(work)
+    unusable = (*report.unusable, *left_out)
+    write_lines(out / "unusable.jsonl", [asdict(entry) for entry in unusable])
+    shards = state["shards"]
+    return ShardReport(sum(shard["clips"] for shard in shards), len(shards), sum(shard["bytes"] for shard in shards), unusable)
+
+
+def made_from(report: CheckReport, settings: ShardSettings) -> str:
+    """Changes when the shards would."""
+    digest = hashlib.sha256(json.dumps([FORMAT, SHARD_GOP, asdict(settings)]).encode())
+    for entry in report.clips:
+        digest.update(json.dumps([entry.file.key, entry.file.caption]).encode())
+    return digest.hexdigest()
+
+
+def open_state(out: Path, source: str, settings: ShardSettings) -> dict[str, Any]:
+    """What is there already: an empty folder, or shards of the same footage and settings."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file; give a folder for the shards")
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "shards.json"
+    if path.is_file():
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            known = state["made_from"]
+            if not all(isinstance(state[name], kind) for name, kind in (("files_done", int), ("shards", list), ("unusable", list))):
+                raise ValueError("its entries are of other kinds")
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}: is damaged ({error}); delete {out} and make the shards anew") from error
+        if known != source:
+            raise ValueError(f"{out}: holds shards of other footage or with other settings ({state.get('settings')}); choose another folder")
+        return state
+    if any(out.glob("*.tar")):
+        raise ValueError(f"{out}: holds shards that were not made by phenaki data shard; choose another folder")
+    return {"format": FORMAT, "made_from": source, "settings": asdict(settings), "files_done": 0, "shards": [], "unusable": []}
+
+
+def reencoded(
+    files: list[ClipFile], first: int, work: Path, pool: DecodingPool, settings: ShardSettings
+) -> Iterator[tuple[ClipFile, Path, "Future[ClipFacts]"]]:
+    """Files from `first` on with where each is written and what it will be; a few are under way at once."""
+    ahead: list[tuple[ClipFile, Path, Future[ClipFacts]]] = []
+    for number in range(first, len(files)):
+        target = work / f"{number:09d}{'.png' if files[number].is_picture else '.mp4'}"
+        ahead.append((files[number], target, pool.reencode(files[number], settings.size, settings.fps, target)))
+        if len(ahead) > 2 * len(pool.workers):
+            yield ahead.pop(0)
+    yield from ahead
+
+
+def write_shard(
+    out: Path, state: dict[str, Any], done: int, num_files: int, encoded: Iterator, left_out: list[Unusable], settings: ShardSettings,
+    on_note: Callable[[str], None],
+) -> int:  # fmt: skip
+    """Fills one shard, gives it its name and notes it in shards.json; returns how many files are done then."""
+    name = f"{len(state['shards']):05d}.tar"
+    part, count, num_bytes = out / f".{name}.part", 0, 0
+    writer = ShardWriter(part)
+    while done < num_files and num_bytes < settings.shard_bytes:
+        file, clip, answer = next(encoded)
+        done += 1
+        try:
+            facts = answer.result()
+        except ClipError as error:
+            left_out.append(Unusable(file.name, error.kind, error.reason))
+            on_note(f"not used: {file.name}: {error.kind}: {error.reason}")
+            continue
+        values = {"caption": file.caption, "name": file.name, "sha256": hashlib.sha256(clip.read_bytes()).hexdigest(), **asdict(facts)}
+        num_bytes = writer.add(f"{done - 1:09d}", clip, values)
+        clip.unlink()
+        count += 1
+    writer.close()
+    if count:
+        put(part, out / name)
+        state["shards"].append({"name": name, "clips": count, "bytes": (out / name).stat().st_size})
+    else:
+        part.unlink()
+    state |= {"files_done": done, "unusable": [asdict(entry) for entry in left_out]}
+    whole = out / ".shards.json.part"
+    whole.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    put(whole, out / "shards.json")
+    on_note(f"{name}: {count} clips, {done} of {num_files} files done")
+    return done

@@ -1,0 +1,88 @@
+"""Tables of clips: metadata.jsonl, .csv or .parquet beside the files, one row a clip.
+
+Columns: `file_name` (or `video_path`, `path`), `text` (or `caption`), and if wanted `sha256` of the file. A path is taken from
+the table's own folder and has to stay inside.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from phenaki.data.clip_files import MAX_CAPTION_BYTES, ClipFile, Listing, Unusable, clip_file, is_clip_name, leaves_folder, tidy
+
+NAME_COLUMNS = ("file_name", "video_path", "path")
+CAPTION_COLUMNS = ("text", "caption")
+
+
+def read_table(path: Path) -> Listing:
+    """The clips that a table names. Rows that cannot be used are kept with the reason; ValueError where the table is none."""
+    readers = {".jsonl": json_rows, ".csv": csv_rows, ".parquet": parquet_rows}
+    clips: list[ClipFile] = []
+    unusable: list[Unusable] = []
+    for number, row in readers[path.suffix.lower()](path):
+        found = row_clip(path.parent, f"{path.name}, row {number}", row)
+        (clips if isinstance(found, ClipFile) else unusable).append(found)
+    return Listing.of(clips, unusable)
+
+
+def row_clip(root: Path, where: str, row: Any) -> ClipFile | Unusable:
+    """The clip of one row, or why there is none."""
+    if not isinstance(row, dict):
+        return Unusable(where, "bad row", f"needed a table of columns, found {row!r:.80}")
+    name = first_of(row, NAME_COLUMNS)
+    if not isinstance(name, str) or not name:
+        return Unusable(where, "bad row", f"needed a file name in {', '.join(NAME_COLUMNS)}; columns are {', '.join(map(str, row))}")
+    if leaves_folder(name):
+        return Unusable(name, "outside the folder", f"{where}: a path has to be relative and to stay in the table's folder")
+    if not is_clip_name(name):
+        return Unusable(name, "not a video", f"{where}: neither a video's nor a picture's ending")
+    caption, sha256 = first_of(row, CAPTION_COLUMNS), str(row.get("sha256") or "").lower()
+    if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
+        return Unusable(name, "bad row", f"{where}: sha256 is {sha256!r:.80}, needed 64 hexadecimal digits")
+    return clip_file(root / name, Path(name).as_posix(), tidy(str(caption or ""))[:MAX_CAPTION_BYTES], sha256)
+
+
+def first_of(row: dict[str, Any], columns: tuple[str, ...]) -> Any:
+    """The value of the first of some columns that a row has."""
+    return next((row[column] for column in columns if row.get(column) is not None), None)
+
+
+def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Lines of JSON; a line that is none comes back as text, which is no row."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, line
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        rows = csv.DictReader(file)
+        try:
+            yield from enumerate(rows, start=1)
+        except csv.Error as error:
+            raise ValueError(f"{path}: line {rows.line_num}: not a CSV table ({error})") from error
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise ValueError(f"{path}: reading .parquet needs pyarrow: pip install 'phenaki[data]', or save the table as .jsonl or .csv") from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            wanted = [name for name in file.schema_arrow.names if name in (*NAME_COLUMNS, *CAPTION_COLUMNS, "sha256")]
+            number = 0
+            for batch in file.iter_batches(columns=wanted):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a parquet table ({error})") from error

@@ -1,0 +1,38 @@
+"""Looks at a generator's run: short stories told by the network as it is."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from phenaki.checkpoint import Model
+from phenaki.director import SceneText, direct
+from phenaki.maskgit import MaskGIT
+from phenaki.pipeline import to_pixels
+from phenaki.sampling import SamplingOptions
+from phenaki.story import Story, plan
+from phenaki.text import TextEncoder
+from phenaki.training.samples import save_clip, write_picture
+from phenaki.training.stories import Prompts
+from phenaki.video import VideoScene, contact_sheet
+
+
+@torch.no_grad()
+def save_story_sample(stories: Prompts, model: MaskGIT, base: Model, text_encoder: TextEncoder, path: Path) -> None:
+    """Short stories told by a network: path.png, a row each with its prompts, every second frame; and path.mp4, one above the other."""
+    tokenizer = base.info.tokenizer
+    side = tokenizer.image_size // tokenizer.patch_size
+    rows, scenes = [], []
+    for index, story in enumerate(stories):
+        script = Story.of([(prompt or "a video", seconds) for prompt, seconds in story])
+        planned = plan(script, fps=base.info.fps, temporal_patch_size=tokenizer.temporal_patch_size, chunk_slices=model.config.chunk_slices)
+        encoded = [text_encoder.encode([scene.prompt]).to(next(model.parameters()).device) for scene in planned.scenes]
+        texts = [SceneText(one.text, one.text_mask) for one in encoded]
+        chunks = direct(planned, base.tokenizer, model, texts, SamplingOptions(), index, (side, side))
+        rows.append(to_pixels(torch.cat([chunk.frames for chunk in chunks]), tokenizer.image_size))
+        scenes.append(" | ".join(scene.prompt for scene in planned.scenes))
+    shown, starts = [row[::2] for row in rows], np.cumsum([0] + [len(row[::2]) for row in rows])
+    chapters = [VideoScene(text, int(start), len(row)) for text, start, row in zip(scenes, starts, shown, strict=False)]
+    write_picture(contact_sheet(np.concatenate(shown), chapters, columns=13), path.with_suffix(".png"))
+    length = min(map(len, rows))
+    save_clip(np.concatenate([row[:length] for row in rows], axis=1), path.with_suffix(".mp4"), base.info.fps)

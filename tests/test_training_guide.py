@@ -1,0 +1,60 @@
+"""Every command of docs/training.md, in its order, on a folder of six tiny videos and a picture."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from phenaki.checkpoint import load_model
+from phenaki.video import Video
+
+ROOT = Path(__file__).resolve().parents[1]
+SEEN = ("check", "shard", "tokenizer", "generator", "tokenize", "generate", "torchrun", "evaluate")
+
+
+def commands() -> list[str]:
+    """The indented lines that are commands."""
+    lines = (ROOT / "docs/training.md").read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.startswith(("    phenaki ", "    torchrun "))]
+
+
+def make_footage(folder: Path) -> None:
+    """Coloured squares that move, with captions."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        frames = np.full((40, 48, 64, 3), 40 * number, np.uint8)
+        for index, frame in enumerate(frames):
+            frame[10:26, index : index + 16] = rng.integers(0, 255, 3)
+        Video(frames, 8.0).save(folder / f"clip{number}.mp4")
+        (folder / f"clip{number}.txt").write_text(f"square number {number} moves to the right")
+    Image.fromarray(frames[0]).save(folder / "picture.png")
+    (folder / "picture.txt").write_text("a square")
+
+
+def test_every_command_of_the_guide_runs(tmp_path):
+    make_footage(tmp_path / "footage")
+    (tmp_path / "footage/broken.mp4").write_bytes(b"no video at all")
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    tiny = tmp_path / "configs/tiny.toml"
+    tiny.write_text(tiny.read_text().replace("num_stories = 8", "num_stories = 3"))
+    (tmp_path / "script.txt").write_text("square number 1 moves to the right\nsquare number 2 moves to the right\n")
+    told = commands()
+    assert len(told) >= 9 and all(any(word in command for command in told) for word in SEEN)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PHENAKI_CACHE": str(tmp_path / "cache")}
+    said = {}
+    for command in told:
+        words = command.split()
+        run = ["-m", "torch.distributed.run", "--standalone"] if words[0] == "torchrun" else ["-m", "phenaki"]
+        done = subprocess.run([sys.executable, *run, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, (command, done.stdout[-1000:], done.stderr[-3000:])
+        said[command] = done.stdout + done.stderr
+    assert "broken.mp4" in said["phenaki data check footage"]
+    assert "broken.mp4" in (tmp_path / "run/tokenizer/unusable.jsonl").read_text()
+    assert load_model(tmp_path / "run/model").generator is not None and load_model(tmp_path / "tuned/model").generator is None
+    assert len(Video.load(tmp_path / "out.mp4")) > 10 and (tmp_path / "tokenizer.html").stat().st_size > 10_000
+    assert load_model(tmp_path / "together/model").info.training["tokenizer_steps"] == 10
