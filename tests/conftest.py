@@ -4,9 +4,24 @@ import pytest
 import torch
 
 from phenaki.cvivit import CViViT, CViViTConfig
+from phenaki.data.decoding import DecodingPool
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Verdicts about test footage are kept out of the user's cache."""
+    monkeypatch.setenv("PHENAKI_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def pool():
+    """One decoding process for all tests."""
+    with DecodingPool(1) as shared:
+        yield shared
+
 
 TOKENIZERS = {
     "default": CViViTConfig(

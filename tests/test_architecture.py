@@ -37,7 +37,7 @@ ALLOWED = {
     "data/tokens": {"data/tensor_file"},
     "data/token_parts": {"data/tensor_file", "data/tokens"},
     "training/tasks": {"masking", "training/settings"},
-    "training/batches": {"data/tokens", "masking", "maskgit", "training/run", "training/settings", "training/tasks"},
+    "training/batches": {"data/tokens", "masking", "maskgit", "training/optimizers", "training/settings", "training/tasks"},
     "data/storybook": {"data/art", "data/captions"},
     "evaluation/pickled_arrays": set(),
     "evaluation/weights": {"atomic"},

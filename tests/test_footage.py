@@ -1,10 +1,13 @@
-"""Footage: a folder of videos as training data."""
+"""Footage as training data: which clips, cut where, and what becomes of files that cannot be used."""
+
+import json
 
 import numpy as np
 import pytest
 import torch
-from phenaki.data.folder import ClipFolder
+from PIL import Image
 
+from phenaki.data.footage import FootageSettings, open_footage
 from phenaki.data.tokens import make_story_tokens
 from phenaki.video import Video
 
@@ -28,70 +31,201 @@ def footage(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def opened(pool):
+    """Opens footage at 16 pixels and 8 fps; notes go to `notes`."""
+
+    def open_it(path, notes=None, report=None, **settings):
+        said = [] if notes is None else notes
+        return open_footage(path, FootageSettings(**{"size": 16, "fps": 8.0, **settings}), pool=pool, report=report, on_note=said.append)
+
+    return open_it
+
+
 def reds(video: torch.Tensor) -> list[int]:
     """Which of the fixture's videos each clip of a batch shows."""
     return [round((float(red) * 127.5 + 127.5 - 20) / 40) for red in video[:, 0].mean(dim=(1, 2, 3))]
 
 
-def test_clips_have_the_asked_shape_range_and_colour(footage):
-    video = ClipFolder(footage, 16, 8.0).clips(0, 0, 3, 9, 2)
+def greens(video: torch.Tensor) -> torch.Tensor:
+    """Which frame of its video each frame is, (b f)."""
+    return (video[:, 1].mean(dim=(2, 3)) * 127.5 + 127.5) / 5
+
+
+def test_clips_have_the_asked_shape_range_and_colour(footage, opened):
+    video = opened(footage).clips(0, 0, 3, 9, 2)
     assert video.shape == (3, 3, 9, 16, 16) and video.dtype == torch.float32
     assert video.min() >= -1 and video.max() <= 1
     assert (video[:, 0] - video[:, 2]).abs().max() < 0.1  # red equals blue in every fixture
-    steps = (video[:, 1, 1:] - video[:, 1, :-1]).mean(dim=(2, 3)) * 127.5
-    assert (steps - 5).abs().max() < 2  # consecutive frames, none lost
+    steps = greens(video).diff(dim=1)
+    assert (steps - 1).abs().max() < 0.7  # consecutive frames, none lost
 
 
-def test_every_video_once_an_epoch_in_an_order_of_seed_and_epoch(footage):
-    folder = ClipFolder(footage, 16, 8.0)
-    shown = reds(folder.clips(3, 0, 10, 5, 2))
+def test_every_video_once_an_epoch_in_an_order_of_seed_and_epoch(footage, opened):
+    source = opened(footage)
+    shown = reds(source.clips(3, 0, 10, 5, 2))
     assert sorted(shown[:5]) == sorted(shown[5:]) == [0, 1, 2, 3, 4]
-    assert shown == reds(ClipFolder(footage, 16, 8.0).clips(3, 0, 10, 5, 2))
-    by_steps = [index for step in range(5) for index in reds(folder.clips(3, 2 * step, 2, 5, 2))]
-    assert by_steps == shown  # whatever the batch size
-    others = {tuple(reds(folder.clips(seed, 0, 5, 5, 2))) for seed in range(8)}
+    assert shown == reds(opened(footage).clips(3, 0, 10, 5, 2))
+    others = {tuple(reds(source.clips(seed, 0, 5, 5, 2))) for seed in range(8)}
     assert len(others) > 1
 
 
-def test_captions_from_text_files_and_class_folders(footage):
-    folder = ClipFolder(footage, 16, 8.0)
-    captions = {file.stem: folder.caption(file) for file in folder.files}
-    assert captions == {"clip0": "a dark clip", "clip1": "", "clip2": "", "clip3": "a bright clip", "clip4": "riding bikes"}
+def test_any_split_among_processes_gives_the_same_pixels(footage, opened):
+    settings = {"random_crop": True, "min_zoom": 0.6, "flip_prob": 0.5}
+    whole = opened(footage, **settings).clips(3, 0, 12, 5, 2)
+    first, second = opened(footage, **settings), opened(footage, **settings)
+    parts = [source.clips(3, step * 6 + rank * 3, 3, 5, 2) for step in range(2) for rank, source in enumerate((first, second))]
+    assert torch.equal(torch.cat(parts), whole)
 
 
-def test_another_frame_rate_is_resampled(tmp_path):
-    coloured(100, num_frames=48, fps=24.0).save(tmp_path / "fast.mp4")
-    video = ClipFolder(tmp_path, 16, 8.0).clips(0, 0, 1, 15, 2)
-    steps = (video[:, 1, 1:] - video[:, 1, :-1]).mean(dim=(2, 3)) * 127.5
-    assert (steps - 15).abs().max() < 4  # every third frame of the file
+def test_a_clip_begins_anywhere_in_its_video_and_never_past_its_end(tmp_path, opened):
+    coloured(100, num_frames=40).save(tmp_path / "long.mp4")
+    source = opened(tmp_path)
+    starts = [round(float(greens(source.clips(seed, 0, 1, 6, 1))[0, 0])) for seed in range(60)]
+    assert min(starts) >= 0 and max(starts) <= 34 and len(set(starts)) > 20
+    exact = opened(tmp_path).clips(0, 0, 1, 40, 1)
+    assert (greens(exact)[0] - torch.arange(40)).abs().max() < 0.7  # the only clip of 40 frames is all of it
 
 
-def test_unusable_files_are_reported_once_and_passed_over(footage):
+def test_seeking_gives_the_frames_that_reading_from_the_beginning_gives(tmp_path, opened, monkeypatch):
+    """The video has a keyframe a second; what is cut from behind the eighth is compared with the whole, decoded in order."""
+    draw = np.random.default_rng(0)
+    Video(draw.integers(0, 255, (80, 16, 16, 3), np.uint8), 8.0).save(tmp_path / "noise.mp4")
+    whole = torch.from_numpy(Video.load(tmp_path / "noise.mp4").frames).float() / 127.5 - 1
+    source = opened(tmp_path)
+    for seed in range(12):
+        clip = source.clips(seed, 0, 1, 4, 1)[0].permute(1, 2, 3, 0)
+        distances = torch.stack([(whole[start : start + 4] - clip).abs().mean() for start in range(77)])
+        assert distances.min() < 0.02 and (distances < 0.1).sum() == 1
+
+
+def test_captions_from_text_files_and_class_folders(footage, opened):
+    captions = {file.name: file.caption for file in opened(footage).files}
+    assert captions == {
+        "clip0.mp4": "a dark clip", "clip1.mp4": "", "clip2.mp4": "", "clip3.mp4": "a bright clip", "riding_bikes/clip4.mp4": "riding bikes",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("fps", "step"), [(24.0, 3.0), (4.0, 0.5), (12.0, 1.5)])
+def test_another_frame_rate_is_resampled(tmp_path, fps, step, opened):
+    coloured(100, num_frames=48, fps=fps).save(tmp_path / "other.mp4")
+    shown = greens(opened(tmp_path).clips(0, 0, 1, 13, 2))[0]
+    expected = shown[0].round() + torch.floor(torch.arange(13) * step + 1e-6)
+    assert (shown - expected).abs().max() < 1.1  # a start between two frames moves the floor by one at most
+    assert abs(float(shown[12] - shown[0]) - 12 * step) < 1.1
+
+
+def test_crops_and_flips(tmp_path, opened):
+    """A video whose red grows from left to right: a crop shows its place, a flip turns it."""
+    ramp = np.zeros((8, 32, 64, 3), np.uint8)
+    ramp[..., 0] = np.arange(64) * 4
+    Video(ramp, 8.0).save(tmp_path / "ramp.mp4")
+    reds_of = lambda **settings: [opened(tmp_path, **settings).clips(seed, 0, 1, 4, 1)[0, 0].mean(dim=(0, 1)) for seed in range(8)]
+    middle = reds_of()
+    assert all(abs(float(row.mean())) < 0.05 and torch.equal(row, middle[0]) for row in middle)
+    assert max(float(row.mean()) for row in reds_of(random_crop=True)) - min(float(row.mean()) for row in reds_of(random_crop=True)) > 0.3
+    assert all(row[-1] < row[0] for row in reds_of(flip_prob=1.0)) and all(row[-1] > row[0] for row in middle)
+    widths = [float(row[-1] - row[0]) for row in reds_of(min_zoom=0.3)]
+    assert min(widths) < 0.7 * max(widths)
+
+
+def test_pictures_are_clips_of_one_frame_and_stay_out_of_the_videos(footage, opened):
+    for index in range(3):
+        Image.new("RGB", (40, 30), (0, 0, 60 * index + 60)).save(footage / f"picture{index}{('.png', '.jpg', '.webp')[index]}")
+    (footage / "picture1.txt").write_text("blue", encoding="utf-8")
+    source = opened(footage)
+    images = source.images(5, 0, 6)[0]
+    assert images.shape == (6, 3, 1, 16, 16)
+    blues = [round((float(blue) * 127.5 + 127.5) / 60) for blue in images[:, 2].mean(dim=(1, 2, 3))]
+    assert sorted(blues[:3]) == sorted(blues[3:]) == [1, 2, 3]
+    assert sorted(reds(source.clips(5, 0, 5, 5, 2))) == [0, 1, 2, 3, 4]
+    told = source.images(5, 0, 3)[1]
+    assert sorted(told) == ["", "", "blue"]
+
+
+def test_without_pictures_images_are_frames_of_videos(footage, opened):
+    images = opened(footage).images(5, 0, 5)[0]
+    assert images.shape == (5, 3, 1, 16, 16) and sorted(reds(images)) == [0, 1, 2, 3, 4]
+
+
+def test_pictures_alone_give_no_videos(tmp_path, opened):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="none of 1 files gives videos"):
+        opened(tmp_path).clips(0, 0, 1, 5, 1)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_unusable_files_are_reported_once_and_passed_over(footage, opened, check):
     (footage / "broken.mp4").write_bytes(b"not a video")
     coloured(255, num_frames=3).save(footage / "short.mp4")
-    notes = []
-    folder = ClipFolder(footage, 16, 8.0, on_note=notes.append)
-    shown = reds(folder.clips(0, 0, 21, 9, 2))
+    notes, report = [], footage / "run/unusable.jsonl"
+    source = opened(footage, notes, report, check=check)
+    shown = reds(source.clips(0, 0, 21, 9, 2))
     assert set(shown) == {0, 1, 2, 3, 4}
     assert len(notes) == 2
-    assert any("broken.mp4" in note for note in notes) and any("short.mp4" in note and "3 frames" in note and "9" in note for note in notes)
+    assert any("broken.mp4: not a video" in note for note in notes)
+    assert any("short.mp4: too short: 3 frames" in note and "9" in note for note in notes)
+    rows = [json.loads(line) for line in report.read_text().splitlines()]
+    assert {row["name"]: row["kind"] for row in rows} == {"broken.mp4": "not a video", "short.mp4": "too short"}
 
 
-def test_a_folder_without_videos_or_with_none_long_enough(tmp_path):
+def test_damage_found_late_is_replaced_by_the_next_index(footage, opened):
+    """Without a check every process replaces the same samples, whatever it has seen before."""
+    (footage / "clip2.mp4").write_bytes((footage / "clip2.mp4").read_bytes()[:600])
+    whole = opened(footage, check=False).clips(1, 0, 10, 5, 2)
+    alone = torch.cat([opened(footage, check=False).clips(1, index, 1, 5, 2) for index in reversed(range(10))])
+    assert torch.equal(whole, alone.flip(0)) and 2 not in reds(whole)
+
+
+def test_samples_are_those_of_the_good_files_alone(footage, opened):
+    good = opened(footage).clips(0, 0, 15, 9, 2)
+    (footage / "clip00.mp4").write_bytes(b"\0" * 5000)
+    (footage / "clip1b.mp4").write_bytes((footage / "clip1.mp4").read_bytes()[:-200])
+    assert torch.equal(opened(footage).clips(0, 0, 15, 9, 2), good)
+
+
+def test_a_second_run_believes_the_check_and_looks_at_changed_files(footage, opened, monkeypatch, pool):
+    opened(footage)
+    asked = []
+    check = pool.check
+    monkeypatch.setattr(pool, "check", lambda file: asked.append(file.name) or check(file))
+    opened(footage)
+    assert asked == []
+    coloured(90, num_frames=9).save(footage / "clip1.mp4")
+    source = opened(footage)
+    assert asked == ["clip1.mp4"]
+    assert source.facts[1].num_frames == 9
+
+
+def test_the_fingerprint_tells_other_footage_captions_and_cuts(footage, opened):
+    first = opened(footage).fingerprint
+    assert first == opened(footage, num_workers=2).fingerprint
+    assert first != opened(footage, flip_prob=0.5).fingerprint
+    (footage / "clip1.txt").write_text("new", encoding="utf-8")
+    assert first != opened(footage).fingerprint
+
+
+def test_a_folder_without_videos_or_with_none_long_enough(tmp_path, opened):
     with pytest.raises(ValueError, match=r"holds no videos .*\.mp4"):
-        ClipFolder(tmp_path, 16, 8.0)
+        opened(tmp_path)
     coloured(10, num_frames=4).save(tmp_path / "short.mp4")
-    with pytest.raises(ValueError, match=r"none of 1 videos can be used .*4 frames"):
-        ClipFolder(tmp_path, 16, 8.0, on_note=lambda note: None).clips(0, 0, 1, 9, 2)
+    with pytest.raises(ValueError, match=r"none of 1 files gives videos .*4 frames"):
+        opened(tmp_path).clips(0, 0, 1, 9, 2)
 
 
-def test_told_clips_become_story_tokens_of_one_scene(footage):
-    folder = ClipFolder(footage, 16, 8.0)
+@pytest.mark.parametrize("settings", [{"size": 0}, {"fps": 0.0}, {"min_zoom": 0.0}, {"flip_prob": 1.5}, {"num_workers": -1}])
+def test_settings_out_of_range(settings):
+    with pytest.raises(ValueError, match="needed"):
+        FootageSettings(**settings)
+
+
+def test_told_clips_become_story_tokens_of_one_scene(footage, opened):
+    source = opened(footage)
     stories = make_story_tokens(
-        folder, lambda video: torch.zeros(len(video), 5, 2, 2), lambda captions: [torch.ones(len(text) + 1, 3) for text in captions],
+        source, lambda video: torch.zeros(len(video), 5, 2, 2), lambda captions: [torch.ones(len(text) + 1, 3) for text in captions],
         seed=0, num_stories=5, num_slices=5, temporal_patch_size=2, max_scenes=3, description="test",
     )  # fmt: skip
     assert stories.tokens.shape == (5, 5, 2, 2)
     assert (stories.scene_start == 0).all() and (stories.scene_end == 5).all()
     lengths = sorted(len(stories.text(caption[None, 0])[0][0]) for caption in stories.caption)
-    assert lengths == sorted(len(folder.caption(file)) + 1 for file in folder.files)
+    assert lengths == sorted(len(file.caption) + 1 for file in source.files)

@@ -87,7 +87,12 @@ def measure(folder: Path, each: int, seed: int, steps: int) -> dict:
         "stalls_over_10_s": sum(entry.kind == "too slow" for entry in said.values()),
         "slowest_file": {"seconds": round(seconds[slowest], 3), "kind": names[slowest]},
         "kinds": by_kind(names, said),
-        "training": {"steps": steps, "equal_losses": mixed["log"] == good["log"], "equal_weights": mixed["weights_sha256"] == good["weights_sha256"], **mixed},
+        "training": {
+            "steps": steps,
+            "equal_losses": mixed["log"] == good["log"],
+            "equal_weights": mixed["weights_sha256"] == good["weights_sha256"],
+            **mixed,
+        },
     }
 
 

@@ -49,14 +49,15 @@ class ToldClip:
 
 
 def open_footage(
-    path: str | Path, settings: FootageSettings, device: str | torch.device = "cpu", *, cache: Path | None = None, report: Path | None = None,
-    on_note: Callable[[str], None] = print,
+    path: str | Path, settings: FootageSettings, device: str | torch.device = "cpu", *, pool: DecodingPool | None = None,
+    cache: Path | None = None, report: Path | None = None, on_note: Callable[[str], None] = print,
 ) -> "Footage":  # fmt: skip
     """A folder, table or tar shards as training data; every file that cannot be used is noted once.
 
+    pool: decoding processes to share with other sources, own ones by default.
     cache: folder for the verdicts of the check, the user's cache by default. report: file of JSON lines about unusable files.
     """
-    path, pool = Path(path), DecodingPool(settings.num_workers)
+    path, pool = Path(path), pool or DecodingPool(settings.num_workers)
     listing = list_clips(path, pool.read_shard)
     checked = check_listing(listing, pool, store_of(path, cache)) if settings.check else unchecked(listing)
     return Footage(path, checked, pool, settings, device, report, on_note)
@@ -85,6 +86,10 @@ class Footage:
     def num_images(self) -> int:
         """Still pictures among the files."""
         return sum(file.is_picture for file in self.files)
+
+    def num_clips(self, num_frames: int) -> int:
+        """Videos that are long enough for clips of so many frames."""
+        return len(self._lengths(num_frames))
 
     def clips(self, seed: int, first: int, count: int, num_frames: int, align: int = 1) -> Tensor:
         """Clips first .. first + count - 1 of a run, (b c f h w) float in [-1, 1]; pictures are left out."""
