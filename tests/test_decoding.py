@@ -1,0 +1,112 @@
+"""Decoding in processes of their own: hangs, crashes and hunger for memory cost a file, never the run."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from phenaki.data.clip_decoder import Cut, frames_at
+from phenaki.data.clip_files import ClipFile, clip_file
+from phenaki.data.decoding import ClipError, DecodingPool
+from phenaki.nal_units import damage_of, length_size
+from phenaki.video import Video
+
+
+@pytest.fixture
+def good(tmp_path) -> ClipFile:
+    Video(np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3), np.uint8), 8.0).save(tmp_path / "good.mp4")
+    return clip_file(tmp_path / "good.mp4", "good.mp4", "")
+
+
+@pytest.fixture
+def pipe(tmp_path) -> ClipFile:
+    """A pipe that nobody writes to, given out for a file: whoever opens it waits for ever."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    return ClipFile("pipe.mp4", str(tmp_path / "pipe.mp4"), 0, 1000, 0, False, "")
+
+
+def test_a_file_that_hangs_is_given_up_and_the_next_one_decoded(good, pipe):
+    with DecodingPool(1, time_limit=0.5) as pool:
+        before = pool.check(good).result()
+        first, started = pool.workers[0].process, time.monotonic()
+        with pytest.raises(ClipError, match="too slow") as error:
+            pool.cut(pipe, Cut(5, 8.0, 16)).result()
+        assert error.value.kind == "too slow" and time.monotonic() - started < 5
+        assert pool.check(good).result() == before and before.num_frames == 12
+        assert first.poll() is not None and pool.workers[0].process is not first
+
+
+def test_a_crash_is_the_files_fault_and_another_worker_starts(good, pipe):
+    with DecodingPool(1) as pool:
+        pool.check(good).result()
+        killed = pool.workers[0].process
+        threading.Timer(0.3, os.kill, (killed.pid, signal.SIGSEGV)).start()
+        with pytest.raises(ClipError, match="SIGSEGV") as error:
+            pool.check(pipe).result()
+        assert error.value.kind == "crash"
+        assert pool.cut(good, Cut(5, 8.0, 16)).result().shape == (5, 16, 16, 3)
+
+
+def test_a_file_that_wants_more_memory_than_there_is(tmp_path, good):
+    Image.new("L", (7900, 7900)).save(tmp_path / "wide.png")
+    with DecodingPool(1, memory_limit=600 << 20) as pool:
+        with pytest.raises(ClipError) as error:
+            pool.check(clip_file(tmp_path / "wide.png", "wide.png", "")).result()
+        assert error.value.kind in ("too much memory", "damaged picture", "crash")
+        assert pool.check(good).result().num_frames == 12
+
+
+def test_workers_end_with_their_pool(good):
+    with DecodingPool(1) as pool:
+        pool.check(good).result()
+        process = pool.workers[0].process
+    assert process.poll() is not None
+
+
+@pytest.mark.parametrize("text", ["#EXTM3U\n#EXTINF:10,\n{}\n", "ffconcat version 1.0\nfile '{}'\n"])
+def test_a_playlist_under_a_videos_name_opens_no_other_file(tmp_path, good, pool, text):
+    (tmp_path / "list.mp4").write_text(text.format(good.path), encoding="utf-8")
+    file = clip_file(tmp_path / "list.mp4", "list.mp4", "")
+    for answer in (pool.check(file), pool.cut(file, Cut(2, 8.0, 16))):
+        with pytest.raises(ClipError, match="not a video"):
+            answer.result()
+
+
+def test_a_picture_that_is_cut_off(tmp_path, pool):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-300])
+    with pytest.raises(ClipError, match=r"damaged picture: not a whole picture"):
+        pool.check(clip_file(tmp_path / "a.jpg", "a.jpg", "")).result()
+
+
+@pytest.mark.parametrize("ending", [".webm", ".gif"])
+def test_other_containers(tmp_path, pool, ending):
+    frames = np.zeros((16, 32, 32, 3), np.uint8)
+    frames[..., 1] = np.arange(16)[:, None, None] * 10
+    Video(frames, 10.0).save(tmp_path / f"a{ending}")
+    file = clip_file(tmp_path / f"a{ending}", f"a{ending}", "")
+    facts = pool.check(file).result()
+    assert facts.num_frames == 16 and facts.seconds == pytest.approx(1.6, abs=0.01)
+    shown = pool.cut(file, Cut(8, 5.0, 16, seconds=facts.seconds)).result()[..., 1].mean(axis=(1, 2)) / 10
+    assert np.abs(shown - np.arange(0, 16, 2)).max() < 0.6
+
+
+def test_frames_are_chosen_by_their_time_stamps():
+    """A film that stands still for a second in its middle."""
+    timed = [(0.0, "a"), (0.1, "b"), (1.1, "c"), (1.2, "d")]
+    assert list(frames_at(timed, [0.0, 0.2, 0.9, 1.15, 5.0])) == ["a", "b", "b", "c", "d"]
+    assert list(frames_at(iter([(1.0, "a")]), [0.0, 2.0])) == ["a", "a"]
+
+
+def test_zeros_and_lengths_in_units():
+    whole = b"\0\0\0\3abc" + b"\0\0\0\2xy"
+    assert length_size("h264", bytes([1, 0, 0, 0, 0xFF, 0, 0])) == 4 and length_size("h264", b"\0\0\0\1abc") == 0 and length_size("vp9", None) == 0
+    assert damage_of(whole, 4) is None
+    assert "zeros" in damage_of(b"\0\0\0\5a\0\0\0b", 4) and "zeros" in damage_of(b"\0\0\0\2a\0", 4)
+    assert "3 bytes where 2" in damage_of(whole[:6], 4)
+    assert damage_of(b"\0\0\0\0", 4)
+    assert damage_of(b"\0\0\0\5a\0\0\3b", 4) is None  # as the standard writes zeros

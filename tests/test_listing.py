@@ -1,0 +1,196 @@
+"""Where clips come from: folders, tables, tar shards; and what is refused because it leaves them."""
+
+import hashlib
+import io
+import json
+import os
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from phenaki.data.clip_files import leaves_folder
+from phenaki.data.listing import list_clips
+from phenaki.data.shards import index_shard
+from phenaki.video import Video
+
+
+@pytest.fixture
+def clip_bytes(tmp_path):
+    """A small video's bytes."""
+    path = tmp_path / "made/source.mp4"
+    path.parent.mkdir()
+    Video(np.random.default_rng(0).integers(0, 255, (9, 16, 16, 3), np.uint8), 8.0).save(path)
+    return path.read_bytes()
+
+
+def captions(path, read_shard=index_shard) -> dict[str, str]:
+    return {clip.name: clip.caption for clip in list_clips(path, read_shard).clips}
+
+
+def refused(path, read_shard=index_shard) -> dict[str, str]:
+    return {entry.name: entry.kind for entry in list_clips(path, read_shard).unusable}
+
+
+def shard(path, members: dict[str, bytes]) -> None:
+    """A tar of files."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def test_a_folder_lists_files_and_says_what_is_none(tmp_path):
+    (tmp_path / "a/deep_sea").mkdir(parents=True)
+    (tmp_path / "a/deep_sea/x.MP4").write_bytes(b"1")
+    (tmp_path / "y.mov").write_bytes(b"1")
+    (tmp_path / "y.txt").write_bytes("ein  Bär\n".encode())
+    (tmp_path / ".hidden.mp4").write_bytes(b"1")
+    (tmp_path / "notes.doc").write_bytes(b"1")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert captions(tmp_path) == {"a/deep_sea/x.MP4": "deep sea", "y.mov": "ein Bär"}
+    assert refused(tmp_path) == {"empty.mp4": "empty", "folder.mp4": "not a file", "loop.mp4": "no such file", "pipe.mp4": "not a file"}
+
+
+ROWS = [{"file_name": "a.mp4", "text": "a red\nfish"}, {"file_name": "sub/b.png", "text": ""}]
+
+
+@pytest.mark.parametrize("columns", [("file_name", "text"), ("video_path", "caption"), ("path", "text")])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_tables_of_every_kind_give_the_same_clips(tmp_path, kind, columns):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.mp4").write_bytes(b"1")
+    (tmp_path / "sub/b.png").write_bytes(b"1")
+    (tmp_path / "unnamed.mp4").write_bytes(b"1")
+    rows = [dict(zip(columns, row.values(), strict=True)) for row in ROWS]
+    path = tmp_path / f"metadata.{kind}"
+    if kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8")
+    elif kind == "csv":
+        path.write_text("\n".join([",".join(columns), *(f'{row[columns[0]]},"{row[columns[1]]}"' for row in rows)]), encoding="utf-8-sig")
+    else:
+        arrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(arrow.Table.from_pylist(rows), path)
+    assert captions(tmp_path) == captions(path) == {"a.mp4": "a red fish", "sub/b.png": ""}
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "metadata.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"needs pyarrow: pip install 'phenaki\[data\]'"):
+        captions(tmp_path)
+
+
+OUTSIDE = ["/etc/passwd.mp4", "../a.mp4", "x/../../a.mp4", "C:\\a.mp4", "..\\a.mp4", "http://host/a.mp4", "file:a.mp4", "a\0.mp4", "\\\\host\\a.mp4"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_table_cannot_name_files_outside(tmp_path, name):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "a.mp4").write_bytes(b"1")
+    (tmp_path / "data/metadata.jsonl").write_text(json.dumps({"file_name": name}), encoding="utf-8")
+    assert leaves_folder(name)
+    assert refused(tmp_path / "data") == {name: "outside the folder"} and captions(tmp_path / "data") == {}
+
+
+def test_bad_rows_are_told_with_their_number(tmp_path):
+    rows = ["not json", "[1]", '{"text": "no name"}', '{"file_name": "gone.mp4"}', '{"file_name": "a.doc"}']
+    rows += ['{"file_name": "a.mp4", "sha256": "xyz"}', "[" * 100_000]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    kinds = refused(tmp_path)
+    assert kinds == {
+        "metadata.jsonl, row 1": "bad row", "metadata.jsonl, row 2": "bad row", "metadata.jsonl, row 3": "bad row",
+        "gone.mp4": "no such file", "a.doc": "not a video", "a.mp4": "bad row", "metadata.jsonl, row 7": "bad row",
+    }  # fmt: skip
+
+
+def test_shards_give_clips_where_they_lie(tmp_path, clip_bytes):
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(picture, "PNG")
+    (tmp_path / "set").mkdir()
+    members = {"one/a.mp4": clip_bytes, "one/a.txt": b"first", "one/b.json": b'{"caption": "second", "n": 1}', "one/b.mp4": clip_bytes}
+    shard(tmp_path / "set/0.tar", {**members, "c.png": picture.getvalue(), "c.txt": b"from text", "c.json": b'{"text": "from json"}'})
+    shard(tmp_path / "set/1.tar", {"a.mp4": clip_bytes, "a.json": b"{broken", "readme.md": b"x"})
+    expected = {"0.tar/one/a.mp4": "first", "0.tar/one/b.mp4": "second", "0.tar/c.png": "from json", "1.tar/a.mp4": ""}
+    assert captions(tmp_path / "set") == expected and refused(tmp_path / "set") == {}
+    for clip in list_clips(tmp_path / "set", index_shard).clips:
+        with open(clip.path, "rb") as file:
+            file.seek(clip.offset)
+            data = file.read(clip.num_bytes)
+        assert data == (picture.getvalue() if clip.is_picture else clip_bytes)
+
+
+def test_hostile_members_are_refused_and_the_rest_is_read(tmp_path, clip_bytes):
+    path = tmp_path / "bad.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("good.mp4", "../out.mp4", "/abs.mp4", "a/../../out.mp4", "..\\win.mp4"):
+            member = tarfile.TarInfo(name)
+            member.size = len(clip_bytes)
+            tar.addfile(member, io.BytesIO(clip_bytes))
+        kinds = {"sym": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE, "chr": tarfile.CHRTYPE, "blk": tarfile.BLKTYPE, "fifo": tarfile.FIFOTYPE}
+        for name, kind in kinds.items():
+            member = tarfile.TarInfo(f"{name}.mp4")
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+    before = sorted(tmp_path.rglob("*"))
+    assert set(captions(path)) == {"bad.tar/good.mp4"}
+    assert refused(path) == {
+        "bad.tar/../out.mp4": "outside the folder", "bad.tar//abs.mp4": "outside the folder", "bad.tar/a/../../out.mp4": "outside the folder",
+        "bad.tar/..\\win.mp4": "outside the folder", "bad.tar/sym.mp4": "link", "bad.tar/hard.mp4": "link", "bad.tar/chr.mp4": "not a file",
+        "bad.tar/blk.mp4": "not a file", "bad.tar/fifo.mp4": "not a file",
+    }  # fmt: skip
+    assert sorted(tmp_path.rglob("*")) == before  # nothing is extracted
+
+
+def test_damaged_shards(tmp_path, clip_bytes, pool):
+    (tmp_path / "made/source.mp4").unlink()
+    shard(tmp_path / "whole.tar", {"a.mp4": clip_bytes, "b.mp4": clip_bytes})
+    data = (tmp_path / "whole.tar").read_bytes()
+    second = data.index(b"b.mp4")
+    (tmp_path / "cut.tar").write_bytes(data[: second + 512 + 100])
+    (tmp_path / "none.tar").write_bytes(b"not a tar" * 200)
+    (tmp_path / "empty.tar").touch()
+    (tmp_path / "whole.tar").unlink()
+    assert set(captions(tmp_path, pool.read_shard)) == {"cut.tar/a.mp4"}
+    assert refused(tmp_path, pool.read_shard) == {"cut.tar/b.mp4": "cut off", "none.tar": "damaged shard", "empty.tar": "damaged shard"}
+
+
+def test_a_shard_whose_header_turns_in_a_circle_holds_nobody_up(tmp_path, pool):
+    """A negative size sends a reader of tar files back to where it was (CVE-2025-8194)."""
+    member = tarfile.TarInfo("a.mp4")
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = b"\xff" * 10 + (-1024 & 0xFFFF).to_bytes(2, "big")
+    checksum = 256 + sum(block[:148]) + sum(block[156:512])
+    block[148:156] = b"%06o\0 " % checksum
+    (tmp_path / "circle.tar").write_bytes(bytes(block) * 3 + bytes(1024))
+    pool_kinds = set(refused(tmp_path, pool.read_shard).values())
+    assert pool_kinds <= {"damaged shard", "cut off", "too slow"} and pool_kinds
+
+
+def test_a_written_hash_finds_what_a_decoder_would_not(tmp_path, clip_bytes, pool):
+    from phenaki.data.check import check_listing
+
+    harmless = clip_bytes.replace(b"isom", b"isoz", 1)  # a byte of metadata
+    assert harmless != clip_bytes
+    for name, data in (("good.mp4", clip_bytes), ("other.mp4", harmless)):
+        (tmp_path / name).write_bytes(data)
+    digest = hashlib.sha256(clip_bytes).hexdigest()
+    rows = [{"file_name": name, "sha256": digest} for name in ("good.mp4", "other.mp4")]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    report = check_listing(list_clips(tmp_path, index_shard), pool)
+    assert [entry.file.name for entry in report.clips] == ["good.mp4"] and [entry.kind for entry in report.unusable] == ["checksum"]
+
+
+def test_paths_that_hold_nothing(tmp_path):
+    with pytest.raises(ValueError, match="there is none here"):
+        list_clips(tmp_path / "missing", index_shard)
+    with pytest.raises(ValueError, match="holds no videos"):
+        list_clips(tmp_path, index_shard)

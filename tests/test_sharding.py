@@ -1,0 +1,128 @@
+"""`phenaki data check` and `phenaki data shard`, and training from what they make."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from phenaki.cli import app
+from phenaki.data.footage import FootageSettings, open_footage
+from phenaki.data.sharding import ShardSettings, make_shards
+from phenaki.video import Video
+
+
+@pytest.fixture
+def footage(tmp_path):
+    """Six videos of smooth colours at two rates, a picture, and one file that is none."""
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    rows, columns = np.mgrid[0:48, 0:80]
+    for index in range(6):
+        frames = np.stack([np.stack([rows * 4, columns * 2 + frame, np.full_like(rows, 40 * index)], axis=-1) for frame in range(30)])
+        Video(frames.astype(np.uint8), 24.0 if index % 2 else 8.0).save(folder / f"clip{index}.mp4")
+        (folder / f"clip{index}.txt").write_text(f"clip number {index}", encoding="utf-8")
+    Image.new("RGB", (60, 40), (10, 200, 30)).save(folder / "green.png")
+    (folder / "broken.mp4").write_bytes(b"<html>")
+    return folder
+
+
+def open_quietly(path, pool, **settings):
+    return open_footage(path, FootageSettings(**{"size": 16, "fps": 8.0, **settings}), pool=pool, on_note=lambda note: None)
+
+
+def test_shards_show_what_the_footage_shows(footage, tmp_path, pool):
+    out = tmp_path / "shards"
+    made = make_shards(footage, out, ShardSettings(size=16, shard_bytes=8_000), on_note=lambda note: None)
+    assert made.num_clips == 7 and made.num_shards >= 2 and [entry.name for entry in made.unusable] == ["broken.mp4"]
+    assert json.loads((out / "unusable.jsonl").read_text())["kind"] == "not a video"
+    source, shards = open_quietly(footage, pool), open_quietly(out, pool)
+    assert sorted(file.caption for file in shards.files) == sorted(file.caption for file in source.files)
+    assert [fact.fps for fact in shards.facts if fact.fps] == [fact.fps for fact in source.facts if fact.fps]
+    assert {(fact.width, fact.height) for fact in shards.facts} == {(26, 16), (24, 16)}
+    original, again = source.clips(0, 0, 6, 8, 1), shards.clips(0, 0, 6, 8, 1)
+    assert (original - again).abs().mean() < 0.06  # neighbouring clips differ by 0.1, colour is kept at half the size
+    assert (source.images(0, 0, 1) - shards.images(0, 0, 1)).abs().mean() < 0.01
+
+
+def test_shards_at_another_rate_have_short_gops(footage, tmp_path, pool):
+    make_shards(footage, tmp_path / "out", ShardSettings(size=16, fps=12.0), on_note=lambda note: None)
+    source = open_quietly(tmp_path / "out", pool)
+    assert {fact.fps for fact in source.facts} == {0.0, 12.0}
+    assert sorted(fact.num_frames for fact in source.facts) == [1, 15, 15, 15, 45, 45, 45]
+    longest = max(zip(source.facts, source.files, strict=True), key=lambda pair: pair[0].num_frames)[1]
+    data = Path(longest.path).read_bytes()[longest.offset : longest.offset + longest.num_bytes]
+    (tmp_path / "one.mp4").write_bytes(data)
+    with av.open(str(tmp_path / "one.mp4")) as container:
+        keys = [number for number, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
+    assert keys[0] == 0 and max(np.diff(keys)) <= 12 and len(keys) >= 4
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(footage, tmp_path):
+    settings, notes = ShardSettings(size=16, shard_bytes=6_000), []
+    make_shards(footage, tmp_path / "whole", settings, on_note=lambda note: None)
+
+    def stop_after_two(note: str) -> None:
+        notes.append(note)
+        if note.startswith("00001.tar"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_shards(footage, tmp_path / "parts", settings, on_note=stop_after_two)
+    assert sorted(file.name for file in (tmp_path / "parts").glob("*.tar")) == ["00000.tar", "00001.tar"]
+    kept = (tmp_path / "parts/00000.tar").stat().st_mtime_ns
+    make_shards(footage, tmp_path / "parts", settings, on_note=notes.append)
+    assert (tmp_path / "parts/00000.tar").stat().st_mtime_ns == kept
+    whole, parts = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir() if file.is_file()} for name in ("whole", "parts"))
+    assert whole == parts and len(whole) >= 5
+
+
+def test_shards_of_something_else_are_left_alone(footage, tmp_path):
+    out = tmp_path / "out"
+    make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None)
+    before = (out / "00000.tar").read_bytes()
+    with pytest.raises(ValueError, match="other footage or with other settings"):
+        make_shards(footage, out, ShardSettings(size=32), on_note=lambda note: None)
+    (out / "shards.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ValueError, match="is damaged"):
+        make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None)
+    (out / "shards.json").unlink()
+    with pytest.raises(ValueError, match="not made by phenaki data shard"):
+        make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None)
+    assert (out / "00000.tar").read_bytes() == before
+
+
+def test_any_damaged_byte_of_a_shards_clip_is_found(footage, tmp_path, pool):
+    out = tmp_path / "out"
+    make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None)
+    clip = open_quietly(out, pool).files[2]
+    data = bytearray((out / "00000.tar").read_bytes())
+    data[clip.offset + clip.num_bytes // 2] ^= 1
+    (out / "00000.tar").write_bytes(data)
+    assert {entry.kind for entry in open_quietly(out, pool).unusable.values()} == {"checksum"}
+
+
+@pytest.mark.parametrize("settings", [{"size": 15}, {"size": 0}, {"size": 16, "fps": 0.0}, {"size": 16, "shard_bytes": 0}])
+def test_shard_settings_out_of_range(settings):
+    with pytest.raises(ValueError, match="needed an even number"):
+        ShardSettings(**settings)
+
+
+def test_the_commands(footage, tmp_path):
+    run = lambda *arguments: CliRunner().invoke(app, ["data", *map(str, arguments)])
+    done = run("check", footage, "--json", tmp_path / "check.json")
+    assert done.exit_code == 0, done.output
+    told = ("6 videos, 1 pictures", "80x48 (6)", "8 (3), 24 (3)", "captions: 6, 6 of them different", "not usable: 1 (1 not a video)", "broken.mp4")
+    for words in told:
+        assert words in done.output
+    values = json.loads((tmp_path / "check.json").read_text())
+    assert values["frames"] == 180 and values["seconds"] == pytest.approx(3 * 30 / 8 + 3 * 30 / 24) and len(values["unusable"]) == 1
+    assert run("shard", footage, "-o", tmp_path / "out", "--size", 16, "--fps", 8).exit_code == 0
+    assert run("check", tmp_path / "out").output.count("6 videos, 1 pictures") == 1
+    wrong = (["check", tmp_path / "missing"], ["shard", footage, "-o", tmp_path / "out", "--size", 15], ["check", footage, "--num-workers", -1])
+    for arguments in wrong:
+        failed = run(*arguments)
+        assert failed.exit_code == 2 and "Traceback" not in failed.output and "needed" in failed.output
