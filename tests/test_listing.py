@@ -160,7 +160,9 @@ def test_damaged_shards(tmp_path, clip_bytes, pool):
     (tmp_path / "empty.tar").touch()
     (tmp_path / "whole.tar").unlink()
     assert set(captions(tmp_path, pool.read_shard)) == {"cut.tar/a.mp4"}
-    assert refused(tmp_path, pool.read_shard) == {"cut.tar/b.mp4": "cut off", "none.tar": "damaged shard", "empty.tar": "damaged shard"}
+    assert refused(tmp_path, pool.read_shard) == {
+        "cut.tar": "damaged shard", "cut.tar/b.mp4": "cut off", "none.tar": "damaged shard", "empty.tar": "damaged shard",
+    }  # fmt: skip
 
 
 def test_a_shard_whose_header_turns_in_a_circle_holds_nobody_up(tmp_path, pool):
