@@ -5,6 +5,7 @@ import torch
 
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.decoding import DecodingPool
+from phenaki.evaluation.weights import weights_path
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 
 torch.set_num_threads(1)
@@ -12,8 +13,11 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
-    """Verdicts about test footage are kept out of the user's cache."""
-    monkeypatch.setenv("PHENAKI_CACHE", str(tmp_path_factory.mktemp("cache")))
+    """Verdicts about test footage are kept out of the user's cache; the metric networks that are installed there can be used."""
+    cache, installed = tmp_path_factory.mktemp("cache"), weights_path("lpips").parent
+    if installed.is_dir():
+        (cache / "metrics").symlink_to(installed)
+    monkeypatch.setenv("PHENAKI_CACHE", str(cache))
 
 
 @pytest.fixture(scope="session")

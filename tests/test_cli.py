@@ -296,7 +296,7 @@ def tokens(model, tmp_path_factory) -> Path:
 @pytest.fixture
 def no_samples(monkeypatch):
     """Pictures of samples take longer than the training here."""
-    monkeypatch.setattr(phenaki.training.generator, "save_story_sample", lambda *_: None)
+    monkeypatch.setattr(phenaki.training.generator, "show_stories", lambda *_: None)
 
 
 def test_stored_tokens_train_a_generator_as_the_data_itself(config, model, tokens, tmp_path, request):

@@ -84,7 +84,7 @@ class Worker:
         if self.process is not None and self.process.poll() is None:
             return
         self.stop()
-        command = [sys.executable, "-P", "-m", "phenaki.data.decoding_worker", str(self.memory_limit)]  # -P: nothing is imported from the working folder
+        command = [sys.executable, "-P", "-m", "phenaki.data.decoding_worker", str(self.memory_limit)]  # -P: not from the working folder
         package = Path(__file__).resolve().parents[2]
         path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
