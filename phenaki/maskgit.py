@@ -87,6 +87,10 @@ class MaskedLayer(nn.Module):
         attended, own = self._attend(x, angles, None)
         return self._feed(x + attended), own
 
+    def text_keys_values(self, text: Tensor) -> KeysValues:
+        """text: (b l text_dim)."""
+        return self.text_attention.keys_values(text)
+
     def forward(self, x: Tensor, angles: Tensor, past: KeysValues | None, text: KeysValues, text_mask: Tensor) -> Tensor:
         """x: (b n d), the chunk."""
         attended, _ = self._attend(x, angles, past)
@@ -198,7 +202,7 @@ class MaskGIT(nn.Module):
         """text (b l text_dim), text_mask (b l), True = real token -> what every layer's cross-attention needs."""
         if text.ndim != 3 or text.shape[-1] != self.config.text_dim:
             raise ValueError(f"text of shape {tuple(text.shape)}: this generator needs (b, l, {self.config.text_dim})")
-        layers = tuple(layer.text_attention.keys_values(text) for layer in self.layers)
+        layers = tuple(layer.text_keys_values(text) for layer in self.layers)
         return TextCache(layers, text_mask[:, None, None, :])
 
     def drop_text(self, text: Tensor, text_mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:

@@ -86,11 +86,15 @@ def test_two_processes_train_as_one_and_one_goes_on(alone, config, tmp_path, net
     same_losses(train(config, tmp_path / "two", network, 4, 1, save_every=2), wanted[network])
 
 
-def test_sharded_processes_have_the_losses_of_one_and_leave_whole_weights(alone, config, tmp_path):
-    """FSDP2 by two gloo processes; one process goes on from what they saved."""
-    _, wanted = alone
-    same_losses(train(config, tmp_path / "sharded", "tokenizer", 4, 2, sharded=True), wanted["tokenizer"])
-    one, two = (load_file(newest(folder / "tokenizer") / "weights.safetensors") for folder in (alone[0], tmp_path / "sharded"))
+@pytest.mark.parametrize("network", ["tokenizer", "generator"])
+def test_sharded_processes_have_the_losses_of_one_and_leave_whole_weights(alone, config, tmp_path, network):
+    """FSDP2 by two gloo processes."""
+    out, wanted = alone
+    (tmp_path / "sharded").mkdir()
+    if network == "generator":
+        shutil.copytree(out / "tokenizer-model", tmp_path / "sharded/model")
+    same_losses(train(config, tmp_path / "sharded", network, 4, 2, sharded=True), wanted[network])
+    one, two = (load_file(newest(folder / network) / "weights.safetensors") for folder in (out, tmp_path / "sharded"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-4)
 

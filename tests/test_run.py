@@ -266,6 +266,9 @@ def test_every_cut_and_every_flipped_bit_of_a_checkpoint_is_found(tmp_path, caps
             run = Run(tmp_path, Toy(), settings())
         assert run.step == 5 and not [file for file in used if file.parent == folder], (number, path.name)
         assert f"{folder}: " in capsys.readouterr().out
+        aside = folder.with_name(f"damaged-{folder.name}")
+        assert (aside / path.name).read_bytes() == bytes(harmed), "nothing is thrown away"
+        aside.rename(folder)
         path.write_bytes(content)
     assert Run(tmp_path, Toy(), settings()).step == 10
 
@@ -483,5 +486,5 @@ def test_going_on_with_other_settings_is_told(tmp_path, capsys):
     assert Run(tmp_path, Toy(), settings(num_steps=5, seed=9)).step == 2
     said = capsys.readouterr().out
     assert "step-0000002: going on with other settings: " in said and "num_steps 2 -> 5" in said and "seed 0 -> 9" in said
-    with pytest.raises(ValueError, match=r"step-0000002: was saved by a run with optimizer 'adamw', the settings say 'muon'\. Go on with 'adamw'"):
+    with pytest.raises(ValueError, match=r"step-0000002: was saved by a run that was not this one: optimizer adamw -> muon\. Set it back to go on"):
         Run(tmp_path, Toy(), settings(num_steps=5, optimizer="muon"))

@@ -24,7 +24,7 @@ from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, MaskGIT, MaskGITCo
 from phenaki.text import TextEncoder
 from phenaki.training import generator as generator_module
 from phenaki.training.batches import Batch, corrupt, draw_batch
-from phenaki.training.generator import GeneratorTask, generator_loss, run_generator_training
+from phenaki.training.generator import GeneratorTask, generator_loss, run_generator_training, validation_loss
 from phenaki.training.losses import TokenizerLosses
 from phenaki.training.optimizers import OptimizerSettings, generator_for, make_optimizers
 from phenaki.training.run import Run
@@ -606,7 +606,7 @@ def test_red_stays_red_in_a_picture(tmp_path):
 
 def test_a_red_clip_trains_to_red(tmp_path):
     red = torch.tensor([1.0, -1.0, -0.5])[None, :, None, None, None]
-    source = SimpleNamespace(clips=lambda seed, step, count, frames, align: red.expand(count, 3, frames, 32, 32))
+    source = SimpleNamespace(fingerprint="red", clips=lambda seed, step, count, frames, align: red.expand(count, 3, frames, 32, 32))
     fast = settings(num_steps=40, learning_rate=1e-2, ema_decay=0.5, save_every=40, sample_every=40)
     own = TokenizerTraining(num_slices=2, losses=PLAIN, optimizer=fast)
     run = Run(tmp_path, tokenizer_task(CViViT(TINY.tokenizer), source, own), fast)
@@ -744,14 +744,58 @@ def test_a_checkpoint_is_a_model_folder(trained, part):
         assert torch.equal(value, getattr(whole, part).state_dict()[name])
 
 
+def test_a_tokenizer_that_is_trained_again_keeps_its_generator_where_nothing_changed(trained, tmp_path):
+    config, out, _ = trained
+    shutil.copytree(out, tmp_path / "out")
+    notes = []
+    run_tokenizer_training(config, tmp_path / "out", steps=2, on_log=notes.append, on_note=notes.append)
+    assert load_model(tmp_path / "out/model").generator is not None and not any("left out" in str(note) for note in notes)
+    run_tokenizer_training(config, tmp_path / "out", steps=3, on_log=notes.append, on_note=notes.append)
+    assert load_model(tmp_path / "out/model").generator is None and any("the generator that was there" in str(note) for note in notes)
+    assert not (tmp_path / "out/model/generator.safetensors").exists()
+
+
+def test_a_run_does_not_go_on_as_another(trained, tmp_path):
+    """Another network is refused; other losses are told."""
+    config, out, _ = trained
+    shutil.copytree(out, tmp_path / "out")
+    text, notes = config.read_text(), []
+    (tmp_path / "tiny.toml").write_text(text.replace("fsq_levels = [4, 4, 4, 4]", "fsq_levels = [2, 8, 4, 4]"))
+    with pytest.raises(ValueError, match=r"was saved by a run that was not this one: fsq_levels \[4, 4, 4, 4\] -> \[2, 8, 4, 4\]"):
+        run_tokenizer_training(tmp_path / "tiny.toml", tmp_path / "out", steps=3)
+    (tmp_path / "tiny.toml").write_text(text.replace("l1_weight = 0.1", "l1_weight = 0.2"))
+    run_tokenizer_training(tmp_path / "tiny.toml", tmp_path / "out", steps=3, on_log=lambda line: None, on_note=notes.append)
+    assert any("going on with other settings: l1_weight 0.1 -> 0.2" in note for note in notes)
+
+
+def test_a_decoder_of_other_tokens_is_refused(trained, tmp_path):
+    config, out, _ = trained
+    own = tmp_path / "decoder.toml"
+    text = config.read_text().replace("[train_tokenizer]", "[train_tokenizer]\ndecoder_only = true")
+    own.write_text(text.replace("window = 3", "window = 2"))
+    with pytest.raises(ValueError, match="decoder_only = true: tiny has other tokens: window 3 -> 2"):
+        run_tokenizer_training(own, tmp_path / "out", steps=1, init_from=str(out / "model"), on_note=lambda note: None)
+
+
+def test_validation_in_parts_is_that_of_the_whole(world):
+    torch.manual_seed(0)
+    own = TokenizerTraining(num_slices=2, losses=PLAIN, optimizer=settings(batch_size=4))
+    task = replace(tokenizer_task(CViViT(TINY.tokenizer).eval(), world, own), held_out=world)
+    whole, parts = task.validate(task.model, 2, 1), task.validate(task.model, 2, 4)
+    assert parts["l2"] == pytest.approx(whole["l2"], rel=1e-5)
+    model = MaskGIT(GENERATOR).eval()
+    whole, parts = (validation_loss(model, STORIES, GENERATOR, training(batch_size=4), 3, 7, num_parts) for num_parts in (1, 2))
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
 def test_validation_is_of_other_clips_and_the_same_each_time(trained, world):
     notes = [note for note in trained[2] if str(note).startswith("step 2, held-out clips: loss")]
     assert len(notes) == 2, "one for each network"
     torch.manual_seed(0)
     task = tokenizer_task(CViViT(TINY.tokenizer), world, TokenizerTraining(num_slices=2, losses=PLAIN, optimizer=settings()))
-    assert task.validate(task.model, 2) == {}
+    assert task.validate(task.model, 2, 1) == {}
     task.held_out = world
-    assert task.validate(task.model, 2) == task.validate(task.model, 2) != task.validate(task.model, 1)
+    assert task.validate(task.model, 2, 1) == task.validate(task.model, 2, 1) != task.validate(task.model, 1, 1)
 
 
 def test_a_generator_does_not_start_from_a_tokenizer_and_that_is_told_before_the_tokenising(trained, tmp_path):
@@ -792,5 +836,10 @@ def test_stories_are_made_anew_for_other_weights_and_only_then(trained, tmp_path
     assert not go(2) and not go(3) and sha256(path) == before, "made anew though nothing changed"
     shutil.rmtree(tmp_path / "out/tokenizer")
     run_tokenizer_training(config, tmp_path / "out", steps=3, seed=5, on_log=lambda line: None)
-    assert go(3) and "other weights or settings" in " ".join(notes) and sha256(path) != before
+    with pytest.raises(ValueError, match=r"was saved by a run that was not this one: tokens and texts .+ begin in another run folder"):
+        go(3)
+    assert "other weights or settings" in " ".join(notes) and sha256(path) != before
+    shutil.rmtree(tmp_path / "out/generator/checkpoints")
+    before = sha256(path)
+    assert not go(3) and sha256(path) == before
     assert not go(3)

@@ -46,6 +46,8 @@ class Toy:
     model: nn.Module = field(default_factory=lambda: nn.Linear(3, 2))
     critic: nn.Module | None = None
     part: str = "model"
+    identity: dict = field(default_factory=dict)
+    habits: dict = field(default_factory=dict)
     held_out: list[float] = field(default_factory=list)  # losses on held-out clips, one a checkpoint
     on_sample: Callable[[nn.Module, Path], None] = lambda model, path: None
 
@@ -71,7 +73,7 @@ class Toy:
     def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
         """It is no model that a folder could hold."""
 
-    def validate(self, model: nn.Module, num_batches: int) -> dict[str, float]:
+    def validate(self, model: nn.Module, num_batches: int, num_parts: int) -> dict[str, float]:
         return {"loss": self.held_out.pop(0)} if self.held_out else {}
 
     def sample(self, model: nn.Module, path: Path) -> None:

@@ -53,10 +53,13 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
-def finish_checkpoint(part: Path, progress: Progress, settings: dict[str, Any]) -> Path:
-    """Hashes, syncs and names what lies in the part folder; returns the checkpoint."""
+def finish_checkpoint(part: Path, progress: Progress, settings: dict[str, Any], identity: dict[str, Any]) -> Path:
+    """Hashes, syncs and names what lies in the part folder; returns the checkpoint.
+
+    identity: what a run that goes on must have alike; settings: of which it is told what differs.
+    """
     hashes = {file.name: sha256(file) for file in sorted(part.iterdir())}
-    text = json.dumps({**vars(progress), "sha256": hashes, "settings": settings})
+    text = json.dumps({**vars(progress), "sha256": hashes, "settings": settings, "identity": identity})
     (part / MANIFEST).write_text(text, encoding="utf-8")
     (part / f"{MANIFEST}.sha256").write_text(hashlib.sha256(text.encode()).hexdigest(), encoding="utf-8")
     for file in part.iterdir():
@@ -74,6 +77,13 @@ def discard(folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
         shutil.rmtree(old)
+
+
+def set_aside(folder: Path) -> None:
+    """A damaged checkpoint keeps its files, under a name that no run goes on from or counts among its own."""
+    aside = folder.with_name(f"damaged-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(folder, aside)
 
 
 def drop_old(run: Path, keep_last: int, keep_best: bool) -> None:
@@ -120,7 +130,7 @@ def damaged_manifest(folder: Path) -> str:
         if hashlib.sha256(content).hexdigest() != (folder / f"{MANIFEST}.sha256").read_text(encoding="utf-8"):
             return "its manifest is not what was saved (its hash differs)"
         manifest = json.loads(content)
-        dict(manifest["sha256"]), dict(manifest["settings"]), read_progress(folder)
+        dict(manifest["sha256"]), dict(manifest["settings"]), dict(manifest["identity"]), read_progress(folder)
         own_name = f"step-{manifest['step']:07d}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its manifest cannot be read ({error})"
@@ -140,14 +150,22 @@ def damage(folder: Path) -> str:
     return ""
 
 
-def tell_changes(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Which settings of a run differ from those of the checkpoint it goes on from, as a line; ValueError for another optimizer."""
-    changed = {key: (old, now[key]) for key, old in before.items() if key in now and old != now[key]}
-    if "optimizer" in changed:
-        old, new = changed["optimizer"]
+def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs of two tables of settings, each as "name old -> new"; tables in tables are compared entry by entry."""
+    lines = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += changed(old, new)
+        elif old != new:
+            lines.append(f"{key} {old} -> {new}")
+    return lines
+
+
+def check_identity(folder: Path, identity: dict[str, Any]) -> None:
+    """ValueError where a checkpoint is of another network, or of one trained on other tokens, than the run that would go on from it."""
+    if other := changed(read_manifest(folder)["identity"], json.loads(json.dumps(identity))):
         raise ValueError(
-            f"{folder}: was saved by a run with optimizer {old!r}, the settings say {new!r}. "
-            f"Go on with {old!r}, or begin in another run folder with --init-from"
+            f"{folder}: was saved by a run that was not this one: {', '.join(other)}. Set it back to go on, "
+            f"or begin in another run folder (--init-from {folder} starts from its weights where the widths are the same)"
         )
-    listed = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in changed.items())
-    return f"{folder}: going on with other settings: {listed}" if changed else ""

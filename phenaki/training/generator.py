@@ -3,16 +3,21 @@
 What a step is shown: `batches.py`. Where the tokens come from: `stories.py`.
 """
 
+import hashlib
 import importlib.util
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
+from phenaki.config import as_dict
 from phenaki.cvivit import CViViT
+from phenaki.data.listing import is_footage
 from phenaki.data.tokens import StoryTokens, is_story_tokens
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.text import TextEncoder
@@ -22,7 +27,7 @@ from phenaki.training.run import Run
 from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.start import load_start
-from phenaki.training.stories import Prompts, open_stories
+from phenaki.training.stories import Prompts, made_with, open_stories
 from phenaki.training.tokenizer import override, silent
 
 HELD_OUT_STORIES = 64
@@ -55,7 +60,7 @@ def generator_loss(
 
 @torch.no_grad()
 def validation_loss(
-    model: MaskGIT, stories: StoryTokens, config: MaskGITConfig, training: GeneratorTraining, num_batches: int, seed: int
+    model: MaskGIT, stories: StoryTokens, config: MaskGITConfig, training: GeneratorTraining, num_batches: int, seed: int, num_parts: int = 1
 ) -> dict[str, float]:
     """Means over the hidden tokens of held-out stories, the same for the same arguments: nats a token ("loss") and "correct".
 
@@ -72,12 +77,14 @@ def validation_loss(
     try:
         for step in range(num_batches):
             batch = draw_batch(stories, told, own, step)
-            text, text_mask = stories.text(batch.captions)
-            losses = generator_loss(model, batch.to(device), text.to(device), text_mask.to(device), num_hidden=1.0)
             kind = "loss_from_text" if batch.starts else "loss_continue"
-            for name, value in (("loss", losses["loss"]), ("correct", losses["correct"]), (kind, losses["loss"])):
-                sums[name] = sums.get(name, 0.0) + float(value)
-                sums[f"of {name}"] = sums.get(f"of {name}", 0) + batch.num_hidden
+            for rows in (Part(index, num_parts).of(len(batch.tokens)) for index in range(num_parts)):
+                part = share(batch, rows)
+                text, text_mask = stories.text(part.captions)
+                losses = generator_loss(model, part.to(device), text.to(device), text_mask.to(device), num_hidden=1.0)
+                for name, value in (("loss", losses["loss"]), ("correct", losses["correct"]), (kind, losses["loss"])):
+                    sums[name] = sums.get(name, 0.0) + float(value)
+                    sums[f"of {name}"] = sums.get(f"of {name}", 0) + part.num_hidden
     finally:
         model.train(was_training)
     return {name: total / sums[f"of {name}"] for name, total in sums.items() if not name.startswith("of ")}
@@ -115,8 +122,19 @@ class GeneratorTask:
     tokenizer: CViViT
     held_out: StoryTokens | None = None  # stories to validate on
     on_sample: Callable[[MaskGIT, Path], None] = lambda model, path: None
+    made_with: dict[str, Any] = field(default_factory=dict)  # what the tokens and texts depend on
     part: str = "generator"
     critic: nn.Module | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        tokens = hashlib.sha256(json.dumps(self.made_with, sort_keys=True).encode()).hexdigest()[:12]
+        return {"generator": as_dict(self.model.config), "tokens and texts": tokens}
+
+    @property
+    def habits(self) -> dict[str, Any]:
+        own = as_dict(self.training)
+        return {name: value for name, value in own.items() if name != "optimizer"} | {"stories": self.stories.description}
 
     @property
     def device(self) -> torch.device:
@@ -143,10 +161,10 @@ class GeneratorTask:
         facts = {**self.info.training, "generator_steps": step, "generator_seed": self.training.optimizer.seed}
         save_info(folder, replace(self.info, training=facts, files=files))
 
-    def validate(self, model: MaskGIT, num_batches: int) -> dict[str, float]:
+    def validate(self, model: MaskGIT, num_batches: int, num_parts: int) -> dict[str, float]:
         if self.held_out is None:
             return {}
-        return validation_loss(model, self.held_out, model.config, self.training, num_batches, HELD_OUT_SEED)
+        return validation_loss(model, self.held_out, model.config, self.training, num_batches, HELD_OUT_SEED, num_parts)
 
     def sample(self, model: MaskGIT, path: Path) -> None:
         self.on_sample(model, path)
@@ -207,10 +225,10 @@ def _make_task(
         stories_of(training, data, "stories.safetensors")
     group.wait()  # the others read what the first has made
     stories = stories_of(training, data, "stories.safetensors")
-    drawn = data is None or (data.is_file() and not is_story_tokens(data))  # the storybook world: another seed tells other stories
+    drawn = data is None or not (is_footage(data) or is_story_tokens(data))  # the storybook world: another seed tells other stories
     held_out = None
     if training.optimizer.validation_batches and group.leads and (validation is not None or drawn):
         fewer = replace(training, num_stories=HELD_OUT_STORIES, optimizer=replace(training.optimizer, seed=HELD_OUT_SEED))
         held_out = stories_of(fewer, data if validation is None else validation, "held-out.safetensors").tokens
     look = lambda network, path: show_stories(stories.prompts, network, base, text_encoder, path)
-    return GeneratorTask(model.to(group.device), stories.tokens, training, info, base.tokenizer, held_out, look)
+    return GeneratorTask(model.to(group.device), stories.tokens, training, info, base.tokenizer, held_out, look, made_with(base, text_encoder))

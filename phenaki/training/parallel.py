@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 WAIT = timedelta(hours=2)  # for one process that tokenises while the others wait
-LAYER_METHODS = ("forward", "forward_context", "over_space", "over_time")  # through which the networks call their layers
+LAYER_METHODS = ("forward", "forward_context", "text_keys_values", "over_space", "over_time")  # through which the networks call their layers
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,10 @@ class Group:
         votes = torch.tensor(float(flag), device=self.device)
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return bool(votes)
+
+    def agrees(self, value: float) -> bool:
+        """Whether all processes have this value."""
+        return not self.any(self.mean({"value": torch.tensor(float(value))})["value"].item() != value)
 
     def mean(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scalars by name, averaged over the processes."""

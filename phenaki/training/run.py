@@ -4,6 +4,7 @@ Everything random in step n is drawn from (seed, n), so a checkpoint needs no ra
 steps to the bit. What is trained, on what and by which loss is a Task; this file knows neither network.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from phenaki.training.checkpoints import (
     WEIGHTS,
     Progress,
     begin_checkpoint,
+    changed,
+    check_identity,
     checkpoint_folders,
     damage,
     drop_old,
@@ -32,7 +35,7 @@ from phenaki.training.checkpoints import (
     read_progress,
     read_tensors,
     save_tensors,
-    tell_changes,
+    set_aside,
 )  # fmt: skip
 from phenaki.training.interrupts import Interrupts, Stopped
 from phenaki.training.journal import Journal, Meter
@@ -51,6 +54,8 @@ class Task(Protocol):
 
     part: str  # of a model folder: "tokenizer" or "generator"
     model: nn.Module
+    identity: dict[str, Any]  # what a run that goes on must have alike
+    habits: dict[str, Any]  # settings besides the optimiser's; a run that goes on is told which have changed
     critic: nn.Module | None  # trained against the model by "discriminator_loss", saved, not averaged
 
     def build(self) -> nn.Module:
@@ -70,8 +75,8 @@ class Task(Protocol):
     def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
         """Makes a folder with the model's weight `files` a model folder."""
 
-    def validate(self, model: nn.Module, num_batches: int) -> dict[str, float]:
-        """Losses of the averaged network on held-out clips, {} where there are none."""
+    def validate(self, model: nn.Module, num_batches: int, num_parts: int) -> dict[str, float]:
+        """Losses of the averaged network on held-out batches, each in so many parts; {} where there are none."""
 
     def sample(self, model: nn.Module, path: Path) -> None:
         """A look at what the averaged network makes, at path.png and such."""
@@ -93,8 +98,11 @@ class Run:
         self.optimizers = make_optimizers(task.model, settings) + ([] if task.critic is None else make_optimizers(task.critic, settings))
         self.ema = EMA(task.model, settings.ema_decay)
         self.progress, self.meter, self.flops_per_token = Progress(), Meter(), 0.0
+        self.saved_step = -1
         self.journal = Journal(self.folder) if self.group.leads else None
         self.resume()
+        if not self.group.agrees(self.step):
+            raise TrainingError(f"{self.folder}: here it stands at step {self.step}, in other processes elsewhere: all must see the same run folder")
 
     @property
     def step(self) -> int:
@@ -126,7 +134,8 @@ class Run:
                 if skipped >= MAX_SKIPPED:
                     raise TrainingError(self._why_it_stopped())
                 if self.group.any(interrupts.asked):
-                    self.save()
+                    if self.saved_step != self.step:
+                        self.save()
                     raise Stopped(f"stopped after step {self.step}, which is saved in {self.folder}; the same command goes on from there")
 
     def _step(self, batches: list[Any]) -> dict[str, Tensor]:
@@ -193,25 +202,30 @@ class Run:
         )
 
     @torch.no_grad()
-    def averaged(self) -> nn.Module:
-        """A network with the averaged weights, whole on every process (all must call this)."""
+    def averaged(self) -> nn.Module | None:
+        """A network with the averaged weights, on the process that leads (all must call this)."""
+        weights = self._gathered(self.ema.weights)
+        if weights is None:
+            return None
         network = self.task.build()
-        network.load_state_dict({name: whole(tensor) for name, tensor in self.ema.weights.items()})
+        network.load_state_dict(weights)
         return network.eval().requires_grad_(False)
 
     def save(self, *, validate: bool = False) -> None:
         """Writes checkpoints/step-N whole or not at all, then drops the old ones. All processes must call this."""
         averaged = self.averaged()
-        weights, optimizer = self._tensors(self.task.model), self._optimizer_tensors()
-        critic = None if self.task.critic is None else self._tensors(self.task.critic)
+        weights, optimizer = self._gathered(self.task.model.state_dict()), self._gathered(self._optimizer_tensors())
+        critic = None if self.task.critic is None else self._gathered(self.task.critic.state_dict())
         sums = {name: total.item() for name, total in self.group.mean(self.meter.sums).items()}
         if self.group.leads:
-            losses = self.task.validate(averaged, self.settings.validation_batches) if validate and self.settings.validation_batches else {}
+            wanted = self.settings.validation_batches if validate else 0
+            losses = self.task.validate(averaged, wanted, self.parts[0].count) if wanted else {}
             self.progress = Progress(self.step, self.progress.skipped_in_a_row, self.meter.since, sums, losses.get("loss"))
             self._write(averaged, {WEIGHTS: weights, OPTIMIZER: optimizer, CRITIC: critic})
             drop_old(self.folder, self.settings.keep_last, self.settings.keep_best)
             if losses:
                 self.on_note(f"step {self.step}, held-out clips: " + "  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
+        self.saved_step = self.step
         self.group.wait()
 
     def _write(self, averaged: nn.Module, tensors: dict[str, dict[str, Tensor] | None]) -> None:
@@ -222,7 +236,7 @@ class Run:
             for name, named in tensors.items():
                 if named is not None:
                     save_tensors(named, part / name)
-            finish_checkpoint(part, self.progress, lasting(self.settings))
+            finish_checkpoint(part, self.progress, lasting(self.settings) | self.task.habits, self._identity())
         except (OSError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
             kept = checkpoint_folders(self.folder)
@@ -230,21 +244,36 @@ class Run:
             said = f"{self.folder}: the checkpoint of step {self.step} could not be written ({error}); {before}. Make room and try again"
             raise TrainingError(said) from error
 
-    def _tensors(self, network: nn.Module) -> dict[str, Tensor]:
-        return {name: whole(tensor) for name, tensor in network.state_dict().items()}
+    def _gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """Whole tensors in the memory of the process that leads, one gathered after the other; None on the others."""
+        gathered = {}
+        for name, tensor in tensors.items():
+            one = whole(tensor)
+            if self.group.leads:
+                gathered[name] = one.cpu()
+        return gathered if self.group.leads else None
 
     def resume(self) -> None:
         """Goes on from the newest checkpoint whose files are those of its manifest; damaged ones are named and passed over.
 
-        Settings that have changed since are told; another optimizer cannot use what was saved, which is a ValueError.
+        Settings that have changed since are told; another network or optimizer cannot use what was saved, which is a ValueError.
         """
+        damaged = []
         for folder in reversed(checkpoint_folders(self.folder)):
             if problem := damage(folder):
                 self._note(f"{folder}: {problem}; going back to the checkpoint before")
+                damaged.append(folder)
                 continue
-            self._note(tell_changes(folder, read_manifest(folder)["settings"], lasting(self.settings)))
+            check_identity(folder, self._identity())
+            now = json.loads(json.dumps(lasting(self.settings) | self.task.habits))
+            if other := changed(read_manifest(folder)["settings"], now):
+                self._note(f"{folder}: going on with other settings: {', '.join(other)}")
             self._load(folder)
             break
+        self.group.wait()  # all have read before anything is moved
+        if self.group.leads:
+            for folder in damaged:
+                set_aside(folder)
         self.meter = Meter(self.progress.since, self.progress.sums)
         if self.journal:
             self.journal.forget_after(self.step)
@@ -257,6 +286,9 @@ class Run:
         self.ema.weights = {name: shared_as(averaged[name], like) for name, like in self.ema.weights.items()}
         self._load_optimizer(read_tensors(folder, "optimizer"))
         self.progress = read_progress(folder)
+
+    def _identity(self) -> dict[str, Any]:
+        return {"optimizer": self.settings.optimizer, **self.task.identity}
 
     def _fill(self, network: nn.Module, tensors: dict[str, Tensor]) -> None:
         own = network.state_dict()
@@ -274,7 +306,7 @@ class Run:
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         names = {parameter: name for name, parameter in self._parameters().items()}
         states = [(parameter, state) for optimizer in self.optimizers for parameter, state in optimizer.state.items()]
-        return {f"{names[parameter]}|{key}": whole(value) for parameter, state in states for key, value in state.items()}
+        return {f"{names[parameter]}|{key}": value for parameter, state in states for key, value in state.items()}
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         parameters = self._parameters()
@@ -288,5 +320,5 @@ class Run:
 
 def lasting(settings: OptimizerSettings) -> dict[str, Any]:
     """The settings that shape the weights: not how often something is written, nor how the work is shared out."""
-    passing = ("keep_last", "keep_best", "accumulate", "compile", "activation_checkpointing", "sharded", "validation_batches")
+    passing = ("optimizer", "keep_last", "keep_best", "accumulate", "compile", "activation_checkpointing", "sharded", "validation_batches")
     return {key: value for key, value in as_dict(settings).items() if not key.endswith("_every") and key not in passing}

@@ -46,6 +46,8 @@ def read_world(values: dict[str, Any], source: str) -> WorldConfig:
     """A world by name, with any of its fields set anew."""
     values = _table(values, source)
     name = values.pop("name", "small")
+    if "size" in values:
+        raise ConfigError(f"{source}: size is that of [tokenizer] image_size; set it there")
     if name not in WORLDS:
         raise ConfigError(f"{source}: world {name!r}; known worlds: {', '.join(WORLDS)}")
     changes = build(WorldConfig, {"actors": WORLDS[name].actors, "places": WORLDS[name].places, **values}, source)
@@ -127,8 +129,8 @@ def load_settings(path: str | Path) -> ModelSettings:
     for key in values:
         if key not in known:
             raise ConfigError(f"{path}: unknown section [{key}]; known: {', '.join(known)}")
-    world = read_world(values.get("world", {}), f"{path}: world")
     tokenizer = build(CViViTConfig, values.get("tokenizer", {}), f"{path}: tokenizer")
+    world = replace(read_world(values.get("world", {}), f"{path}: world"), size=tokenizer.image_size)
     text = build(TextConfig, values.get("text", {}), f"{path}: text")
     codebook_size = math.prod(tokenizer.fsq_levels) if tokenizer.quantizer == "fsq" else tokenizer.codebook_size
     given = _table(values.get("generator", {}), f"{path}: generator")

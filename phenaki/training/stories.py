@@ -38,8 +38,8 @@ def open_stories(
     if data is not None and (is_story_tokens(data) or _is_damaged(data)):
         tokens = prepared_tokens(data, base, text_encoder)
         return TrainingStories(tokens, stored_prompts(tokens, base))
-    report = path.with_name("unusable.jsonl")
-    source = open_source(settings.world, base.info.tokenizer.image_size, data, device, settings.footage, report, on_note)
+    report, world = path.with_name("unusable.jsonl"), replace(settings.world, fps=base.info.fps)
+    source = open_source(world, base.info.tokenizer.image_size, data, device, settings.footage, report, on_note)
     tokens = story_tokens(source, base, text_encoder, training, path, on_note)
     return TrainingStories(tokens, sample_prompts(source, base, training.num_slices))
 

@@ -3,18 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
-from phenaki.cvivit import CViViT
+from phenaki.config import as_dict
+from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.listing import is_footage
 from phenaki.data.order import is_image_step
 from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
 from phenaki.maskgit import MaskGIT
+from phenaki.training.checkpoints import changed
 from phenaki.training.losses import TokenizerLosses, build_losses
 from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Group, Part, joined
@@ -54,6 +56,15 @@ class TokenizerTask:
         self._quantized: list[tuple[Tensor, Tensor]] = []  # codes and tokens of the step, for reviving codes
 
     @property
+    def identity(self) -> dict[str, Any]:
+        return {"tokenizer": as_dict(self.model.config), "decoder_only": self.training.decoder_only, "discriminator": self.critic is not None}
+
+    @property
+    def habits(self) -> dict[str, Any]:
+        own = as_dict(self.training)
+        return {name: own[name] for name in ("num_slices", "image_prob", "losses")} | {"data": self.source.fingerprint}
+
+    @property
     def critic(self) -> nn.Module | None:
         return None if self.losses_of.discriminator is None else self.losses_of
 
@@ -70,7 +81,13 @@ class TokenizerTask:
         first, count = step * settings.batch_size + rows.start, rows.stop - rows.start
         if is_image_step(settings.seed, step, self.training.image_prob) and getattr(self.source, "num_images", 0):
             return self.source.images(settings.seed, first, count)[0]
-        return self.source.clips(settings.seed, first, count, self.num_frames, self.model.config.temporal_patch_size)
+        return self._clips(self.source, settings.seed, first, count, self.num_frames)
+
+    def _clips(self, source: Source, seed: int, first: int, count: int, num_frames: int) -> Tensor:
+        """Clips of so many frames; pictures where nothing else is trained on."""
+        if self.training.image_prob == 1 and getattr(source, "num_images", 0):
+            return source.images(seed, first, count)[0]
+        return source.clips(seed, first, count, num_frames, self.model.config.temporal_patch_size)
 
     def num_tokens(self, batch: Tensor) -> int:
         config = self.model.config
@@ -99,12 +116,13 @@ class TokenizerTask:
         save_info(folder, replace(self.info, training=facts, files=files))
 
     @torch.no_grad()
-    def validate(self, model: CViViT, num_batches: int) -> dict[str, float]:
+    def validate(self, model: CViViT, num_batches: int, num_parts: int) -> dict[str, float]:
         if self.held_out is None:
             return {}
-        size, sums = self.training.optimizer.batch_size, {}
+        size, sums = self.training.optimizer.batch_size // num_parts, {}
+        num_batches *= num_parts
         for number in range(num_batches):
-            video = self.held_out.clips(HELD_OUT_SEED, number * size, size, self.num_frames, model.config.temporal_patch_size)
+            video = self._clips(self.held_out, HELD_OUT_SEED, number * size, size, self.num_frames)
             said = self.losses_of.held_out(model(video), video, generator_for(HELD_OUT_SEED, number, "losses"))
             for name, value in said.items():
                 sums[name] = sums.get(name, 0.0) + value.item() / num_batches
@@ -113,7 +131,7 @@ class TokenizerTask:
     @torch.no_grad()
     def sample(self, model: CViViT, path: Path) -> None:
         """Clips drawn with another seed: truth above what the averaged weights make of it."""
-        truth = self.source.clips(SAMPLE_SEED, 0, 4, model.num_frames(4), model.config.temporal_patch_size)
+        truth = self._clips(self.source, SAMPLE_SEED, 0, 4, model.num_frames(min(4, self.training.num_slices)))
         made = model(truth).video
         save_video_rows(torch.stack([truth, made], dim=1).flatten(0, 1), path, self.info.fps)
 
@@ -136,6 +154,8 @@ def run_tokenizer_training(
     training = replace(settings.train_tokenizer, optimizer=override(settings.train_tokenizer.optimizer, steps, seed))
     if training.losses.revive_after and training.optimizer.sharded:
         raise ValueError(f"{config}: revive_after needs the whole codebook in every process: not with sharded = true")
+    if training.decoder_only and training.losses.revive_after:
+        raise ValueError(f"{config}: decoder_only = true keeps the tokens, revive_after changes them: set one of them back")
     if training.decoder_only and init_from is None:
         raise ValueError(f"{config}: decoder_only = true needs --init-from MODEL, whose tokens are kept")
     with joined(device) as group:
@@ -145,9 +165,26 @@ def run_tokenizer_training(
         run.train(on_log)
         averaged = run.averaged()
         if group.leads:
-            (out / "model").mkdir(parents=True, exist_ok=True)
-            task.describe(out / "model", save_weights(out / "model", "tokenizer", averaged.state_dict()), run.step)
+            place_model(out / "model", task, averaged, run.step, note)
     return out / "model"
+
+
+def place_model(folder: Path, task: TokenizerTask, averaged: CViViT, step: int, on_note: Callable[[str], None]) -> None:
+    """Writes the trained model folder, unless this tokenizer is there already: then a generator that is trained on its tokens stays with it."""
+    try:
+        before = load_model(folder) if folder.is_dir() else None
+    except ValueError:
+        before = None
+    if before is not None and before.info.tokenizer == averaged.config:
+        old = before.tokenizer.state_dict()
+        if all(torch.equal(value.cpu(), old[name]) for name, value in averaged.state_dict().items()):
+            return
+    folder.mkdir(parents=True, exist_ok=True)
+    task.describe(folder, save_weights(folder, "tokenizer", averaged.state_dict()), step)
+    if before is not None and before.generator is not None and task.generator is None:
+        on_note(f"{folder}: the generator that was there knows other tokens and is left out; train it again, in another run folder")
+        for file in folder.glob("generator*.safetensors"):
+            file.unlink()
 
 
 def _make_task(
@@ -164,11 +201,20 @@ def _make_task(
     if training.decoder_only:
         freeze_tokens(tokenizer)
         origin: Model = load_model(init_from)
+        check_same_tokens(settings.tokenizer, origin)
         generator, info = origin.generator, replace(origin.info, name=name, tokenizer=settings.tokenizer, training={**origin.info.training, **facts})
     held_out = source if isinstance(source, StorybookWorld) else None  # drawn with another seed: other stories
     if validation is not None:
         held_out = opened(validation, None)
     return TokenizerTask(tokenizer.to(group.device), source, training, info, held_out, generator)
+
+
+def check_same_tokens(config: CViViTConfig, origin: Model) -> None:
+    """ValueError where a tokenizer of these settings would make other tokens than that of `origin`, whatever its decoder."""
+    other = changed(as_dict(origin.info.tokenizer), as_dict(config))
+    other = [one for one in other if one.split()[0] not in ("decoder_layers", "head_blocks")]
+    if other:
+        raise ValueError(f"decoder_only = true: {origin.info.name} has other tokens: {', '.join(other)}. Set it as it is there")
 
 
 def silent(text: str) -> None:
@@ -183,6 +229,8 @@ def open_source(
 
     footage: how clips are cut, at the size and rate of the model; report: where unusable files are listed as JSON lines.
     """
+    if data is not None and not data.exists():
+        raise ValueError(f"{data}: no such file or folder. Data is footage (a folder, a table, tar shards) or a storybook atlas")
     if data is not None and is_footage(data):
         cut = replace(footage or FootageSettings(), size=size, fps=world.fps)
         from phenaki.data.footage import open_footage  # which needs the video codec
