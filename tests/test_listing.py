@@ -165,6 +165,32 @@ def test_damaged_shards(tmp_path, clip_bytes, pool):
     }  # fmt: skip
 
 
+def flipped(data: bytes, place: int) -> bytes:
+    """The same with one bit changed."""
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+STRIDE, CHECKSUM = 1536, 148  # bytes of a member of 700 bytes with its header; where a header's checksum is
+DAMAGES = {
+    "a bit of a header": lambda data: flipped(data, STRIDE + CHECKSUM),
+    "zeros for a header": lambda data: data[:STRIDE] + bytes(512) + data[STRIDE + 512 :],
+    "cut between members": lambda data: data[:STRIDE],
+    "cut inside a header": lambda data: data[: STRIDE + 100],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_shard_that_ends_too_early_is_told(tmp_path, damage):
+    path = tmp_path / "0.tar"
+    shard(path, {f"{name}.mp4": bytes(700) for name in "abcd"})
+    assert len(captions(path)) == 4 and refused(path) == {}
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    listing = list_clips(path, index_shard)
+    assert [clip.name for clip in listing.clips] == ["0.tar/a.mp4"]
+    ((name, kind, reason),) = [(entry.name, entry.kind, entry.reason) for entry in listing.unusable]
+    assert (name, kind) == ("0.tar", "damaged shard") and f"at byte {STRIDE}" in reason
+
+
 def test_a_shard_whose_header_turns_in_a_circle_holds_nobody_up(tmp_path, pool):
     """A negative size sends a reader of tar files back to where it was (CVE-2025-8194)."""
     member = tarfile.TarInfo("a.mp4")

@@ -36,6 +36,9 @@ def index_shard(path: Path, on_progress=lambda: None) -> Listing:
                 elif member.name.lower().endswith(TEXT_ENDINGS) and member.size <= MAX_CAPTION_BYTES:
                     read_text(tar, member, texts.setdefault(key_of(member.name), {}))
                 tar.members = []  # tarfile keeps every member it has seen
+            if not ends_here(tar):
+                reason = f"no whole header at byte {tar.offset}, and no end either; members before it are used"
+                unusable.append(Unusable("", "damaged shard", reason))
     except TAR_ERRORS as error:
         unusable.append(Unusable("", "damaged shard", f"not a whole tar file ({error}); members before the damage are used"))
     found = [
@@ -45,6 +48,13 @@ def index_shard(path: Path, on_progress=lambda: None) -> Listing:
         ) for key, member in clips
     ]  # fmt: skip
     return Listing.of(found, unusable)
+
+
+def ends_here(tar: tarfile.TarFile) -> bool:
+    """Whether a tar ends where reading stopped: with zeros. tarfile takes a header that is none for the end, too."""
+    tar.fileobj.seek(tar.offset)
+    block = tar.fileobj.read(2 * tarfile.BLOCKSIZE)  # two blocks: a lost header may be one of zeros
+    return len(block) >= tarfile.BLOCKSIZE and not any(block)
 
 
 def refused(member: tarfile.TarInfo, shard_bytes: int) -> Unusable | None:
