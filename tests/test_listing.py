@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from phenaki.data.check import check_listing
 from phenaki.data.clip_files import leaves_folder
 from phenaki.data.listing import list_clips
 from phenaki.data.shards import index_shard
@@ -128,6 +129,15 @@ def test_shards_give_clips_where_they_lie(tmp_path, clip_bytes):
         assert data == (picture.getvalue() if clip.is_picture else clip_bytes)
 
 
+def test_a_shard_s_hashes_may_be_in_capitals_and_its_captions_too_long(tmp_path, clip_bytes, pool):
+    digest = hashlib.sha256(clip_bytes).hexdigest().upper()
+    long = {"b.mp4": clip_bytes, "b.txt": b"word " * 20_000, "c.mp4": clip_bytes, "c.json": json.dumps({"caption": "word " * 20_000}).encode()}
+    shard(tmp_path / "0.tar", {"a.mp4": clip_bytes, "a.json": json.dumps({"sha256": digest}).encode(), **long})
+    report = check_listing(list_clips(tmp_path / "0.tar", index_shard), pool)
+    assert {entry.file.name: len(entry.file.caption) for entry in report.clips} == {"0.tar/a.mp4": 0, "0.tar/b.mp4": 1 << 16, "0.tar/c.mp4": 0}
+    assert [(entry.name, entry.kind) for entry in report.unusable] == [("0.tar/c.json", "too long")]
+
+
 def test_hostile_members_are_refused_and_the_rest_is_read(tmp_path, clip_bytes):
     path = tmp_path / "bad.tar"
     with tarfile.open(path, "w") as tar:
@@ -182,7 +192,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_shard_that_ends_too_early_is_told(tmp_path, damage):
     path = tmp_path / "0.tar"
-    shard(path, {f"{name}.mp4": bytes(700) for name in "abcd"})
+    shard(path, {f"{name}.mp4": b"x" * 700 for name in "abcd"})
     assert len(captions(path)) == 4 and refused(path) == {}
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
     listing = list_clips(path, index_shard)
@@ -204,8 +214,6 @@ def test_a_shard_whose_header_turns_in_a_circle_holds_nobody_up(tmp_path, pool):
 
 
 def test_a_written_hash_finds_what_a_decoder_would_not(tmp_path, clip_bytes, pool):
-    from phenaki.data.check import check_listing
-
     harmless = clip_bytes.replace(b"isom", b"isoz", 1)  # a byte of metadata
     assert harmless != clip_bytes
     for name, data in (("good.mp4", clip_bytes), ("other.mp4", harmless)):

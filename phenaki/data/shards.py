@@ -33,7 +33,9 @@ def index_shard(path: Path, on_progress=lambda: None) -> Listing:
                     unusable.append(refusal)
                 elif is_clip_name(member.name):
                     clips.append((key_of(member.name), member))
-                elif member.name.lower().endswith(TEXT_ENDINGS) and member.size <= MAX_CAPTION_BYTES:
+                elif member.name.lower().endswith(".json") and member.size > MAX_CAPTION_BYTES:
+                    unusable.append(Unusable(member.name, "too long", f"{member.size} bytes; at most {MAX_CAPTION_BYTES} are read beside a clip"))
+                elif member.name.lower().endswith(TEXT_ENDINGS):
                     read_text(tar, member, texts.setdefault(key_of(member.name), {}))
                 tar.members = []  # tarfile keeps every member it has seen
             if not ends_here(tar):
@@ -81,7 +83,7 @@ def key_of(name: str) -> str:
 
 
 def read_text(tar: tarfile.TarFile, member: tarfile.TarInfo, texts: dict[str, str]) -> None:
-    """Adds what a .txt or .json member says of its clip; a .json has the last word."""
+    """Adds what a .txt (as much of it as is read) or .json member says of its clip; a .json has the last word."""
     data = tar.extractfile(member).read(MAX_CAPTION_BYTES)
     if member.name.lower().endswith(".txt"):
         texts.setdefault("caption", tidy(data))
@@ -94,7 +96,7 @@ def read_text(tar: tarfile.TarFile, member: tarfile.TarInfo, texts: dict[str, st
         return
     for name, kept in (("text", "caption"), ("caption", "caption"), ("sha256", "sha256")):
         if isinstance(values.get(name), str):
-            texts[kept] = tidy(values[name])
+            texts[kept] = tidy(values[name]).lower() if kept == "sha256" else tidy(values[name])
 
 
 class ShardWriter:
