@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phenaki.data.check import check_listing
+from phenaki.data.check import check_listing, check_source
 from phenaki.data.clip_files import leaves_folder
 from phenaki.data.listing import list_clips
 from phenaki.data.shards import index_shard
@@ -57,6 +57,24 @@ def test_a_folder_lists_files_and_says_what_is_none(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     assert captions(tmp_path) == {"a/deep_sea/x.MP4": "deep sea", "y.mov": "ein Bär"}
     assert refused(tmp_path) == {"empty.mp4": "empty", "folder.mp4": "not a file", "loop.mp4": "no such file", "pipe.mp4": "not a file"}
+
+
+def test_names_and_captions_that_are_not_utf8_stop_nothing(tmp_path, clip_bytes):
+    root = tmp_path / "footage"
+    (root / "sub").mkdir(parents=True)
+    for name in (b"good.mp4", b"bad\xff.mp4", b"bad\xfe.png"):
+        (root / os.fsdecode(name)).write_bytes(clip_bytes)
+    shard(root / "0.tar", {"a.mp4": clip_bytes, "a.json": b'{"caption": "half \\ud800"}', os.fsdecode(b"b\xff.mp4"): clip_bytes})
+    rows = [{"file_name": "\ud800.mp4"}, {"file_name": "../good.mp4", "text": "\udc80 x"}, {"\ud800": 1}]
+    (root / "sub/t.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    values = check_source(root, 1, tmp_path / "check.json")
+    assert values["videos"] == 2 and captions(root)["0.tar/a.mp4"] == "half ?"
+    assert {"'bad\\udcff.mp4'": "bad name", "'bad\\udcfe.png'": "bad name", "0.tar/'b\\udcff.mp4'": "bad name"}.items() <= refused(root).items()
+    assert refused(root / "sub/t.jsonl") == {"'\\ud800.mp4'": "bad name", "../good.mp4": "outside the folder", "t.jsonl, row 3": "bad row"}
+    for entry in list_clips(root / "sub/t.jsonl", index_shard).unusable:
+        entry.reason.encode()
+    with pytest.raises(ValueError, match=r"a\\udcff': a name that is not UTF-8"):
+        list_clips(os.fsdecode(os.fsencode(tmp_path / "a") + b"\xff"), index_shard)
 
 
 ROWS = [{"file_name": "a.mp4", "text": "a red\nfish"}, {"file_name": "sub/b.png", "text": ""}]

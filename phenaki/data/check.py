@@ -122,7 +122,7 @@ def store_of(path: Path, folder: Path | None = None) -> Path:
     if folder is None:
         cache = os.environ.get("PHENAKI_CACHE")
         folder = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phenaki"
-    return folder / f"check-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.jsonl"
+    return folder / f"check-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}.jsonl"
 
 
 def read_store(store: Path) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from phenaki.data.clip_files import (
     ClipFile,
     Listing,
     Unusable,
+    bad_name,
     clip_file,
     is_clip_name,
     tidy,
@@ -31,6 +32,8 @@ def is_footage(path: Path) -> bool:
 def list_clips(path: str | Path, read_shard: ReadShard) -> Listing:
     """Every clip of a folder, a table or a shard. ValueError where there is no such path, or where it holds nothing of the kind."""
     path = Path(path)
+    if bad_name(str(path)) is not None:
+        raise ValueError(f"{str(path)!a}: a name that is not UTF-8; rename it")
     tables = [path / name for name in TABLES if (path / name).is_file()]
     if path.is_file() and path.suffix.lower() == ".tar":
         listing = in_folder(path.name, read_shard(path))
@@ -59,7 +62,9 @@ def list_folder(root: Path, read_shard: ReadShard) -> Listing:
             inside = path.relative_to(root).as_posix()
             if name.startswith("."):
                 continue
-            if path.suffix.lower() == ".tar":
+            if (refusal := bad_name(inside)) is not None:
+                unusable.append(refusal)
+            elif path.suffix.lower() == ".tar":
                 shard = in_folder(inside, read_shard(path))
                 clips += shard.clips
                 unusable += shard.unusable

@@ -12,7 +12,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from phenaki.data.clip_files import MAX_CAPTION_BYTES, ClipFile, Listing, Unusable, is_clip_name, is_picture, leaves_folder, tidy
+from phenaki.data.clip_files import MAX_CAPTION_BYTES, ClipFile, Listing, Unusable, bad_name, is_clip_name, is_picture, leaves_folder, tidy
 
 TEXT_ENDINGS = (".txt", ".json")
 TAR_ERRORS = (tarfile.TarError, OSError, ValueError, EOFError, OverflowError)
@@ -63,6 +63,8 @@ def refused(member: tarfile.TarInfo, shard_bytes: int) -> Unusable | None:
     """Why a member is not read; None where it may be."""
     if member.isdir():
         return None
+    if (refusal := bad_name(member.name)) is not None:
+        return refusal
     if leaves_folder(member.name):
         return Unusable(member.name, "outside the folder", "its name is absolute or leaves the shard")
     if member.issym() or member.islnk():
