@@ -50,13 +50,19 @@ def test_a_folder_lists_files_and_says_what_is_none(tmp_path):
     (tmp_path / "y.mov").write_bytes(b"1")
     (tmp_path / "y.txt").write_bytes("ein  Bär\n".encode())
     (tmp_path / ".hidden.mp4").write_bytes(b"1")
-    (tmp_path / "notes.doc").write_bytes(b"1")
+    for name in ("notes.doc", "b.wmv", "c.mpg", "d.heic", "e.json", "f.txt", "g.csv", ".hidden"):
+        (tmp_path / name).write_bytes(b"1")
+    for name in ("linked", ".linked"):
+        (tmp_path / name).symlink_to(tmp_path / "a", target_is_directory=True)
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     os.mkfifo(tmp_path / "pipe.mp4")
     assert captions(tmp_path) == {"a/deep_sea/x.MP4": "deep sea", "y.mov": "ein Bär"}
-    assert refused(tmp_path) == {"empty.mp4": "empty", "folder.mp4": "not a file", "loop.mp4": "no such file", "pipe.mp4": "not a file"}
+    assert refused(tmp_path) == {
+        "empty.mp4": "empty", "folder.mp4": "not a file", "loop.mp4": "no such file", "pipe.mp4": "not a file", "notes.doc": "not a video",
+        "b.wmv": "not a video", "c.mpg": "not a video", "d.heic": "not a video", "linked": "link",
+    }  # fmt: skip
 
 
 def test_names_and_captions_that_are_not_utf8_stop_nothing(tmp_path, clip_bytes):

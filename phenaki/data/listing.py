@@ -19,6 +19,7 @@ from phenaki.data.clip_files import (
 )
 from phenaki.data.table import read_table
 
+BESIDE = (".txt", ".json", ".jsonl", ".csv", ".parquet")  # what lies beside clips and is none: captions, tables, reports
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 ReadShard = Callable[[Path], Listing]  # one tar -> its clips, names as in the tar
@@ -51,13 +52,14 @@ def list_clips(path: str | Path, read_shard: ReadShard) -> Listing:
 
 
 def list_folder(root: Path, read_shard: ReadShard) -> Listing:
-    """Videos, pictures and shards under a folder, in subfolders too; names that begin with a dot are passed over."""
+    """Videos, pictures and shards under a folder, in subfolders too; names that begin with a dot and files `BESIDE` them are passed over."""
     clips: list[ClipFile] = []
     unusable: list[Unusable] = []
     for folder, subfolders, files in os.walk(root):
         odd = [name for name in subfolders if is_clip_name(name)]
-        subfolders[:] = sorted(name for name in subfolders if name not in odd and not name.startswith("."))
-        for name in sorted([*files, *odd]):
+        links = [name for name in subfolders if name not in odd and Path(folder, name).is_symlink()]
+        subfolders[:] = sorted(name for name in subfolders if name not in (*odd, *links) and not name.startswith("."))
+        for name in sorted([*files, *odd, *links]):
             path = Path(folder, name)
             inside = path.relative_to(root).as_posix()
             if name.startswith("."):
@@ -71,6 +73,10 @@ def list_folder(root: Path, read_shard: ReadShard) -> Listing:
             elif is_clip_name(name):
                 found = clip_file(path, inside, folder_caption(path, root))
                 (clips if isinstance(found, ClipFile) else unusable).append(found)
+            elif name in links:
+                unusable.append(Unusable(inside, "link", "is a link to a folder, which is not followed; put the folder itself here"))
+            elif not name.lower().endswith(BESIDE):
+                unusable.append(Unusable(inside, "not a video", "neither a video's nor a picture's ending that is read"))
     return Listing.of(clips, unusable)
 
 
