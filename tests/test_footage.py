@@ -1,13 +1,18 @@
 """Footage as training data: which clips, cut where, and what becomes of files that cannot be used."""
 
 import json
+import os
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from phenaki.data.check import check_listing
+from phenaki.data.decoding import ClipError
 from phenaki.data.footage import FootageSettings, open_footage
+from phenaki.data.listing import list_clips
 from phenaki.data.tokens import make_story_tokens
 from phenaki.video import Video
 
@@ -195,6 +200,26 @@ def test_a_second_run_believes_the_check_and_looks_at_changed_files(footage, ope
     source = opened(footage)
     assert asked == ["clip1.mp4"]
     assert source.facts[1].num_frames == 9
+
+
+@pytest.mark.parametrize(("kind", "asked_later"), [("too slow", 1), ("crash", 1), ("damaged", 0)])
+def test_a_passing_verdict_holds_for_the_processes_of_one_run(footage, pool, tmp_path, monkeypatch, kind, asked_later):
+    listing, store, check, asked = list_clips(footage, pool.read_shard), tmp_path / "store.jsonl", pool.check, []
+
+    def fails_once(file):
+        asked.append(file.name)
+        if len(asked) > 1:
+            return check(file)
+        failed = Future()
+        failed.set_exception(ClipError(kind, "test"))
+        return failed
+
+    monkeypatch.setattr(pool, "check", fails_once)
+    first = check_listing(listing, pool, store)
+    assert len(asked) == 5 and check_listing(listing, pool, store) == first and len(asked) == 5
+    os.utime(store, (0, os.path.getmtime(store) - 3600))
+    later = check_listing(listing, pool, store)
+    assert len(asked) == 5 + asked_later and len(later.clips) == 4 + asked_later
 
 
 def test_the_fingerprint_tells_other_footage_captions_and_cuts(footage, opened):
