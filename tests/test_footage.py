@@ -83,6 +83,19 @@ def test_any_split_among_processes_gives_the_same_pixels(footage, opened):
     assert torch.equal(torch.cat(parts), whole)
 
 
+@pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (1, 3), (2, 1), (2, 2), (3, 4)])
+def test_what_is_decoded_ahead_is_what_is_asked_for(footage, opened, pool, monkeypatch, processes, accumulate):
+    """Only the first two steps, from which the strides are learnt, may guess wrong."""
+    cut, decoded = pool.cut, []
+    monkeypatch.setattr(pool, "cut", lambda file, how: decoded.append(how) or cut(file, how))
+    source, asked = opened(footage), 0
+    for step in range(8):
+        for part in range(accumulate):
+            source.clips(3, (step * processes + processes - 1) * accumulate + part, 1, 3)
+            asked += 1
+    assert asked <= len(decoded) <= asked + 4
+
+
 def test_a_clip_begins_anywhere_in_its_video_and_never_past_its_end(tmp_path, opened):
     coloured(100, num_frames=40).save(tmp_path / "long.mp4")
     source = opened(tmp_path)
