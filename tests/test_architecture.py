@@ -55,6 +55,7 @@ ALLOWED = {
     "evaluation/tokenizer": {"checkpoint", "cvivit", "evaluation/codebook", "evaluation/frechet", "evaluation/metrics", "evaluation/networks"},
     "evaluation/report": {"evaluation/tokenizer"},
     "data/order": set(),
+    "data/strides": set(),
     "data/clip_files": set(),
     "data/table": {"data/clip_files"},
     "data/shards": {"data/clip_files"},

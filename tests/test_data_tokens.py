@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from phenaki.data.storybook import SMALL_WORLD, StorybookWorld, StoryTruth, open_world
-from phenaki.data.tokens import StoryTokens, make_story_tokens, slice_scenes
+from phenaki.data.tokens import StoryTokens, TokensError, make_story_tokens, slice_scenes, words_of
 
 NUM_STORIES, NUM_SLICES, PT, SEED = 20, 7, 2, 3  # 20 stories: more than are painted at once
 NUM_FRAMES = 1 + PT * (NUM_SLICES - 1)
@@ -120,6 +120,29 @@ def test_what_is_saved_comes_back(stories, tmp_path):
         if isinstance(value, Tensor):
             assert torch.equal(getattr(back, name), value) and getattr(back, name).dtype == value.dtype
     assert [path.name for path in tmp_path.iterdir()] == ["stories.safetensors"]
+
+
+def damaged(column: Tensor, place: tuple[int, ...], value: int) -> Tensor:
+    column = column.clone()
+    column[place] = value
+    return column
+
+
+MISFITS = {
+    "tokens below 0": lambda stories: {"tokens": damaged(stories.tokens, (1, 2, 0, 0), -5)},
+    "captions without a text": lambda stories: {"text_spans": stories.text_spans.flip(1)},
+    "not one string for each": lambda stories: {"words": words_of(stories.captions[:-1])},
+    "words are not": lambda stories: {"words": words_of([*stories.captions[:-1], 5])},
+    "words are not one": lambda stories: {"words": stories.words[:-1]},
+}
+
+
+@pytest.mark.parametrize("told", MISFITS)
+def test_tokens_that_do_not_fit_together_are_told(stories, tmp_path, told):
+    path = tmp_path / "stories.safetensors"
+    replace(stories, **MISFITS[told](stories)).save(path)
+    with pytest.raises(TokensError, match=told):
+        StoryTokens.load(path)
 
 
 def test_a_save_broken_off_leaves_the_old_file(stories, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +13,7 @@ from PIL import Image
 from phenaki.data.clip_decoder import Cut, frames_at
 from phenaki.data.clip_files import ClipFile, clip_file
 from phenaki.data.decoding import ClipError, DecodingPool
+from phenaki.data.listing import list_clips
 from phenaki.nal_units import damage_of, length_size
 from phenaki.video import Video
 
@@ -93,6 +95,23 @@ def test_other_containers(tmp_path, pool, ending):
     assert facts.num_frames == 16 and facts.seconds == pytest.approx(1.6, abs=0.01)
     shown = pool.cut(file, Cut(8, 5.0, 16, seconds=facts.seconds)).result()[..., 1].mean(axis=(1, 2)) / 10
     assert np.abs(shown - np.arange(0, 16, 2)).max() < 0.6
+
+
+@pytest.mark.parametrize(("ending", "container"), [(".3gp", "3gp"), (".3g2", "3g2"), (".mts", "mpegts"), (".m2ts", "mpegts"), (".mpg", "mpeg")])
+def test_containers_of_cameras(tmp_path, pool, ending, container):
+    path = tmp_path / f"clip{ending}"
+    with av.open(str(path), "w", format=container, options={"mpegts_m2ts_mode": "1"} if ending == ".m2ts" else {}) as file:
+        stream = file.add_stream("mpeg2video" if ending == ".mpg" else "libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for value in range(0, 250, 10):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), value, np.uint8), format="rgb24")))
+        file.mux(stream.encode())
+    listing = list_clips(tmp_path, pool.read_shard)
+    if ending == ".mpg":  # its format is not among READ_FORMATS
+        assert [entry.kind for entry in listing.unusable] == ["not a video"]
+    else:
+        facts = pool.check(listing.clips[0]).result()
+        assert (facts.width, facts.height, facts.num_frames) == (64, 48, 25)
 
 
 def test_frames_are_chosen_by_their_time_stamps():

@@ -1,13 +1,18 @@
 """Footage as training data: which clips, cut where, and what becomes of files that cannot be used."""
 
 import json
+import os
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from phenaki.data.check import check_listing
+from phenaki.data.decoding import ClipError
 from phenaki.data.footage import FootageSettings, open_footage
+from phenaki.data.listing import list_clips
 from phenaki.data.tokens import make_story_tokens
 from phenaki.video import Video
 
@@ -76,6 +81,19 @@ def test_any_split_among_processes_gives_the_same_pixels(footage, opened):
     first, second = opened(footage, **settings), opened(footage, **settings)
     parts = [source.clips(3, step * 6 + rank * 3, 3, 5, 2) for step in range(2) for rank, source in enumerate((first, second))]
     assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (1, 3), (2, 1), (2, 2), (3, 4)])
+def test_what_is_decoded_ahead_is_what_is_asked_for(footage, opened, pool, monkeypatch, processes, accumulate):
+    """Only the first two steps, from which the strides are learnt, may guess wrong."""
+    cut, decoded = pool.cut, []
+    monkeypatch.setattr(pool, "cut", lambda file, how: decoded.append(how) or cut(file, how))
+    source, asked = opened(footage), 0
+    for step in range(8):
+        for part in range(accumulate):
+            source.clips(3, (step * processes + processes - 1) * accumulate + part, 1, 3)
+            asked += 1
+    assert asked <= len(decoded) <= asked + 4
 
 
 def test_a_clip_begins_anywhere_in_its_video_and_never_past_its_end(tmp_path, opened):
@@ -195,6 +213,26 @@ def test_a_second_run_believes_the_check_and_looks_at_changed_files(footage, ope
     source = opened(footage)
     assert asked == ["clip1.mp4"]
     assert source.facts[1].num_frames == 9
+
+
+@pytest.mark.parametrize(("kind", "asked_later"), [("too slow", 1), ("crash", 1), ("damaged", 0)])
+def test_a_passing_verdict_holds_for_the_processes_of_one_run(footage, pool, tmp_path, monkeypatch, kind, asked_later):
+    listing, store, check, asked = list_clips(footage, pool.read_shard), tmp_path / "store.jsonl", pool.check, []
+
+    def fails_once(file):
+        asked.append(file.name)
+        if len(asked) > 1:
+            return check(file)
+        failed = Future()
+        failed.set_exception(ClipError(kind, "test"))
+        return failed
+
+    monkeypatch.setattr(pool, "check", fails_once)
+    first = check_listing(listing, pool, store)
+    assert len(asked) == 5 and check_listing(listing, pool, store) == first and len(asked) == 5
+    os.utime(store, (0, os.path.getmtime(store) - 3600))
+    later = check_listing(listing, pool, store)
+    assert len(asked) == 5 + asked_later and len(later.clips) == 4 + asked_later
 
 
 def test_the_fingerprint_tells_other_footage_captions_and_cuts(footage, opened):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from phenaki.data.check import check_listing, check_source
 from phenaki.data.clip_files import leaves_folder
 from phenaki.data.listing import list_clips
 from phenaki.data.shards import index_shard
@@ -49,13 +50,37 @@ def test_a_folder_lists_files_and_says_what_is_none(tmp_path):
     (tmp_path / "y.mov").write_bytes(b"1")
     (tmp_path / "y.txt").write_bytes("ein  Bär\n".encode())
     (tmp_path / ".hidden.mp4").write_bytes(b"1")
-    (tmp_path / "notes.doc").write_bytes(b"1")
+    for name in ("notes.doc", "b.wmv", "c.mpg", "d.heic", "e.json", "f.txt", "g.csv", ".hidden"):
+        (tmp_path / name).write_bytes(b"1")
+    for name in ("linked", ".linked"):
+        (tmp_path / name).symlink_to(tmp_path / "a", target_is_directory=True)
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     os.mkfifo(tmp_path / "pipe.mp4")
     assert captions(tmp_path) == {"a/deep_sea/x.MP4": "deep sea", "y.mov": "ein Bär"}
-    assert refused(tmp_path) == {"empty.mp4": "empty", "folder.mp4": "not a file", "loop.mp4": "no such file", "pipe.mp4": "not a file"}
+    assert refused(tmp_path) == {
+        "empty.mp4": "empty", "folder.mp4": "not a file", "loop.mp4": "no such file", "pipe.mp4": "not a file", "notes.doc": "not a video",
+        "b.wmv": "not a video", "c.mpg": "not a video", "d.heic": "not a video", "linked": "link",
+    }  # fmt: skip
+
+
+def test_names_and_captions_that_are_not_utf8_stop_nothing(tmp_path, clip_bytes):
+    root = tmp_path / "footage"
+    (root / "sub").mkdir(parents=True)
+    for name in (b"good.mp4", b"bad\xff.mp4", b"bad\xfe.png"):
+        (root / os.fsdecode(name)).write_bytes(clip_bytes)
+    shard(root / "0.tar", {"a.mp4": clip_bytes, "a.json": b'{"caption": "half \\ud800"}', os.fsdecode(b"b\xff.mp4"): clip_bytes})
+    rows = [{"file_name": "\ud800.mp4"}, {"file_name": "../good.mp4", "text": "\udc80 x"}, {"\ud800": 1}]
+    (root / "sub/t.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    values = check_source(root, 1, tmp_path / "check.json")
+    assert values["videos"] == 2 and captions(root)["0.tar/a.mp4"] == "half ?"
+    assert {"'bad\\udcff.mp4'": "bad name", "'bad\\udcfe.png'": "bad name", "0.tar/'b\\udcff.mp4'": "bad name"}.items() <= refused(root).items()
+    assert refused(root / "sub/t.jsonl") == {"'\\ud800.mp4'": "bad name", "../good.mp4": "outside the folder", "t.jsonl, row 3": "bad row"}
+    for entry in list_clips(root / "sub/t.jsonl", index_shard).unusable:
+        entry.reason.encode()
+    with pytest.raises(ValueError, match=r"a\\udcff': a name that is not UTF-8"):
+        list_clips(os.fsdecode(os.fsencode(tmp_path / "a") + b"\xff"), index_shard)
 
 
 ROWS = [{"file_name": "a.mp4", "text": "a red\nfish"}, {"file_name": "sub/b.png", "text": ""}]
@@ -128,6 +153,15 @@ def test_shards_give_clips_where_they_lie(tmp_path, clip_bytes):
         assert data == (picture.getvalue() if clip.is_picture else clip_bytes)
 
 
+def test_a_shard_s_hashes_may_be_in_capitals_and_its_captions_too_long(tmp_path, clip_bytes, pool):
+    digest = hashlib.sha256(clip_bytes).hexdigest().upper()
+    long = {"b.mp4": clip_bytes, "b.txt": b"word " * 20_000, "c.mp4": clip_bytes, "c.json": json.dumps({"caption": "word " * 20_000}).encode()}
+    shard(tmp_path / "0.tar", {"a.mp4": clip_bytes, "a.json": json.dumps({"sha256": digest}).encode(), **long})
+    report = check_listing(list_clips(tmp_path / "0.tar", index_shard), pool)
+    assert {entry.file.name: len(entry.file.caption) for entry in report.clips} == {"0.tar/a.mp4": 0, "0.tar/b.mp4": 1 << 16, "0.tar/c.mp4": 0}
+    assert [(entry.name, entry.kind) for entry in report.unusable] == [("0.tar/c.json", "too long")]
+
+
 def test_hostile_members_are_refused_and_the_rest_is_read(tmp_path, clip_bytes):
     path = tmp_path / "bad.tar"
     with tarfile.open(path, "w") as tar:
@@ -165,6 +199,32 @@ def test_damaged_shards(tmp_path, clip_bytes, pool):
     }  # fmt: skip
 
 
+def flipped(data: bytes, place: int) -> bytes:
+    """The same with one bit changed."""
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+STRIDE, CHECKSUM = 1536, 148  # bytes of a member of 700 bytes with its header; where a header's checksum is
+DAMAGES = {
+    "a bit of a header": lambda data: flipped(data, STRIDE + CHECKSUM),
+    "zeros for a header": lambda data: data[:STRIDE] + bytes(512) + data[STRIDE + 512 :],
+    "cut between members": lambda data: data[:STRIDE],
+    "cut inside a header": lambda data: data[: STRIDE + 100],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_shard_that_ends_too_early_is_told(tmp_path, damage):
+    path = tmp_path / "0.tar"
+    shard(path, {f"{name}.mp4": b"x" * 700 for name in "abcd"})
+    assert len(captions(path)) == 4 and refused(path) == {}
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    listing = list_clips(path, index_shard)
+    assert [clip.name for clip in listing.clips] == ["0.tar/a.mp4"]
+    ((name, kind, reason),) = [(entry.name, entry.kind, entry.reason) for entry in listing.unusable]
+    assert (name, kind) == ("0.tar", "damaged shard") and f"at byte {STRIDE}" in reason
+
+
 def test_a_shard_whose_header_turns_in_a_circle_holds_nobody_up(tmp_path, pool):
     """A negative size sends a reader of tar files back to where it was (CVE-2025-8194)."""
     member = tarfile.TarInfo("a.mp4")
@@ -178,8 +238,6 @@ def test_a_shard_whose_header_turns_in_a_circle_holds_nobody_up(tmp_path, pool):
 
 
 def test_a_written_hash_finds_what_a_decoder_would_not(tmp_path, clip_bytes, pool):
-    from phenaki.data.check import check_listing
-
     harmless = clip_bytes.replace(b"isom", b"isoz", 1)  # a byte of metadata
     assert harmless != clip_bytes
     for name, data in (("good.mp4", clip_bytes), ("other.mp4", harmless)):

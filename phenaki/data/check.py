@@ -1,6 +1,7 @@
 """Every file of a source decoded once, whole, before training: which can be used is known up front, the same for every process.
 
 Verdicts are kept in a file of JSON lines, by name, size and time of change, so that a second run checks only what is new.
+Those that may be the machine's fault, not the file's (`PASSING`), are kept for the other processes of a run only.
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import hashlib
 import json
 import os
 import statistics
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +23,8 @@ from phenaki.data.decoding import ClipError, DecodingPool
 from phenaki.data.listing import list_clips
 
 RULES = 1  # raised when a check learns to see more: older verdicts are made anew
+PASSING = ("too slow", "unreadable", "crash", "too much memory")
+PASSING_SECONDS = 600.0  # for which they are believed
 Progress = Callable[[int, int], None]  # files done, files in all
 
 
@@ -122,20 +126,21 @@ def store_of(path: Path, folder: Path | None = None) -> Path:
     if folder is None:
         cache = os.environ.get("PHENAKI_CACHE")
         folder = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phenaki"
-    return folder / f"check-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.jsonl"
+    return folder / f"check-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}.jsonl"
 
 
 def read_store(store: Path) -> dict[str, dict[str, Any]]:
-    """Verdicts by key of their file; lines that are none, or by older rules, are passed over."""
+    """Verdicts by key of their file; lines that are none, or by older rules, or passing ones of another run, are passed over."""
     verdicts = {}
     if not store.is_file():
         return verdicts
+    is_recent = abs(time.time() - store.stat().st_mtime) < PASSING_SECONDS
     with open(store, encoding="utf-8", errors="replace") as file:
         for line in file:
             with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
                 verdict = json.loads(line)
                 key, rules = verdict.pop("key"), verdict.pop("rules")
-                if rules == RULES and isinstance(key, str) and valid(verdict):
+                if rules == RULES and isinstance(key, str) and valid(verdict) and (is_recent or verdict.get("kind") not in PASSING):
                     verdicts[key] = verdict
     return verdicts
 

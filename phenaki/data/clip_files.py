@@ -7,7 +7,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".gif")
+VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".gif")  # of READ_FORMATS
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MAX_CAPTION_BYTES = 1 << 16
 
@@ -68,8 +68,18 @@ def clip_file(path: Path, name: str, caption: str, sha256: str = "") -> ClipFile
 
 
 def tidy(text: str | bytes) -> str:
-    """A caption on one line."""
-    return " ".join((text if isinstance(text, str) else text.decode("utf-8", "replace")).split())
+    """A caption on one line, of characters that can be written: half a surrogate pair, which JSON may hold, becomes "?"."""
+    line = " ".join((text if isinstance(text, str) else text.decode("utf-8", "replace")).split())
+    return line.encode("utf-8", "replace").decode()
+
+
+def bad_name(name: str) -> Unusable | None:
+    """Why a file of this name is not used; None where it may be. Bytes that are no UTF-8 could stand in no report."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return Unusable(ascii(name), "bad name", "is not UTF-8; rename it")
+    return None
 
 
 def leaves_folder(name: str) -> bool:

@@ -27,6 +27,7 @@ from phenaki.data.decoding import ClipError, DecodingPool
 from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.listing import list_clips
 from phenaki.data.order import place_of
+from phenaki.data.strides import Strides
 
 CACHE_BYTES = 256 << 20  # of cut clips kept in memory
 TOLD_BATCH = 16  # clips encoded at once
@@ -79,7 +80,7 @@ class Footage:
         self._lock = Lock()  # a run draws clips in one thread while it looks at samples in another
         self._lengths = lru_cache(maxsize=8)(self._long_enough)
         self._cache: OrderedDict[tuple, Future[np.ndarray]] = OrderedDict()
-        self._last: dict[tuple, int] = {}
+        self._strides: dict[tuple, Strides] = {}
         self._note(checked.unusable)
 
     @property
@@ -119,10 +120,9 @@ class Footage:
 
     def _locked_samples(self, seed: int, first: int, count: int, num_frames: int) -> list[tuple[np.ndarray, ClipFile]]:
         asked = [self._ask(seed, index, num_frames) for index in range(first, first + count)]
-        step = first - self._last.get((seed, count, num_frames), first - count)
-        self._last[seed, count, num_frames] = first
-        if step > 0 and 4 * count * self._clip_bytes(num_frames) < CACHE_BYTES:  # the next batch is decoded during the training step
-            for index in range(first + step, first + step + count):
+        ahead = self._strides.setdefault((seed, count, num_frames), Strides()).expected(first)
+        if ahead is not None and 4 * count * self._clip_bytes(num_frames) < CACHE_BYTES:  # the next batch is decoded during the training step
+            for index in range(ahead, ahead + count):
                 self._ask(seed, index, num_frames)
         return [self._answered(seed, first + n, num_frames, future) for n, future in enumerate(asked)]
 

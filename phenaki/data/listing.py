@@ -12,12 +12,14 @@ from phenaki.data.clip_files import (
     ClipFile,
     Listing,
     Unusable,
+    bad_name,
     clip_file,
     is_clip_name,
     tidy,
 )
 from phenaki.data.table import read_table
 
+BESIDE = (".txt", ".json", ".jsonl", ".csv", ".parquet")  # what lies beside clips and is none: captions, tables, reports
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 ReadShard = Callable[[Path], Listing]  # one tar -> its clips, names as in the tar
@@ -31,6 +33,8 @@ def is_footage(path: Path) -> bool:
 def list_clips(path: str | Path, read_shard: ReadShard) -> Listing:
     """Every clip of a folder, a table or a shard. ValueError where there is no such path, or where it holds nothing of the kind."""
     path = Path(path)
+    if bad_name(str(path)) is not None:
+        raise ValueError(f"{str(path)!a}: a name that is not UTF-8; rename it")
     tables = [path / name for name in TABLES if (path / name).is_file()]
     if path.is_file() and path.suffix.lower() == ".tar":
         listing = in_folder(path.name, read_shard(path))
@@ -48,24 +52,31 @@ def list_clips(path: str | Path, read_shard: ReadShard) -> Listing:
 
 
 def list_folder(root: Path, read_shard: ReadShard) -> Listing:
-    """Videos, pictures and shards under a folder, in subfolders too; names that begin with a dot are passed over."""
+    """Videos, pictures and shards under a folder, in subfolders too; names that begin with a dot and files `BESIDE` them are passed over."""
     clips: list[ClipFile] = []
     unusable: list[Unusable] = []
     for folder, subfolders, files in os.walk(root):
         odd = [name for name in subfolders if is_clip_name(name)]
-        subfolders[:] = sorted(name for name in subfolders if name not in odd and not name.startswith("."))
-        for name in sorted([*files, *odd]):
+        links = [name for name in subfolders if name not in odd and Path(folder, name).is_symlink()]
+        subfolders[:] = sorted(name for name in subfolders if name not in (*odd, *links) and not name.startswith("."))
+        for name in sorted([*files, *odd, *links]):
             path = Path(folder, name)
             inside = path.relative_to(root).as_posix()
             if name.startswith("."):
                 continue
-            if path.suffix.lower() == ".tar":
+            if (refusal := bad_name(inside)) is not None:
+                unusable.append(refusal)
+            elif path.suffix.lower() == ".tar":
                 shard = in_folder(inside, read_shard(path))
                 clips += shard.clips
                 unusable += shard.unusable
             elif is_clip_name(name):
                 found = clip_file(path, inside, folder_caption(path, root))
                 (clips if isinstance(found, ClipFile) else unusable).append(found)
+            elif name in links:
+                unusable.append(Unusable(inside, "link", "is a link to a folder, which is not followed; put the folder itself here"))
+            elif not name.lower().endswith(BESIDE):
+                unusable.append(Unusable(inside, "not a video", "neither a video's nor a picture's ending that is read"))
     return Listing.of(clips, unusable)
 
 

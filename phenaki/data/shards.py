@@ -12,7 +12,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from phenaki.data.clip_files import MAX_CAPTION_BYTES, ClipFile, Listing, Unusable, is_clip_name, is_picture, leaves_folder, tidy
+from phenaki.data.clip_files import MAX_CAPTION_BYTES, ClipFile, Listing, Unusable, bad_name, is_clip_name, is_picture, leaves_folder, tidy
 
 TEXT_ENDINGS = (".txt", ".json")
 TAR_ERRORS = (tarfile.TarError, OSError, ValueError, EOFError, OverflowError)
@@ -33,9 +33,14 @@ def index_shard(path: Path, on_progress=lambda: None) -> Listing:
                     unusable.append(refusal)
                 elif is_clip_name(member.name):
                     clips.append((key_of(member.name), member))
-                elif member.name.lower().endswith(TEXT_ENDINGS) and member.size <= MAX_CAPTION_BYTES:
+                elif member.name.lower().endswith(".json") and member.size > MAX_CAPTION_BYTES:
+                    unusable.append(Unusable(member.name, "too long", f"{member.size} bytes; at most {MAX_CAPTION_BYTES} are read beside a clip"))
+                elif member.name.lower().endswith(TEXT_ENDINGS):
                     read_text(tar, member, texts.setdefault(key_of(member.name), {}))
                 tar.members = []  # tarfile keeps every member it has seen
+            if not ends_here(tar):
+                reason = f"no whole header at byte {tar.offset}, and no end either; members before it are used"
+                unusable.append(Unusable("", "damaged shard", reason))
     except TAR_ERRORS as error:
         unusable.append(Unusable("", "damaged shard", f"not a whole tar file ({error}); members before the damage are used"))
     found = [
@@ -47,10 +52,19 @@ def index_shard(path: Path, on_progress=lambda: None) -> Listing:
     return Listing.of(found, unusable)
 
 
+def ends_here(tar: tarfile.TarFile) -> bool:
+    """Whether a tar ends where reading stopped: with zeros. tarfile takes a header that is none for the end, too."""
+    tar.fileobj.seek(tar.offset)
+    block = tar.fileobj.read(2 * tarfile.BLOCKSIZE)  # two blocks: a lost header may be one of zeros
+    return len(block) >= tarfile.BLOCKSIZE and not any(block)
+
+
 def refused(member: tarfile.TarInfo, shard_bytes: int) -> Unusable | None:
     """Why a member is not read; None where it may be."""
     if member.isdir():
         return None
+    if (refusal := bad_name(member.name)) is not None:
+        return refusal
     if leaves_folder(member.name):
         return Unusable(member.name, "outside the folder", "its name is absolute or leaves the shard")
     if member.issym() or member.islnk():
@@ -71,7 +85,7 @@ def key_of(name: str) -> str:
 
 
 def read_text(tar: tarfile.TarFile, member: tarfile.TarInfo, texts: dict[str, str]) -> None:
-    """Adds what a .txt or .json member says of its clip; a .json has the last word."""
+    """Adds what a .txt (as much of it as is read) or .json member says of its clip; a .json has the last word."""
     data = tar.extractfile(member).read(MAX_CAPTION_BYTES)
     if member.name.lower().endswith(".txt"):
         texts.setdefault("caption", tidy(data))
@@ -84,7 +98,7 @@ def read_text(tar: tarfile.TarFile, member: tarfile.TarInfo, texts: dict[str, st
         return
     for name, kept in (("text", "caption"), ("caption", "caption"), ("sha256", "sha256")):
         if isinstance(values.get(name), str):
-            texts[kept] = tidy(values[name])
+            texts[kept] = tidy(values[name]).lower() if kept == "sha256" else tidy(values[name])
 
 
 class ShardWriter:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from phenaki.data.clip_files import MAX_CAPTION_BYTES, ClipFile, Listing, Unusable, clip_file, is_clip_name, leaves_folder, tidy
+from phenaki.data.clip_files import MAX_CAPTION_BYTES, ClipFile, Listing, Unusable, bad_name, clip_file, is_clip_name, leaves_folder, tidy
 
 NAME_COLUMNS = ("file_name", "video_path", "path")
 CAPTION_COLUMNS = ("text", "caption")
@@ -34,7 +34,9 @@ def row_clip(root: Path, where: str, row: Any) -> ClipFile | Unusable:
         return Unusable(where, "bad row", f"needed a table of columns, found {row!r:.80}")
     name = first_of(row, NAME_COLUMNS)
     if not isinstance(name, str) or not name:
-        return Unusable(where, "bad row", f"needed a file name in {', '.join(NAME_COLUMNS)}; columns are {', '.join(map(str, row))}")
+        return Unusable(where, "bad row", f"needed a file name in {', '.join(NAME_COLUMNS)}; columns are {', '.join(map(ascii, row))}")
+    if (refusal := bad_name(name)) is not None:
+        return refusal
     if leaves_folder(name):
         return Unusable(name, "outside the folder", f"{where}: a path has to be relative and to stay in the table's folder")
     if not is_clip_name(name):

@@ -122,8 +122,14 @@ def _problem(stories: StoryTokens) -> str:
     places = torch.arange(stories.tokens.shape[1])
     if ((stories.scene_start > places) | (stories.scene_start < 0) | (stories.scene_end <= places) | (stories.scene_end > len(places))).any():
         return "its slices lie outside their scenes"
+    if any(part.numel() and int(part.min()) < 0 for part in (stories.tokens, stories.images)):
+        return "it holds tokens below 0"
     if stories.text_spans.shape[1] != 2 or not _within(stories.text_spans, len(stories.texts) + 1):
         return "its captions point outside its texts"
+    if (stories.text_spans[:, 0] >= stories.text_spans[:, 1]).any():
+        return "it has captions without a text"
+    if not _is_list_of_words(stories.words, len(stories.text_spans)):
+        return "its words are not one string for each caption"
     if not _within(stories.caption, len(stories.text_spans)) or not _within(stories.image_caption, len(stories.text_spans)):
         return "it names captions that it has not"
     return ""
@@ -132,6 +138,15 @@ def _problem(stories: StoryTokens) -> str:
 def _within(numbers: Tensor, end: int) -> bool:
     """Whether all of them lie in [0, end)."""
     return not numbers.numel() or 0 <= int(numbers.min()) <= int(numbers.max()) < end
+
+
+def _is_list_of_words(words: Tensor, count: int) -> bool:
+    """Whether the column `words` holds so many captions."""
+    try:
+        captions = json.loads(words.numpy().tobytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(captions, list) and len(captions) == count and all(isinstance(caption, str) for caption in captions)
 
 
 class Told(Protocol):
