@@ -221,7 +221,7 @@ def test_networks_that_are_missing_are_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"l1_weight": -1.0}, "l1_weight is -1"),
+        ({"l1_weight": -1.0}, "l1_weight -1.0: needed at least 0"),
         ({"balance": "often"}, "allowed are constant, adaptive"),
         ({"r1_every": 0}, "r1_every 0"),
         ({"lecam_decay": 1.0}, "lecam_decay 1"),
