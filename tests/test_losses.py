@@ -258,6 +258,19 @@ def test_lecam_is_the_same_for_a_step_in_one_batch_or_in_two():
     torch.testing.assert_close(split.average, whole.average)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_lecam_takes_nothing_of_a_step_without_a_number(value):
+    spoilt, plain = LeCam(0.5), LeCam(0.5)
+    for step in range(4):
+        real, fake = torch.randn(2, 6, generator=torch.Generator().manual_seed(step))
+        expected = plain(real, fake, step)
+        torch.testing.assert_close(spoilt(real, fake, step), expected)
+        spoilt(torch.tensor([value]), fake, step)  # one part of the step's batch
+    spoilt(real, torch.tensor([value]), 4)  # all of it
+    torch.testing.assert_close(spoilt(real, fake, 5), plain(real, fake, 5))
+    assert_same(spoilt.state_dict(), plain.state_dict())
+
+
 def test_lecam_stands_still_in_eval_mode():
     lecam = LeCam(0.5)
     lecam(torch.ones(2), torch.zeros(2), 0)
