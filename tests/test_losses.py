@@ -127,12 +127,11 @@ def test_the_papers_weights_are_the_defaults():
 
 
 def test_the_discriminator_starts_late():
-    """Before, it gets gradients of zero, so that every process of a group finds every parameter used."""
+    """Before, it gets no gradients, so that weight decay does not change it."""
     trainee = Trainee(replace(ADVERSARIAL, start_step=3))
     out = trainee(clips(2), 2)
     (out["loss"] + out["discriminator_loss"]).backward()
-    assert set(gradients(trainee.losses)) == {name for name, _ in trainee.losses.named_parameters()}
-    assert all((gradient == 0).all() for gradient in gradients(trainee.losses).values())
+    assert not gradients(trainee.losses) and gradients(trainee.tokenizer)
     assert out["adversarial"] == 0 and out["balance"] == 0 and trainee.losses.lecam.num_waiting == 0
     torch.testing.assert_close(out["loss"], out["l2"] + 0.3 * out["l1"] + out["quantizer"])
     assert set(out) == set(trainee(clips(2), 3)), "a line of the log has the same columns before and after"

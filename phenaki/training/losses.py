@@ -116,8 +116,8 @@ class TokenizerLosses(nn.Module):
         settings, zero = self.settings, torch.zeros_like(likeness)
         parts = dict.fromkeys(("adversarial", "balance", "discriminator_hinge", "score_real", "score_fake"), zero)
         parts |= {name: zero for name in ("r1", "lecam") if getattr(settings, f"{name}_weight")}
-        if step < settings.start_step:  # gradients of zero rather than none: every process of a group finds every parameter used
-            return parts | {"discriminator_loss": 0 * sum(parameter.sum() for parameter in self.discriminator.parameters())}
+        if step < settings.start_step:  # no gradients rather than zeros, on which AdamW would decay the weights
+            return parts | {"discriminator_loss": zero}
 
         parts["adversarial"] = hinge_generator(self._frozen_scores(made))
         can_balance = settings.balance == "adaptive" and made.requires_grad
