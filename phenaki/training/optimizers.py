@@ -108,6 +108,3 @@ class EMA:
                 self.weights[name].lerp_(tensor, 1 - decay)
             else:
                 self.weights[name].copy_(tensor)
-
-    def copy_to(self, model: nn.Module) -> None:
-        model.load_state_dict(self.weights)
