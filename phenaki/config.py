@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 import json
+import math
+import operator
 import tomllib
 import types
 import typing
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Settings = TypeVar("Settings")
+LIMITS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 
 class ConfigError(ValueError):
@@ -49,8 +52,19 @@ def build(cls: type[Settings], values: dict[str, Any], source: str) -> Settings:
         return cls(**{key: _checked(value, hints[key], f"{source}: {key}") for key, value in values.items()})
     except ConfigError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise ConfigError(f"{source}: {error}") from error
+
+
+def check_range(settings: Any, *names: str, **limits: float) -> None:
+    """For `__post_init__`: ValueError unless the fields of these names are finite and within all limits (at_least, above, at_most, below)."""
+    for name in names:
+        value = getattr(settings, name)
+        if not math.isfinite(value):  # TOML has nan and inf
+            raise ValueError(f"{name} {value}: needed a finite number")
+        if not all(LIMITS[limit](value, bound) for limit, bound in limits.items()):
+            needed = " and ".join(f"{limit.replace('_', ' ')} {bound:g}" for limit, bound in limits.items())
+            raise ValueError(f"{name} {value}: needed {needed}")
 
 
 def as_dict(settings: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from phenaki.config import check_range
 from phenaki.layers import Attention, FeedForward, KeysValues, PlaceEmbedding, grid_positions, rotary_angles, rotate
 from phenaki.quantizer import COMMITMENT, FSQ, VQ, Quantized
 
@@ -42,6 +43,11 @@ class CViViTConfig:
     commitment: float = COMMITMENT  # weight of VQ's commitment loss
 
     def __post_init__(self):
+        check_range(self, "image_size", "patch_size", "temporal_patch_size", "dim", "heads", "mlp_dim", "stem_dim", at_least=1)
+        check_range(self, "codebook_size", "code_dim", at_least=1)
+        check_range(self, "window", "stem_blocks", "head_blocks", "commitment", at_least=0)
+        if self.quantizer == "fsq" and min(self.fsq_levels, default=0) < 2:
+            raise ValueError(f"fsq_levels {self.fsq_levels}: needed one at least, and each at least 2")
         if set(self.encoder_layers + self.decoder_layers) - set("st "):
             raise ValueError(f"layers {self.encoder_layers!r} / {self.decoder_layers!r}: a pattern is made of s, t and blanks")
         if self.stem not in ("conv", "linear"):
@@ -50,6 +56,8 @@ class CViViTConfig:
             raise ValueError(f"quantizer {self.quantizer!r}: allowed are fsq, vq")
         if self.stem == "conv" and (self.patch_size % 2 or self.first_frame_stem):
             raise ValueError("a convolutional stem needs an even patch_size and no first_frame_stem")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size}: needed a multiple of patch_size {self.patch_size}")
 
 
 @dataclass

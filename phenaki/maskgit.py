@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from phenaki.config import check_range
 from phenaki.layers import Attention, FeedForward, KeysValues, PlaceEmbedding, grid_positions, rotary_angles, rotate
 
 ORDINARY, FIRST, ANCHOR = 0, 1, 2  # kinds of slices: a tube of frames; the one frame that starts a video; the anchor
@@ -36,10 +37,11 @@ class MaskGITConfig:
     cond_drop_prob: float = 0.1  # share of captions dropped in training; guidance needs it above 0
 
     def __post_init__(self):
-        if not 0 <= self.cond_drop_prob < 1:
-            raise ValueError(f"cond_drop_prob {self.cond_drop_prob}: needed a share in [0, 1)")
-        if self.chunk_slices < 1 or self.context_slices < 0:
-            raise ValueError(f"chunk_slices {self.chunk_slices}, context_slices {self.context_slices}: needed at least 1 and 0")
+        check_range(self, "codebook_size", "token_factors", "dim", "depth", "heads", "mlp_dim", "text_dim", at_least=1)
+        check_range(self, "chunk_slices", "corruption_levels", at_least=1)
+        check_range(self, "context_slices", at_least=0)
+        check_range(self, "max_corruption", at_least=0, at_most=1)
+        check_range(self, "cond_drop_prob", at_least=0, below=1)
         if self.factor_size**self.token_factors != self.codebook_size:
             raise ValueError(f"codebook_size {self.codebook_size} is not a whole number to the power of token_factors {self.token_factors}")
 

@@ -95,7 +95,8 @@ class VQ(nn.Module):
         """x: (..., dim). Loss of Eq. 1: |sg(z) - e|^2 + commitment * |z - sg(e)|^2."""
         code = F.normalize(self.project_in(x).float(), dim=-1)
         codebook = F.normalize(self.codebook.float(), dim=-1)
-        tokens = (code.detach() @ codebook.detach().T).argmax(-1)
+        with torch.autocast(x.device.type, enabled=False):  # bf16 has three digits: too few to tell near entries apart
+            tokens = (code.detach() @ codebook.detach().T).argmax(-1)
         entry = codebook[tokens]
         loss = F.mse_loss(entry, code.detach()) + self.commitment * F.mse_loss(code, entry.detach())
         passed = code + (entry - code).detach()  # straight through

@@ -27,8 +27,8 @@ ALLOWED = {
     "video_files": {"nal_units"},
     "data/art": set(),
     "data/captions": set(),
-    "cvivit": {"layers", "quantizer"},
-    "maskgit": {"layers"},
+    "cvivit": {"config", "layers", "quantizer"},
+    "maskgit": {"config", "layers"},
     "sampling": {"masking"},
     "director": {"cvivit", "maskgit", "sampling", "story"},
     "story": {"story_formats"},
@@ -47,7 +47,7 @@ ALLOWED = {
     "evaluation/install": {"evaluation/carriers", "evaluation/pickled_arrays", "evaluation/weights"},
     "training/discriminator": set(),
     "training/adversarial": set(),
-    "training/losses": {"cvivit", "evaluation/i3d", "evaluation/lpips", "training/adversarial", "training/discriminator"},
+    "training/losses": {"config", "cvivit", "evaluation/i3d", "evaluation/lpips", "training/adversarial", "training/discriminator"},
     "evaluation/metrics": set(),
     "evaluation/frechet": set(),
     "evaluation/codebook": set(),
@@ -107,7 +107,7 @@ def calls(path: Path) -> Iterator[ast.Call]:
 
 
 def test_the_reader_of_imports_sees_what_is_there():
-    assert own_imports(ROOT / "phenaki/cvivit.py") == {"layers", "quantizer"}
+    assert own_imports(ROOT / "phenaki/cvivit.py") == {"config", "layers", "quantizer"}
     assert "training/tokenizer" in own_imports(ROOT / "phenaki/cli.py"), "imports inside functions count"
     assert "transformers" in packages(ROOT / "phenaki/text.py")
 

@@ -157,7 +157,7 @@ def test_weights_of_another_shape_are_refused(folder):
 def test_weights_of_more_or_fewer_layers_are_refused(folder):
     change(folder, lambda values: values["generator"].update({"depth": 2}))
     assert "the generator's weights" in (said := refusal(folder)) and "tensors missing" in said and "layers.1." in said
-    change(folder, lambda values: values["generator"].update({"depth": 0}))
+    change(folder, lambda values: (values["generator"].update({"depth": 1}), values["tokenizer"].update({"decoder_layers": ""})))
     assert "unknown" in (said := refusal(folder)) and "layers.0." in said
 
 

@@ -105,6 +105,48 @@ def test_a_wrong_model_file_is_refused_by_section_and_key(tmp_path, text, said):
     assert said in str(error.value) and str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("section", "text", "said"),
+    [
+        ("train_tokenizer.optimizer", "max_grad_norm = -1", "max_grad_norm -1.0: needed above 0"),
+        ("train_tokenizer.optimizer", "ema_decay = 2", "ema_decay 2.0: needed at least 0 and at most 1"),
+        ("train_tokenizer.optimizer", "learning_rate = -1", "learning_rate -1.0: needed at least 0"),
+        ("train_tokenizer.optimizer", "learning_rate = inf", "learning_rate inf: needed a finite number"),
+        ("train_generator.optimizer", "warmup_steps = -5", "warmup_steps -5: needed at least 0"),
+        ("train_generator.optimizer", "validation_batches = -1", "validation_batches -1: needed at least 0"),
+        ("train_tokenizer.losses", "l2_weight = nan", "l2_weight nan: needed a finite number"),
+        ("train_tokenizer.losses", "first_frame_weight = 0", "first_frame_weight 0.0: needed above 0"),
+        ("train_tokenizer", "image_prob = -2", "image_prob -2.0: needed at least 0 and at most 1"),
+        ("train_tokenizer", "num_slices = 0", "num_slices 0: needed at least 1"),
+        ("train_generator", "num_slices = 0", "num_slices 0: needed at least 1"),
+        ("train_generator", "max_scenes = 0", "max_scenes 0: needed at least 1"),
+        ("tokenizer", "dim = 0", "dim 0: needed at least 1"),
+        ("tokenizer", "heads = 0", "heads 0: needed at least 1"),
+        ("tokenizer", "patch_size = 0", "patch_size 0: needed at least 1"),
+        ("tokenizer", "temporal_patch_size = 0", "temporal_patch_size 0: needed at least 1"),
+        ("tokenizer", "window = -3", "window -3: needed at least 0"),
+        ("tokenizer", "image_size = 30", "image_size 30: needed a multiple of patch_size 8"),
+        ("tokenizer", "fsq_levels = [0, 4]", "fsq_levels (0, 4): needed one at least, and each at least 2"),
+        ("tokenizer", "fsq_levels = []", "fsq_levels (): needed one at least, and each at least 2"),
+        ("generator", "depth = 0", "depth 0: needed at least 1"),
+        ("generator", "token_factors = 0", "token_factors 0: needed at least 1"),
+        ("generator", "corruption_levels = 0", "corruption_levels 0: needed at least 1"),
+        ("generator", "max_corruption = 7", "max_corruption 7.0: needed at least 0 and at most 1"),
+    ],
+)  # fmt: skip
+def test_a_number_without_a_sense_is_refused_by_section_and_key(tmp_path, section, text, said):
+    path = tmp_path / "model.toml"
+    path.write_text(f"[{section}]\n{text}\n")
+    with pytest.raises(ConfigError) as error:
+        load_settings(path)
+    assert f"{path}: {section}: {said}" == str(error.value)
+
+
+def test_a_number_too_large_to_reckon_with_is_told():
+    with pytest.raises(ConfigError, match=r"here.toml: "):
+        build(MaskGITConfig, {"codebook_size": 10**400}, "here.toml")
+
+
 def test_numbers_said_once_are_not_typed_again():
     """The generator's codebook is the tokenizer's, and its text width the encoder's."""
     for path in CONFIGS:

@@ -36,7 +36,7 @@ class Trainee(nn.Module):
 def train(quantizer: str, rank: int | None) -> dict[str, Tensor]:
     """Steps of plain gradient descent on this process's half of each batch, or (None) on all of it; weights and losses."""
     trainee = Trainee(quantizer)
-    module = trainee if rank is None else nn.parallel.DistributedDataParallel(trainee)
+    module = trainee if rank is None else nn.parallel.DistributedDataParallel(trainee, find_unused_parameters=True)
     losses = []
     for step in range(NUM_STEPS):
         video = torch.rand(4, 3, 5, 16, 16, generator=torch.Generator().manual_seed(step)) * 2 - 1
@@ -45,7 +45,8 @@ def train(quantizer: str, rank: int | None) -> dict[str, Tensor]:
         losses.append(torch.stack([out["loss"], out["discriminator_loss"]]).detach())
         with torch.no_grad():
             for parameter in trainee.parameters():
-                parameter -= LEARNING_RATE * parameter.grad
+                if parameter.grad is not None:  # the discriminator starts late
+                    parameter -= LEARNING_RATE * parameter.grad
         trainee.zero_grad()
     return {**trainee.state_dict(), "the losses": torch.stack(losses)}
 

@@ -167,6 +167,15 @@ def test_only_entries_idle_for_long_move_and_they_move_onto_codes():
     assert (vq.idle[moved] == 0).all() and (vq.idle[used] == 0).all() and vq.idle.max() == 3
 
 
+def test_the_nearest_entry_is_chosen_in_float32_under_bf16_too():
+    torch.manual_seed(0)
+    vq = VQ(16, 2000, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        quantized = vq(torch.randn(500, 16))
+    nearest = (quantized.codes.double() @ F.normalize(vq.codebook.detach().double(), dim=-1).T).argmax(-1)
+    assert torch.equal(quantized.tokens, nearest)
+
+
 def test_reviving_depends_on_the_generator_alone():
     def revived(seed: int) -> Tensor:
         torch.manual_seed(0)

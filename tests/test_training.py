@@ -618,6 +618,42 @@ def test_a_red_clip_trains_to_red(tmp_path):
     assert np.abs(pixels - (255, 0, 64)).max() < 40
 
 
+def test_codes_of_a_step_without_a_number_are_not_revived_onto(tmp_path):
+    def clips(seed: int, first: int, count: int, frames: int, align: int) -> torch.Tensor:
+        video = torch.rand(count, 3, frames, 32, 32, generator=torch.Generator().manual_seed(first)) * 2 - 1
+        return video * torch.nan if first == 2 * count else video
+
+    own = settings(num_steps=5, log_every=1)
+    losses = replace(PLAIN, revive_after=1)
+    torch.manual_seed(0)
+    network = CViViT(replace(TINY.tokenizer, quantizer="vq", codebook_size=300, code_dim=4))
+    lines = []
+    run = Run(tmp_path, tokenizer_task(network, SimpleNamespace(clips=clips), TokenizerTraining(num_slices=2, losses=losses, optimizer=own)), own)
+    run.train(lines.append)
+    assert [line["skipped"] for line in lines] == [0, 0, 1, 0, 0]
+    assert network.quantizer.codebook.isfinite().all()
+
+
+def test_the_discriminator_stays_as_it_is_until_it_starts(world, tmp_path):
+    """Weight decay, too, waits; a checkpoint of before, without a state of its optimiser, is gone on from to the bit."""
+    losses = replace(PLAIN, adversarial_weight=0.1, start_step=2, discriminator_dim=8, discriminator_stages=1)
+
+    def weights(folder: Path, num_steps: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        own = settings(num_steps=num_steps, weight_decay=1.0, save_every=2, final_lr_ratio=1.0)
+        task = tokenizer_task(CViViT(TINY.tokenizer), world, TokenizerTraining(num_slices=2, losses=losses, optimizer=own))
+        before = {name: tensor.clone() for name, tensor in task.critic.state_dict().items()}
+        Run(folder, task, own).train(lambda line: None)
+        after = task.critic.state_dict()
+        changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+        assert changed == (set() if num_steps == 2 else set(after))
+        return after
+
+    weights(tmp_path / "cut", 2)
+    resumed, whole = weights(tmp_path / "cut", 4), weights(tmp_path / "whole", 4)
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
 def test_the_tokenizer_s_loss_falls(world, tmp_path):
     lines = []
     fast = settings(num_steps=60, log_every=1, save_every=60, learning_rate=3e-3)

@@ -45,7 +45,8 @@ class LeCam(nn.Module):
     """LeCam regularisation (Tseng et al. 2021, arXiv 2104.03310): scores stay near the moving average of the other side's.
 
     A step sees the averages of the steps before it, also when it comes in several batches or in several processes: the means
-    of the batches of one step wait until the next step asks. All of it is in the state dict, so a resumed run is exact.
+    of the batches of one step wait until the next step asks. Means that are no number, of a step that is skipped, are left out.
+    All of it is in the state dict, so a resumed run is exact.
     """
 
     def __init__(self, decay: float):
@@ -64,8 +65,10 @@ class LeCam(nn.Module):
         average_real, average_fake = self.average.clone()
         loss = F.relu(real - average_fake).square().mean() + F.relu(average_real - fake).square().mean()
         if self.training:
-            self.waiting += mean_over_processes(torch.stack([real.detach().mean(), fake.detach().mean()]))
-            self.num_waiting += 1
+            means = mean_over_processes(torch.stack([real.detach().mean(), fake.detach().mean()]))
+            is_finite = means.isfinite().all()
+            self.waiting += torch.where(is_finite, means, 0)
+            self.num_waiting += is_finite
             self.waiting_step.fill_(step)
         return loss * (self.num_steps > 0)
 
@@ -76,7 +79,7 @@ class LeCam(nn.Module):
         moved = torch.where(self.num_steps > 0, torch.lerp(mean, self.average, self.decay), mean)
         self.average.copy_(torch.where(is_over, moved, self.average))
         self.num_steps += is_over
-        self.waiting *= ~is_over
+        self.waiting.masked_fill_(is_over, 0)
         self.num_waiting *= ~is_over
 
 

@@ -17,7 +17,10 @@ TIMES = ("seconds_per_step", "clips_per_second", "tokens_per_second", "waiting",
 
 
 class Meter:
-    """Sums of what the next line will say. What is summed of losses can be saved and gone on from."""
+    """Sums of what the next line will say. What is summed of losses can be saved and gone on from.
+
+    Of a step that was skipped no more is summed than that it was: its figures may be no numbers.
+    """
 
     def __init__(self, since: int = 0, sums: dict[str, float] | None = None):
         self.since = since  # steps
@@ -28,9 +31,12 @@ class Meter:
         self.began, self.timed, self.tokens, self.waited = time.perf_counter(), 0, 0, 0.0
 
     def add(self, values: dict[str, Tensor], tokens: int, waited: float) -> None:
-        """A step's scalars; tokens of all processes; seconds it waited for its clips."""
+        """A step's scalars, "skipped" (1 or 0) among them; tokens of all processes; seconds it waited for its clips."""
+        was_skipped = bool(values["skipped"])
         for name, value in values.items():
             value = value.detach().double()
+            if was_skipped and name != "skipped":
+                value = torch.zeros_like(value)
             self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
         self.since, self.timed, self.tokens, self.waited = self.since + 1, self.timed + 1, self.tokens + tokens, self.waited + waited
 
@@ -39,12 +45,18 @@ class Meter:
         self.began += seconds
 
     def line(self, step: int, num_steps: int, batch_size: int, group: Group, flops_per_token: float) -> dict[str, float]:
-        """Means since the last line, over all processes; then the sums begin anew."""
-        means = {name: total.item() / self.since for name, total in group.mean(self.sums).items()}
+        """Means over the steps that were taken since the last line, by all processes (nan where none was), and how many were skipped.
+
+        Then the sums begin anew.
+        """
+        sums = {name: total.item() for name, total in group.mean(self.sums).items()}
+        taken = self.since - sums["skipped"]
+        means = {name: total / taken if taken else math.nan for name, total in sums.items()}
         seconds = time.perf_counter() - self.began
         line = {
             "step": step,
             **means,
+            "skipped": sums["skipped"],
             "seconds_per_step": seconds / self.timed,
             "clips_per_second": batch_size * self.timed / seconds,
             "tokens_per_second": self.tokens / seconds,
@@ -78,11 +90,14 @@ class Journal:
             self.board = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, line: dict[str, float]) -> None:
+        """Six digits of every figure; null for nan and infinity, which JSON does not have."""
+        figures = {key: _rounded(value) for key, value in line.items()}
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({key: round(value, 6) for key, value in line.items()}) + "\n")
+            file.write(json.dumps(figures, allow_nan=False) + "\n")
         if self.board:
-            for key, value in line.items():
-                self.board.add_scalar(key, value, line["step"])
+            for key, value in figures.items():
+                if value is not None:
+                    self.board.add_scalar(key, value, line["step"])
             self.board.flush()
 
     def forget_after(self, step: int) -> None:
@@ -92,6 +107,12 @@ class Journal:
             part = self.path.with_name(f".{self.path.name}.part")
             part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
             os.replace(part, self.path)
+
+
+def _rounded(value: float) -> float | None:
+    if isinstance(value, int):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def _step_of(line: str) -> float:

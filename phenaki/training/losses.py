@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from phenaki.config import check_range
 from phenaki.cvivit import Reconstruction
 from phenaki.evaluation.i3d import I3D, MIN_SIZE, load_i3d
 from phenaki.evaluation.lpips import LPIPS, load_lpips, unit_channels
@@ -45,15 +46,14 @@ class LossSettings:
     discriminator_stages: int = 3  # halvings after the first layer's; one answer for each 2^(1 + stages) pixels a side
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if name != "balance" and value < 0:
-                raise ValueError(f"{name} is {value}: needed 0 (off) or more")
+        check_range(self, *(name for name in vars(self) if name != "balance"), at_least=0)
+        check_range(self, "first_frame_weight", above=0)  # a picture is a first frame alone
+        check_range(self, "r1_every", "discriminator_stages", at_least=1)
+        check_range(self, "lecam_decay", below=1)
         if not (self.l2_weight or self.l1_weight or self.lpips_weight or self.i3d_weight):
             raise ValueError("all of l2_weight, l1_weight, lpips_weight, i3d_weight are 0: nothing says how like a reconstruction is; set one")
         if self.balance not in BALANCES:
             raise ValueError(f"balance {self.balance!r}: allowed are {', '.join(BALANCES)}")
-        if self.r1_every < 1 or self.lecam_decay >= 1:
-            raise ValueError(f"r1_every {self.r1_every}, lecam_decay {self.lecam_decay}: needed at least 1, and below 1")
         if self.i3d_weight and self.i3d_size < MIN_SIZE:
             raise ValueError(f"i3d_size {self.i3d_size}: I3D needs at least {MIN_SIZE} pixels a side; it was trained on 224")
 
@@ -116,8 +116,8 @@ class TokenizerLosses(nn.Module):
         settings, zero = self.settings, torch.zeros_like(likeness)
         parts = dict.fromkeys(("adversarial", "balance", "discriminator_hinge", "score_real", "score_fake"), zero)
         parts |= {name: zero for name in ("r1", "lecam") if getattr(settings, f"{name}_weight")}
-        if step < settings.start_step:  # gradients of zero rather than none: every process of a group finds every parameter used
-            return parts | {"discriminator_loss": 0 * sum(parameter.sum() for parameter in self.discriminator.parameters())}
+        if step < settings.start_step:  # no gradients rather than zeros, on which AdamW would decay the weights
+            return parts | {"discriminator_loss": zero}
 
         parts["adversarial"] = hinge_generator(self._frozen_scores(made))
         can_balance = settings.balance == "adaptive" and made.requires_grad

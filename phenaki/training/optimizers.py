@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from phenaki.config import check_range
+
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -45,9 +47,11 @@ class OptimizerSettings:
             raise ValueError(f"precision {self.precision!r}: allowed are {', '.join(PRECISIONS)}")
         if self.sharded and self.optimizer == "muon":
             raise ValueError("sharded = true needs optimizer = \"adamw\": Muon's steps need whole matrices")
-        for name in ("batch_size", "accumulate", "log_every", "save_every", "sample_every", "keep_last"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: needed at least 1")
+        check_range(self, "num_steps", "batch_size", "accumulate", "log_every", "save_every", "sample_every", "keep_last", at_least=1)
+        check_range(self, "learning_rate", "warmup_steps", "weight_decay", "validation_batches", at_least=0)
+        check_range(self, "max_grad_norm", above=0)
+        check_range(self, "final_lr_ratio", "ema_decay", at_least=0, at_most=1)
+        check_range(self, "beta2", at_least=0, below=1)
 
 
 def generator_for(seed: int, step: int, purpose: str = "") -> torch.Generator:
@@ -104,6 +108,3 @@ class EMA:
                 self.weights[name].lerp_(tensor, 1 - decay)
             else:
                 self.weights[name].copy_(tensor)
-
-    def copy_to(self, model: nn.Module) -> None:
-        model.load_state_dict(self.weights)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from phenaki.config import ConfigError, build, read_settings
+from phenaki.config import ConfigError, build, check_range, read_settings
 from phenaki.cvivit import CViViTConfig
 from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.storybook import WORLDS, WorldConfig
@@ -25,6 +25,10 @@ class TokenizerTraining:
     decoder_only: bool = False  # tokens stay what they are: only the way from them to pixels is trained (needs --init-from)
     losses: LossSettings = field(default_factory=LossSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+    def __post_init__(self):
+        check_range(self, "num_slices", at_least=1)
+        check_range(self, "image_prob", at_least=0, at_most=1)
 
 
 def _table(values: Any, source: str) -> dict[str, Any]:
@@ -90,13 +94,10 @@ class GeneratorTraining:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
     def __post_init__(self):
-        for name in ("from_text_prob", "image_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)}: needed a share in [0, 1]")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing {self.label_smoothing}: needed a share in [0, 1); 0 is off")
-        if self.num_images < 0:
-            raise ValueError(f"num_images {self.num_images}: needed 0 or more")
+        check_range(self, "num_slices", "max_scenes", at_least=1)
+        check_range(self, "num_stories", "num_images", at_least=0)
+        check_range(self, "from_text_prob", "image_prob", at_least=0, at_most=1)
+        check_range(self, "label_smoothing", at_least=0, below=1)
 
 
 def read_footage(values: Any, size: int, fps: float, source: str) -> FootageSettings:

@@ -54,6 +54,7 @@ class TokenizerTask:
     def __post_init__(self):
         self.losses_of = self.losses_of or build_losses(self.training.losses, next(self.model.parameters()).device)
         self._quantized: list[tuple[Tensor, Tensor]] = []  # codes and tokens of the step, for reviving codes
+        self._quantized_step = 0
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -96,6 +97,8 @@ class TokenizerTask:
     def losses(self, batch: Tensor, step: int) -> dict[str, Tensor]:
         result = self.model(batch)
         if self.training.losses.revive_after and result.codes is not None:
+            if step != self._quantized_step:  # what is left is that of a step that was skipped
+                self._quantized, self._quantized_step = [], step
             self._quantized.append((result.codes, result.tokens))
         distinct = torch.tensor(result.tokens.unique().numel() / result.tokens.numel())  # falls towards 0 where codes collapse
         rng = generator_for(self.training.optimizer.seed, step, "losses")
