@@ -187,6 +187,28 @@ def test_unusable_files_are_reported_once_and_passed_over(footage, opened, check
     assert {row["name"]: row["kind"] for row in rows} == {"broken.mp4": "not a video", "short.mp4": "too short"}
 
 
+def test_every_process_reports_what_it_met_and_a_resumed_one_keeps_it(footage, opened, monkeypatch):
+    """Two processes that meet one damaged file each; then the first goes on and meets none."""
+    for name in ("clip1.mp4", "clip2.mp4"):
+        (footage / name).write_bytes(b"not a video")
+    report, places = footage / "run/unusable.jsonl", {}
+    for index in range(5):
+        source = opened(footage, check=False)
+        source.clips(1, index, 1, 5, 2)
+        places[next(iter(source.unusable), index)] = index  # by the damaged file of the sample, where it has one
+    for rank, name in enumerate(("clip1.mp4", "clip2.mp4")):
+        monkeypatch.setenv("RANK", str(rank))
+        opened(footage, None, report, check=False).clips(1, places[name], 1, 5, 2)
+    rows = lambda path: {json.loads(line)["name"] for line in path.read_text().splitlines()}
+    assert "clip1.mp4" in rows(report) and "clip2.mp4" in rows(report.with_name("unusable.rank1.jsonl"))
+    before = rows(report)
+    report.write_text(report.read_text() + 'no JSON\n{"name": 1}\n{"name": "gone.mp4", "kind": "empty", "reason": "was"}\n', encoding="utf-8")
+    (footage / "bad.mp4").touch()
+    monkeypatch.setenv("RANK", "0")
+    opened(footage, None, report, check=False)
+    assert rows(report) == {*before, "bad.mp4"}
+
+
 def test_damage_found_late_is_replaced_by_the_next_index(footage, opened):
     """Without a check every process replaces the same samples, whatever it has seen before."""
     (footage / "clip2.mp4").write_bytes((footage / "clip2.mp4").read_bytes()[:600])

@@ -4,8 +4,10 @@ Which file a sample shows depends on (seed, epoch) alone, and where it is cut on
 among processes, they see the same samples. A clip that cannot be decoded is replaced by that of the next index.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -56,7 +58,8 @@ def open_footage(
     """A folder, table or tar shards as training data; every file that cannot be used is noted once.
 
     pool: decoding processes to share with other sources, own ones by default.
-    cache: folder for the verdicts of the check, the user's cache by default. report: file of JSON lines about unusable files.
+    cache: folder for the verdicts of the check, the user's cache by default. report: file of JSON lines about unusable files, those that a
+    run met before it was resumed too; each process of several has its own (see `own_report`).
     """
     path, pool = Path(path), pool or DecodingPool(settings.num_workers)
     listing = list_clips(path, pool.read_shard)
@@ -71,11 +74,14 @@ class Footage:
         self, path: Path, checked: CheckReport, pool: DecodingPool, settings: FootageSettings, device: str | torch.device,
         report: Path | None, on_note: Callable[[str], None],
     ):  # fmt: skip
-        self.path, self.settings, self.device, self.report, self.on_note = path, settings, device, report, on_note
+        self.path, self.settings, self.device, self.on_note = path, settings, device, on_note
         self.files = [entry.file for entry in checked.clips]
         self.facts = [entry.facts for entry in checked.clips]
         self.pool = pool
         self.unusable: dict[str, Unusable] = {}
+        self.report = None if report is None else own_report(report)
+        present = {file.name for file in self.files}
+        self._met_before = {} if report is None else {entry.name: entry for entry in read_report(self.report) if entry.name in present}
         self.fingerprint = fingerprint(self.files, settings)
         self._lock = Lock()  # a run draws clips in one thread while it looks at samples in another
         self._lengths = lru_cache(maxsize=8)(self._long_enough)
@@ -189,7 +195,7 @@ class Footage:
             self.on_note(f"not used: {entry.name}: {entry.kind}: {entry.reason}")
         if self.report is not None and (new or not self.report.exists()):
             self.report.parent.mkdir(parents=True, exist_ok=True)
-            write_lines(self.report, [asdict(entry) for entry in self.unusable.values()])
+            write_lines(self.report, [asdict(entry) for entry in (self._met_before | self.unusable).values()])
 
     def _clip_bytes(self, num_frames: int) -> int:
         return max(num_frames, 1) * self.settings.size**2 * 3
@@ -197,6 +203,24 @@ class Footage:
     def _stacked(self, clips: list[np.ndarray]) -> Tensor:
         video = torch.from_numpy(np.stack(clips)).to(self.device).float() / 127.5 - 1
         return rearrange(video, "b f h w c -> b c f h w")
+
+
+def own_report(report: Path) -> Path:
+    """Where this process reports: `report` itself, or NAME.rank1.jsonl and so on in the further processes of a run (RANK of torchrun)."""
+    rank = os.environ.get("RANK", "0")
+    return report if rank == "0" else report.with_name(f"{report.stem}.rank{rank}{report.suffix}")
+
+
+def read_report(report: Path) -> list[Unusable]:
+    """What was reported there before; lines that are none are passed over."""
+    entries = []
+    if report.is_file():
+        for line in report.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
+                entry = Unusable(**json.loads(line))
+                if all(isinstance(value, str) for value in asdict(entry).values()):
+                    entries.append(entry)
+    return entries
 
 
 def fingerprint(files: list[ClipFile], settings: FootageSettings) -> str:

@@ -33,7 +33,7 @@ def index_shard(path: Path, on_progress=lambda: None) -> Listing:
                     unusable.append(refusal)
                 elif is_clip_name(member.name):
                     clips.append((key_of(member.name), member))
-                elif member.name.lower().endswith(".json") and member.size > MAX_CAPTION_BYTES:
+                elif member.name.lower().endswith(TEXT_ENDINGS) and member.size > MAX_CAPTION_BYTES:
                     unusable.append(Unusable(member.name, "too long", f"{member.size} bytes; at most {MAX_CAPTION_BYTES} are read beside a clip"))
                 elif member.name.lower().endswith(TEXT_ENDINGS):
                     read_text(tar, member, texts.setdefault(key_of(member.name), {}))
@@ -85,7 +85,7 @@ def key_of(name: str) -> str:
 
 
 def read_text(tar: tarfile.TarFile, member: tarfile.TarInfo, texts: dict[str, str]) -> None:
-    """Adds what a .txt (as much of it as is read) or .json member says of its clip; a .json has the last word."""
+    """Adds what a .txt or .json member says of its clip; a .json has the last word."""
     data = tar.extractfile(member).read(MAX_CAPTION_BYTES)
     if member.name.lower().endswith(".txt"):
         texts.setdefault("caption", tidy(data))
