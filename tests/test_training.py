@@ -628,7 +628,8 @@ def test_codes_of_a_step_without_a_number_are_not_revived_onto(tmp_path):
     torch.manual_seed(0)
     network = CViViT(replace(TINY.tokenizer, quantizer="vq", codebook_size=300, code_dim=4))
     lines = []
-    run = Run(tmp_path, tokenizer_task(network, SimpleNamespace(clips=clips, fingerprint=""), TokenizerTraining(num_slices=2, losses=losses, optimizer=own)), own)
+    training = TokenizerTraining(num_slices=2, losses=losses, optimizer=own)
+    run = Run(tmp_path, tokenizer_task(network, SimpleNamespace(clips=clips, fingerprint=""), training), own)
     run.train(lines.append)
     assert [line["skipped"] for line in lines] == [0, 0, 1, 0, 0]
     assert network.quantizer.codebook.isfinite().all()
