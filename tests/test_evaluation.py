@@ -298,7 +298,7 @@ def test_the_command_writes_figures_and_page(folder, tmp_path):
         ({"-o": "nowhere/a.json"}, "there is no folder"),
         ({"--html": "a.pdf"}, "must end in .html"),
         ({"--model": "missing"}, "no such folder"),
-        ({"--data": "missing"}, "no such atlas file"),
+        ({"--data": "missing"}, "no such file or folder"),
         ({"--frames": "4"}, "so 3 or 5"),
     ],
 )

@@ -55,6 +55,11 @@ class ClipArray:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def fingerprint(self) -> str:
+        """Tells these videos from others."""
+        return f"{len(self)} videos of {self.lengths.tolist()} frames at {tuple(self.frames.shape[1:])}"
+
     def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor:
         """Clips first .. first + count - 1 of a run, (b c f h w) float in [-1, 1]."""
         chosen = torch.stack([self._clip(seed, index, num_frames) for index in range(first, first + count)])
