@@ -67,36 +67,39 @@ def same_losses(lines: list[dict], wanted: list[dict]) -> None:
             assert line[name] == pytest.approx(other[name], abs=2e-6, rel=1e-5), (line["step"], name)
 
 
+def begin(alone: Path, out: Path, network: str) -> Path:
+    """A run folder to train in; for a generator it holds the tokenizer of the single process."""
+    shutil.rmtree(out / "model", ignore_errors=True)
+    if network == "generator":
+        shutil.copytree(alone / "tokenizer-model", out / "model")
+    return out
+
+
+def same_weights(out: Path, wanted: Path, network: str, **tolerance: float) -> None:
+    one, two = (load_file(newest(folder / network) / "weights.safetensors") for folder in (wanted, out))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, **tolerance)
+
+
 @pytest.mark.parametrize("network", ["tokenizer", "generator"])
 def test_two_processes_train_as_one_and_one_goes_on(alone, config, tmp_path, network):
     """Two gloo processes with the same batch; then their last checkpoint is lost, and a single process takes the last steps again."""
     out, wanted = alone
-    (tmp_path / "two").mkdir()
-    if network == "generator":
-        shutil.copytree(out / "tokenizer-model", tmp_path / "two/model")
-    lines = train(config, tmp_path / "two", network, 4, 2, save_every=2)
-    same_losses(lines, wanted[network])
-    one, two = (load_file(newest(folder / network) / "weights.safetensors") for folder in (out, tmp_path / "two"))
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, atol=2e-5, rtol=1e-3)
-    shutil.rmtree(newest(tmp_path / "two" / network))
-    if network == "generator":
-        shutil.rmtree(tmp_path / "two/model")
-        shutil.copytree(out / "tokenizer-model", tmp_path / "two/model")
-    same_losses(train(config, tmp_path / "two", network, 4, 1, save_every=2), wanted[network])
+    two = begin(out, tmp_path / "two", network)
+    same_losses(train(config, two, network, 4, 2, save_every=2), wanted[network])
+    same_weights(two, out, network, atol=2e-5, rtol=1e-3)
+    shutil.rmtree(newest(two / network))
+    begin(out, two, network)
+    same_losses(train(config, two, network, 4, 1, save_every=2), wanted[network])
 
 
 @pytest.mark.parametrize("network", ["tokenizer", "generator"])
 def test_sharded_processes_have_the_losses_of_one_and_leave_whole_weights(alone, config, tmp_path, network):
     """FSDP2 by two gloo processes."""
     out, wanted = alone
-    (tmp_path / "sharded").mkdir()
-    if network == "generator":
-        shutil.copytree(out / "tokenizer-model", tmp_path / "sharded/model")
-    same_losses(train(config, tmp_path / "sharded", network, 4, 2, sharded=True), wanted[network])
-    one, two = (load_file(newest(folder / network) / "weights.safetensors") for folder in (out, tmp_path / "sharded"))
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-4)
+    sharded = begin(out, tmp_path / "sharded", network)
+    same_losses(train(config, sharded, network, 4, 2, sharded=True), wanted[network])
+    same_weights(sharded, out, network, atol=1e-5, rtol=1e-4)
 
 
 def tokenizer_run(folder: Path, **changes) -> Run:

@@ -43,17 +43,17 @@ def train(folder: Path, num_steps: int, shared: mmap.mmap) -> None:
     world = open_world(SETTINGS.world)
     training = TokenizerTraining(num_slices=2, losses=SETTINGS.train_tokenizer.losses, optimizer=settings)
     run = Run(folder, TokenizerTask(CViViT(SETTINGS.tokenizer), world, training, info, world), settings, on_note=lambda note: None)
-    save = run.save
+    save = run._save
 
-    def told(**arguments) -> None:
+    def told(averaged, **arguments) -> None:
         shared[SAVING] = 1
-        save(**arguments)
+        save(averaged, **arguments)
         shared[SAVING] = 0
 
     def tell(line: dict) -> None:
         shared[STEP : STEP + 4] = line["step"].to_bytes(4, "little")
 
-    run.save = told
+    run._save = told
     run.train(tell)
 
 

@@ -16,60 +16,54 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from phenaki.checkpoint import load_model
 from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
-from phenaki.maskgit import split_token
+from phenaki.evaluation.codebook import TokenCounts
+from phenaki.evaluation.metrics import psnr, squared_error
 
 SEED = 777  # never a training seed
 BATCH = 8
-
-
-def psnr(squared_error: Tensor) -> float:
-    """Decibels of a mean squared error of pixels in [-1, 1]."""
-    return float(-10 * torch.log10(squared_error / 4))
 
 
 @torch.no_grad()
 def measure(model, world: StorybookWorld, num_clips: int, num_frames: int, held_out: bool) -> dict:
     """PSNR of all, by frame index, and the tokens that were used."""
     tokenizer, pt = model.tokenizer, model.info.tokenizer.temporal_patch_size
-    errors, tokens = [], []
+    errors, tokens = [], TokenCounts()
     for begin in range(0, num_clips, BATCH):
         stories = [world.story(SEED, begin + i, num_frames, held_out=held_out, max_scenes=2, align=pt) for i in range(BATCH)]
         video = world.render(stories)
         result = tokenizer(video)
         pixels = ((result.video.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1  # as it would be shown
-        errors.append((pixels - video).square().mean(dim=(1, 3, 4)))  # (b f)
-        tokens.append(result.tokens.flatten())
+        errors.append(squared_error(pixels, video))
+        tokens.add(result.tokens)
     by_frame = torch.cat(errors).mean(0)
-    first_and_last = psnr(by_frame[0]), psnr(by_frame[-1])
+    decibels = [round(one, 2) for one in psnr(by_frame).tolist()]
     return {
         "clips": num_clips,
         "frames": num_frames,
-        "psnr": round(psnr(by_frame.mean()), 2),
-        "psnr_first_frame": round(first_and_last[0], 2),
-        "psnr_last_frame": round(first_and_last[1], 2),
-        "psnr_by_frame": [round(psnr(error), 2) for error in by_frame],
-        "code_use": code_use(torch.cat(tokens), model),
+        "psnr": round(psnr(by_frame.mean()).item(), 2),
+        "psnr_first_frame": decibels[0],
+        "psnr_last_frame": decibels[-1],
+        "psnr_by_frame": decibels,
+        "code_use": code_use(tokens, model),
     }
 
 
-def code_use(tokens: Tensor, model) -> dict:
+def code_use(tokens: TokenCounts, model) -> dict:
     """Share of the values in use: of the generator's factors, and of the quantizer's levels (FSQ)."""
     size = model.tokenizer.codebook_size
     generator = model.info.generator
     factors = generator.token_factors if generator else 1
     base = round(size ** (1 / factors))
-    use = {"factors": [round(factor.unique().numel() / base, 4) for factor in split_token(tokens, base, factors)], "factor_size": base}
+    use = {"factors": [round(factor.share, 4) for factor in tokens.digit_use("factor", [base] * factors)], "factor_size": base}
     if model.info.tokenizer.quantizer == "fsq":
-        quantizer = model.tokenizer.quantizer
-        digits = tokens[:, None] // quantizer.basis % quantizer.levels
-        used = sum(digits[:, i].unique().numel() for i in range(digits.shape[1]))
-        use["levels"] = round(used / int(quantizer.levels.sum()), 4)
-    use["distinct_tokens"] = tokens.unique().numel()
-    use["tokens"] = tokens.numel()
+        levels = model.info.tokenizer.fsq_levels
+        used = sum(channel.used for channel in tokens.digit_use("channel", levels))
+        use["levels"] = round(used / sum(levels), 4)
+    use["distinct_tokens"] = len(tokens.tokens)
+    use["tokens"] = tokens.total
     return use
 
 

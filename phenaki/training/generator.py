@@ -26,7 +26,7 @@ from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.run import Run
 from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
-from phenaki.training.start import load_start
+from phenaki.training.start import start_network
 from phenaki.training.stories import Prompts, made_with, open_stories
 from phenaki.training.tokenizer import override, silent
 
@@ -215,16 +215,15 @@ def _make_task(
     config = replace(settings.generator, codebook_size=base.tokenizer.codebook_size)
     model, facts = MaskGIT(config), dict(base.info.training)
     if init_from is not None:
-        facts |= load_start(model, "generator", init_from, on_note)
+        facts |= start_network(model, "generator", load_model(init_from), init_from, on_note)
     info = ModelInfo(name, base.info.tokenizer, config, settings.text, base.info.fps, settings.sampling, text_encoder.fingerprint, facts)
 
     def stories_of(own: GeneratorTraining, source: Path | None, file: str):
         return open_stories(settings, own, base, text_encoder, source, out / "generator" / file, str(group.device), on_note)
 
-    if group.leads:
-        stories_of(training, data, "stories.safetensors")
+    stories = stories_of(training, data, "stories.safetensors") if group.leads else None
     group.wait()  # the others read what the first has made
-    stories = stories_of(training, data, "stories.safetensors")
+    stories = stories or stories_of(training, data, "stories.safetensors")
     drawn = data is None or not (is_footage(data) or is_story_tokens(data))  # the storybook world: another seed tells other stories
     held_out = None
     if training.optimizer.validation_batches and group.leads and (validation is not None or drawn):

@@ -186,10 +186,11 @@ class Run:
                 self.journal.write(line)
                 on_log(line)
         began = time.perf_counter()
-        if step % settings.save_every == 0 or done:
-            self.save(validate=True)
-        if step % settings.sample_every == 0 or done:
-            averaged = self.averaged()
+        saves, looks = (step % every == 0 or done for every in (settings.save_every, settings.sample_every))
+        averaged = self.averaged() if saves or looks else None
+        if saves:
+            self._save(averaged, validate=True)
+        if looks:
             if self.group.leads:
                 self.task.sample(averaged, self.folder / f"sample-{step:07d}")
             self.group.wait()
@@ -211,9 +212,11 @@ class Run:
         network.load_state_dict(weights)
         return network.eval().requires_grad_(False)
 
-    def save(self, *, validate: bool = False) -> None:
+    def save(self) -> None:
         """Writes checkpoints/step-N whole or not at all, then drops the old ones. All processes must call this."""
-        averaged = self.averaged()
+        self._save(self.averaged(), validate=False)
+
+    def _save(self, averaged: nn.Module | None, *, validate: bool) -> None:
         weights, optimizer = self._gathered(self.task.model.state_dict()), self._gathered(self._optimizer_tensors())
         critic = None if self.task.critic is None else self._gathered(self.task.critic.state_dict())
         sums = {name: total.item() for name, total in self.group.mean(self.meter.sums).items()}

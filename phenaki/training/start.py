@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from phenaki.checkpoint import load_model
+from phenaki.checkpoint import Model
 
 
 def start_from(model: nn.Module, weights: dict[str, Tensor], source: str) -> str:
@@ -26,9 +26,8 @@ def start_from(model: nn.Module, weights: dict[str, Tensor], source: str) -> str
     return f"starting from {source}: {len(shared)} tensors copied, {fresh} start afresh, {left} not used"
 
 
-def load_start(network: nn.Module, part: str, source: str, on_note: Callable[[str], None]) -> dict[str, Any]:
+def start_network(network: nn.Module, part: str, model: Model, source: str, on_note: Callable[[str], None]) -> dict[str, Any]:
     """Starts `network` from the weights of a model's `part`, "tokenizer" or "generator"; returns what the new model's config.json says of it."""
-    model = load_model(source)
     trained = getattr(model, part)
     if trained is None:
         raise ValueError(f"--init-from {source}: holds a tokenizer alone; a generator starts from a whole model")

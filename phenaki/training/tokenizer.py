@@ -23,7 +23,7 @@ from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.run import Run
 from phenaki.training.samples import HELD_OUT_SEED, SAMPLE_SEED, save_video_rows
 from phenaki.training.settings import ModelSettings, TokenizerTraining, load_settings
-from phenaki.training.start import load_start
+from phenaki.training.start import start_network
 
 DECODER = ("decoder.", "head.", "first_head.", "quantizer.project_out.")  # what stands between tokens and pixels
 
@@ -199,11 +199,11 @@ def _make_task(
     source = opened(data, report)
     torch.manual_seed(training.optimizer.seed)
     tokenizer = CViViT(settings.tokenizer)
-    facts = {} if init_from is None else load_start(tokenizer, "tokenizer", init_from, on_note)
+    origin = None if init_from is None else load_model(init_from)
+    facts = {} if origin is None else start_network(tokenizer, "tokenizer", origin, init_from, on_note)
     info, generator = ModelInfo(name, settings.tokenizer, None, settings.text, settings.world.fps, training=facts), None
     if training.decoder_only:
         freeze_tokens(tokenizer)
-        origin: Model = load_model(init_from)
         check_same_tokens(settings.tokenizer, origin)
         generator, info = origin.generator, replace(origin.info, name=name, tokenizer=settings.tokenizer, training={**origin.info.training, **facts})
     held_out = source if isinstance(source, StorybookWorld) else None  # drawn with another seed: other stories
