@@ -13,7 +13,7 @@ import pytest
 from phenaki.checkpoint import CheckpointError, ModelInfo, read_info, save_info
 from phenaki.config import ConfigError
 from phenaki.data.sharding import ShardSettings
-from phenaki.data.storybook import SMALL_WORLD
+from phenaki.data.storybook import SMALL_WORLD, open_world
 from phenaki.training.settings import ModelSettings, load_settings
 
 TINY = load_settings(Path(__file__).resolve().parents[1] / "configs/tiny.toml")
@@ -72,7 +72,6 @@ def test_numbers_without_a_sense_are_refused_by_name(cls, name, kind):
         ("world", "actor_size = -1", "actor_size -1.0: needed above 0 and at most 1"),
         ("world", "actor_size = 0.001", "actor_size 0.001: less than a pixel of 64; make it greater"),
         ("world", "companion_prob = 2", "companion_prob 2.0: needed at least 0 and at most 1"),
-        ("world", "companion_prob = 0.5\nactors = [\"fox\"]", "companion_prob 0.5: needed two actors at least, or 0"),
         ("world", "times = [\"noon\"]", "times 'noon': known are day, sunset, night, dawn"),
         ("world", "places = []", "places (): needed one at least"),
         ("footage", "flip_prob = nan", "flip_prob nan: needed a finite number"),
@@ -96,5 +95,6 @@ def test_a_model_folder_with_such_a_rate_is_refused_by_its_file(tmp_path):
         read_info(tmp_path)
 
 
-def test_a_world_of_the_code_is_one_that_a_file_may_ask_for():
-    assert replace(SMALL_WORLD, companion_prob=1.0, actor_size=1.0, start_step=64).companion_prob == 1
+def test_a_lone_actor_has_no_companion():
+    world = open_world(replace(SMALL_WORLD, actors=("fox",), places=("beach", "city"), companion_prob=1.0))
+    assert not any(scene.companion for index in range(20) for scene in world.story(0, index, 9).scenes)

@@ -66,8 +66,6 @@ class WorldConfig:
         for name, known in (("times", TINTS), ("weathers", WEATHER_SPEEDS)):
             if unknown := [one for one in getattr(self, name) if one not in known]:
                 raise ValueError(f"{name} {unknown[0]!r}: known are {', '.join(known)}")
-        if self.companion_prob and len(set(self.actors)) < 2:
-            raise ValueError(f"companion_prob {self.companion_prob}: needed two actors at least, or 0")
         if round(self.actor_size * self.size) < 1:
             raise ValueError(f"actor_size {self.actor_size}: less than a pixel of {self.size}; make it greater")
 
@@ -236,8 +234,9 @@ class StorybookWorld:
             actor=rng.choice(config.actors), place=rng.choice(config.places), time=rng.choice(config.times), weather=rng.choice(config.weathers),
             motion=rng.choice(config.motions), camera=rng.choice(config.cameras), companion="", num_frames=num_frames,
         )  # fmt: skip
-        if rng.random() < config.companion_prob:
-            fresh = replace(fresh, companion=rng.choice([name for name in config.actors if name != fresh.actor]))
+        others = [name for name in config.actors if name != fresh.actor]
+        if rng.random() < config.companion_prob and others:
+            fresh = replace(fresh, companion=rng.choice(others))
         if previous is None:
             return fresh
         kept = [name for name in ("actor", "place", "time", "weather", "camera", "companion") if rng.random() >= config.change_prob]
