@@ -47,8 +47,10 @@ ALLOWED = {
     "evaluation/carriers": {"evaluation/i3d", "evaluation/lpips"},
     "evaluation/install": {"evaluation/carriers", "evaluation/pickled_arrays", "evaluation/weights"},
     "training/discriminator": set(),
-    "training/adversarial": set(),
-    "training/losses": {"config", "cvivit", "evaluation/i3d", "evaluation/lpips", "training/adversarial", "training/discriminator"},
+    "training/adversarial": {"quantizer"},
+    "training/losses": {
+        "config", "cvivit", "evaluation/i3d", "evaluation/lpips", "evaluation/metrics", "training/adversarial", "training/discriminator",
+    },
     "evaluation/metrics": set(),
     "evaluation/frechet": set(),
     "evaluation/codebook": set(),

@@ -6,7 +6,7 @@ What a step is shown: `batches.py`. Where the tokens come from: `stories.py`.
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,13 @@ class GeneratorTask:
 
     def losses(self, batch: TextBatch, step: int) -> dict[str, Tensor]:
         return generator_loss(self.model, batch.batch, batch.text, batch.text_mask, self.training.label_smoothing, batch.num_hidden)
+
+    def kind(self, batch: TextBatch, step: int) -> Hashable:
+        context = batch.batch.context
+        return batch.batch.tokens.shape[1:], None if context is None else context.shape[1]
+
+    def figures(self, means: dict[str, float]) -> dict[str, float]:
+        return means
 
     def after_step(self, step: int) -> None:
         """Nothing: the optimisers do it all."""

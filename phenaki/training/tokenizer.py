@@ -1,6 +1,6 @@
 """`phenaki train tokenizer`: C-ViViT on the storybook world or on footage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from phenaki.data.order import is_image_step
 from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
 from phenaki.maskgit import MaskGIT
 from phenaki.training.checkpoints import changed
-from phenaki.training.losses import TokenizerLosses, build_losses
+from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.run import Run
@@ -104,6 +104,14 @@ class TokenizerTask:
         rng = generator_for(self.training.optimizer.seed, step, "losses")
         return {**self.losses_of(result, batch, step, rng), "distinct_tokens": distinct}
 
+    def kind(self, batch: Tensor, step: int) -> Hashable:
+        losses = self.training.losses
+        has_critic = self.critic is not None and step >= losses.start_step
+        return batch.shape[2:], has_critic, has_critic and losses.r1_weight > 0 and step % losses.r1_every == 0
+
+    def figures(self, means: dict[str, float]) -> dict[str, float]:
+        return with_psnr(means)
+
     def after_step(self, step: int) -> None:
         """Revives codes that nothing is near to."""
         if self._quantized:
@@ -129,7 +137,7 @@ class TokenizerTask:
             said = self.losses_of.held_out(model(video), video, generator_for(HELD_OUT_SEED, number, "losses"))
             for name, value in said.items():
                 sums[name] = sums.get(name, 0.0) + value.item() / num_batches
-        return sums
+        return with_psnr(sums)
 
     @torch.no_grad()
     def sample(self, model: CViViT, path: Path) -> None:
