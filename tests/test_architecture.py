@@ -37,6 +37,8 @@ ALLOWED = {
     "data/tokens": {"data/tensor_file"},
     "data/token_parts": {"data/tensor_file", "data/tokens"},
     "training/tasks": {"masking", "training/settings"},
+    "training/ahead": set(),
+    "training/memory": {"training/optimizers", "training/parallel"},
     "training/batches": {"data/tokens", "masking", "maskgit", "training/optimizers", "training/settings", "training/tasks"},
     "data/storybook": {"config", "data/art", "data/captions"},
     "data/footage_settings": {"config"},

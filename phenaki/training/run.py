@@ -39,6 +39,7 @@ from phenaki.training.checkpoints import (
 )  # fmt: skip
 from phenaki.training.interrupts import Interrupts, Stopped
 from phenaki.training.journal import Journal, Meter, peak_operations
+from phenaki.training.memory import free_memory, judge, kept_bytes, step_memory
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate, make_optimizers
 from phenaki.training.parallel import Group, Objective, Part, checkpoint_activations, shared_as, spread, whole
 
@@ -59,7 +60,7 @@ class Task(Protocol):
     critic: nn.Module | None  # trained against the model by "discriminator_loss", saved, not averaged
 
     def build(self) -> nn.Module:
-        """A new network of the model's kind, on its device."""
+        """A new network of the model's kind."""
 
     def draw(self, step: int, part: Part) -> Any:
         """A step's clips, or a part of them, from (seed, step) alone."""
@@ -68,6 +69,9 @@ class Task(Protocol):
 
     def losses(self, batch: Any, step: int) -> dict[str, Tensor]:
         """Named scalars; "loss" is minimised, all are logged. Their mean over equal parts of a batch is the batch's."""
+
+    def rehearse(self, network: nn.Module, num_rows: int) -> Tensor:
+        """A forward pass of a network of `build` on so many made-up clips of a training step's size, to a scalar."""
 
     def kind(self, batch: Any, step: int) -> Hashable:
         """What decides how many operations a token of a batch costs; a few kinds in all."""
@@ -100,6 +104,8 @@ class Run:
         self.parts = self.group.parts(settings.accumulate)
         for part in self.parts:
             part.of(settings.batch_size)
+        self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_bf16(self.group.device))
+        self._note(self._check_memory())
         self.objective = self._objective()
         self.optimizers = make_optimizers(task.model, settings) + ([] if task.critic is None else make_optimizers(task.critic, settings))
         self.ema = EMA(task.model, settings.ema_decay)
@@ -115,13 +121,21 @@ class Run:
     def step(self) -> int:
         return self.progress.step
 
+    def _check_memory(self) -> str:
+        """A warning where memory is tight, "" where it is not; ValueError where a step cannot fit."""
+        task, settings, rows = self.task, self.settings, self.parts[0].of(self.settings.batch_size)
+        num_rows = rows.stop - rows.start
+        activations = kept_bytes(task.build, lambda network: task.rehearse(network, num_rows), settings, self.group.device, self.bf16)
+        networks = [task.model] + ([] if task.critic is None else [task.critic])
+        memory = step_memory(networks, task.model, settings, activations, self.group.size if settings.sharded else 1)
+        return judge(memory, free_memory(self.group.device), str(self.group.device), settings, num_rows)
+
     def _objective(self) -> nn.Module:
         settings, task = self.settings, self.task
-        has_bf16 = self.group.device.type == "cuda" and torch.cuda.is_bf16_supported()
         if settings.activation_checkpointing:
             checkpoint_activations(task.model)
         networks = {"model": task.model} | ({} if task.critic is None else {"critic": task.critic})
-        objective = Objective(networks, task.losses, settings.precision == "bf16" or (settings.precision == "auto" and has_bf16))
+        objective = Objective(networks, task.losses, self.bf16)
         if settings.compile:
             objective.compile()
         return spread(objective, self.group, settings.sharded)
@@ -222,7 +236,7 @@ class Run:
         weights = self._gathered(self.ema.weights)
         if weights is None:
             return None
-        network = self.task.build()
+        network = self.task.build().to(self.group.device)
         network.load_state_dict(weights)
         return network.eval().requires_grad_(False)
 
@@ -333,6 +347,11 @@ class Run:
             parameter = parameters[name]
             moved = shared_as(value, parameter) if value.shape == parameter.shape else value.to(parameter.device)
             owners[parameter].state[parameter][field] = moved
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device is a GPU that computes in bf16."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def lasting(settings: OptimizerSettings) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class TokenizerTask:
         return self.model.num_frames(self.training.num_slices)
 
     def build(self) -> CViViT:
-        return CViViT(self.model.config).to(next(self.model.parameters()).device)
+        return CViViT(self.model.config)
 
     def draw(self, step: int, part: Part) -> Tensor:
         settings = self.training.optimizer
@@ -103,6 +103,12 @@ class TokenizerTask:
         distinct = torch.tensor(result.tokens.unique().numel() / result.tokens.numel())  # falls towards 0 where codes collapse
         rng = generator_for(self.training.optimizer.seed, step, "losses")
         return {**self.losses_of(result, batch, step, rng), "distinct_tokens": distinct}
+
+    def rehearse(self, network: CViViT, num_rows: int) -> Tensor:
+        shows_pictures = self.training.image_prob == 1 and getattr(self.source, "num_images", 0)
+        size = network.config.image_size
+        result = network(torch.zeros(num_rows, 3, 1 if shows_pictures else self.num_frames, size, size, device=next(network.parameters()).device))
+        return result.video.square().mean() + result.quantizer_loss
 
     def kind(self, batch: Tensor, step: int) -> Hashable:
         losses = self.training.losses
