@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import OrderedDict
 from dataclasses import replace
@@ -21,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_toys import Stop, Toy, little, log, newest, settings, state
 
 from phenaki import atomic
+from phenaki.data.ahead import Ahead, drawn_ahead
 from phenaki.training import checkpoints
 from phenaki.training import run as run_module
-from phenaki.training.ahead import Ahead
 from phenaki.training.checkpoints import Progress, damage
 from phenaki.training.interrupts import Stopped
 from phenaki.training.journal import Journal
@@ -233,9 +234,24 @@ def test_clips_are_drawn_a_step_ahead_and_their_errors_told():
         assert ahead.take()[0] == 40 and ahead.coming is None, "nothing after the last step"
 
 
+def test_numbers_are_drawn_in_order_and_one_ahead_of_what_is_used():
+    drawn, begun = [], threading.Event()
+
+    def draw(number: int) -> int:
+        drawn.append(number)
+        if number == 5:
+            begun.set()
+        return -number
+
+    batches = drawn_ahead(draw, range(3, 9, 2))
+    assert drawn == [] and next(batches) == -3
+    assert begun.wait(10) and drawn == [3, 5], "the next one, and no more, before it is asked for"
+    assert list(batches) == [-5, -7] and list(drawn_ahead(draw, range(0))) == []
+
+
 def test_waiting_for_clips_is_told(tmp_path):
     task, lines = Toy(), []
-    task.draw = lambda step, part: (time.sleep(0.05), step)[1]
+    task.draw = lambda step, parts: (time.sleep(0.05), [step])[1]
     little(tmp_path, num_steps=4, task=task, on_log=lines.append, log_every=4)
     assert 0.5 < lines[0]["waiting"] <= 1 and lines[0]["tokens_per_second"] == pytest.approx(7 / lines[0]["seconds_per_step"])
     assert lines[0]["clips_per_second"] == pytest.approx(2 / lines[0]["seconds_per_step"])

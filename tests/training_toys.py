@@ -55,8 +55,8 @@ class Toy:
     def build(self) -> nn.Module:
         return nn.Linear(3, 2)
 
-    def draw(self, step: int, part: Part) -> int:
-        return step
+    def draw(self, step: int, parts: list[Part]) -> list[int]:
+        return [step for _ in parts]
 
     def num_tokens(self, batch: int) -> int:
         return 7

@@ -146,9 +146,9 @@ class GeneratorTask:
     def build(self) -> MaskGIT:
         return MaskGIT(self.model.config)
 
-    def draw(self, step: int, part: Part) -> TextBatch:
+    def draw(self, step: int, parts: list[Part]) -> list[TextBatch]:
         batch = draw_batch(self.stories, self.model.config, self.training, step)
-        return told(self.stories, batch, part, self.device)
+        return [told(self.stories, batch, part, self.device) for part in parts]
 
     def num_tokens(self, batch: TextBatch) -> int:
         return batch.batch.tokens.numel()

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from phenaki.checkpoint import save_weights
 from phenaki.config import as_dict
-from phenaki.training.ahead import Ahead
+from phenaki.data.ahead import Ahead
 from phenaki.training.checkpoints import (
     CRITIC,
     OPTIMIZER,
@@ -62,8 +62,8 @@ class Task(Protocol):
     def build(self) -> nn.Module:
         """A new network of the model's kind."""
 
-    def draw(self, step: int, part: Part) -> Any:
-        """A step's clips, or a part of them, from (seed, step) alone."""
+    def draw(self, step: int, parts: list[Part]) -> list[Any]:
+        """Neighbouring parts of a step's clips, a batch each, from (seed, step) alone."""
 
     def num_tokens(self, batch: Any) -> int: ...
 
@@ -143,7 +143,7 @@ class Run:
     def train(self, on_log: Callable[[dict], None] = print) -> None:
         """Steps until num_steps. Stopped when a signal asks for it, TrainingError after ten steps in a row without a number."""
         settings = self.settings
-        draw = lambda step: [self.task.draw(step, part) for part in self.parts]
+        draw = lambda step: self.task.draw(step, self.parts)
         with Interrupts() as interrupts, Ahead(draw, self.step, settings.num_steps) as ahead:
             while self.step < settings.num_steps:
                 batches, waited = ahead.take()

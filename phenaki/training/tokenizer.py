@@ -76,10 +76,15 @@ class TokenizerTask:
     def build(self) -> CViViT:
         return CViViT(self.model.config)
 
-    def draw(self, step: int, part: Part) -> Tensor:
+    def draw(self, step: int, parts: list[Part]) -> list[Tensor]:
+        size = self.training.optimizer.batch_size
+        first, end = parts[0].of(size).start, parts[-1].of(size).stop  # all at once, so that all are decoded side by side
+        return list(self._step_clips(step, first, end - first).chunk(len(parts)))
+
+    def _step_clips(self, step: int, first: int, count: int) -> Tensor:
+        """Some rows of a step's batch: clips, or pictures alone."""
         settings = self.training.optimizer
-        rows = part.of(settings.batch_size)
-        first, count = step * settings.batch_size + rows.start, rows.stop - rows.start
+        first += step * settings.batch_size
         if is_image_step(settings.seed, step, self.training.image_prob) and getattr(self.source, "num_images", 0):
             return self.source.images(settings.seed, first, count)[0]
         return self._clips(self.source, settings.seed, first, count, self.num_frames)
