@@ -15,7 +15,7 @@ from phenaki.cli import app
 from phenaki.cvivit import CViViT
 from phenaki.data.storybook import open_world
 from phenaki.maskgit import MaskGIT
-from phenaki.training import run as run_module
+from phenaki.training import memory as memory_module
 from phenaki.training.generator import GeneratorTask
 from phenaki.training.memory import StepMemory, free_memory, judge, kept_bytes, left_of_container, step_memory
 from phenaki.training.optimizers import make_optimizers
@@ -107,13 +107,13 @@ def test_a_run_that_cannot_fit_is_refused_and_a_tight_one_warned():
 
 def test_the_loop_asks_before_the_first_step(tmp_path, monkeypatch):
     notes, task = [], Toy()
-    monkeypatch.setattr(run_module, "free_memory", lambda device: 250)
+    monkeypatch.setattr(memory_module, "free_memory", lambda device: 250)
     Run(tmp_path / "tight", task, settings(), on_note=notes.append)  # 8 weights: 64 bytes of states, 32 each of average and copy
     assert not notes
-    monkeypatch.setattr(run_module, "free_memory", lambda device: 150)
+    monkeypatch.setattr(memory_module, "free_memory", lambda device: 150)
     Run(tmp_path / "tight", task, settings(), on_note=notes.append)
     assert len(notes) == 1 and "too tight" in notes[0]
-    monkeypatch.setattr(run_module, "free_memory", lambda device: 100)
+    monkeypatch.setattr(memory_module, "free_memory", lambda device: 100)
     with pytest.raises(ValueError, match="are free on cpu"):
         little(tmp_path / "none")
     assert not (tmp_path / "none/checkpoints").exists()
@@ -123,7 +123,7 @@ def test_the_paper_s_tokenizer_on_a_small_machine_is_told_what_to_lower(tmp_path
     text = (CONFIGS / "paper.toml").read_text()
     path = tmp_path / "paper.toml"
     path.write_text(text + "\n[train_tokenizer.losses]\nlpips_weight = 0  # needs no networks that may not be installed\ni3d_weight = 0\n")
-    monkeypatch.setattr(run_module, "free_memory", lambda device: 24 * 10**9)
+    monkeypatch.setattr(memory_module, "free_memory", lambda device: 24 * 10**9)
     monkeypatch.setattr(Run, "train", lambda *_: pytest.fail("it began"))
     done = CliRunner().invoke(app, ["train", "tokenizer", "--config", str(path), "--out", str(tmp_path / "out"), "--device", "cpu"])
     assert done.exit_code == 2 and "a step of 128 clips at once needs 1" in done.output and "Lower batch_size" in done.output

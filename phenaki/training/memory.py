@@ -10,13 +10,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from phenaki.training.optimizers import OptimizerSettings, is_muons
-from phenaki.training.parallel import layers_of
+from phenaki.training.parallel import Group, layers_of
 
 TIGHT = 0.7  # of what is free, above which a run is warned: on a CPU, steps took 1.2 to 1.5 times what is reckoned here
 CGROUP = Path("/sys/fs/cgroup")  # of the container that a process runs in
@@ -46,6 +47,27 @@ class StepMemory:
 
 def gigabytes(count: float) -> str:
     return f"{count / 1e9:.3g} GB"
+
+
+class Trained(Protocol):
+    """Of a run's task what is asked for here."""
+
+    model: nn.Module
+    critic: nn.Module | None
+
+    def build(self) -> nn.Module: ...
+
+    def rehearse(self, network: nn.Module, num_rows: int) -> Tensor: ...
+
+
+def check_memory(task: Trained, settings: OptimizerSettings, group: Group, bf16: bool) -> str:
+    """A warning where memory is tight, "" where it is not; ValueError where a step cannot fit."""
+    rows = group.parts(settings.accumulate)[0].of(settings.batch_size)
+    num_rows = rows.stop - rows.start
+    activations = kept_bytes(task.build, lambda network: task.rehearse(network, num_rows), settings, group.device, bf16)
+    networks = [task.model] + ([] if task.critic is None else [task.critic])
+    memory = step_memory(networks, task.model, settings, activations, group.size if settings.sharded else 1)
+    return judge(memory, free_memory(group.device), str(group.device), settings, num_rows)
 
 
 def step_memory(

@@ -39,7 +39,7 @@ from phenaki.training.checkpoints import (
 )  # fmt: skip
 from phenaki.training.interrupts import Interrupts, Stopped
 from phenaki.training.journal import Journal, Meter, peak_operations
-from phenaki.training.memory import free_memory, judge, kept_bytes, step_memory
+from phenaki.training.memory import check_memory
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate, make_optimizers
 from phenaki.training.parallel import Group, Objective, Part, checkpoint_activations, shared_as, spread, whole
 
@@ -105,7 +105,7 @@ class Run:
         for part in self.parts:
             part.of(settings.batch_size)
         self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_bf16(self.group.device))
-        self._note(self._check_memory())
+        self._note(check_memory(task, settings, self.group, self.bf16))
         self.objective = self._objective()
         self.optimizers = make_optimizers(task.model, settings) + ([] if task.critic is None else make_optimizers(task.critic, settings))
         self.ema = EMA(task.model, settings.ema_decay)
@@ -120,15 +120,6 @@ class Run:
     @property
     def step(self) -> int:
         return self.progress.step
-
-    def _check_memory(self) -> str:
-        """A warning where memory is tight, "" where it is not; ValueError where a step cannot fit."""
-        task, settings, rows = self.task, self.settings, self.parts[0].of(self.settings.batch_size)
-        num_rows = rows.stop - rows.start
-        activations = kept_bytes(task.build, lambda network: task.rehearse(network, num_rows), settings, self.group.device, self.bf16)
-        networks = [task.model] + ([] if task.critic is None else [task.critic])
-        memory = step_memory(networks, task.model, settings, activations, self.group.size if settings.sharded else 1)
-        return judge(memory, free_memory(self.group.device), str(self.group.device), settings, num_rows)
 
     def _objective(self) -> nn.Module:
         settings, task = self.settings, self.task
