@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from phenaki.atomic import put
-from phenaki.config import as_dict, build, read_settings
+from phenaki.config import ConfigError, as_dict, build, check_range, read_settings
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.sampling import SamplingOptions
@@ -48,6 +48,9 @@ class ModelInfo:
     text_encoder: str = ""  # fingerprint of the text encoder the generator was trained with
     training: dict[str, Any] = field(default_factory=dict)  # what is known of it: steps, world, ...
     files: dict[str, str] = field(default_factory=dict)  # weight file -> SHA-256
+
+    def __post_init__(self):
+        check_range(self, "fps", above=0, below=1000)
 
 
 @dataclass
@@ -108,8 +111,10 @@ def read_info(folder: Path) -> ModelInfo:
         return ModelInfo(**values)
     except CheckpointError:
         raise
-    except ValueError as error:
+    except ConfigError as error:  # names the file
         raise CheckpointError(str(error)) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def load_model(name: str | Path, device: str | torch.device = "cpu") -> Model:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from phenaki.config import check_range
 from phenaki.masking import halton_order, mask_schedule, num_hidden_after
 
 ORDERS = ("confidence", "halton")
@@ -34,8 +35,8 @@ class SamplingOptions:
             raise ValueError(f"num_steps {self.num_steps}: needed 1 to 256 rounds")
         if not 1 <= self.guidance_scale <= 100:
             raise ValueError(f"guidance_scale {self.guidance_scale}: needed 1 (off) to 100")
-        if self.temperature <= 0 or self.choice_temperature < 0:
-            raise ValueError(f"temperature {self.temperature}, choice_temperature {self.choice_temperature}: needed > 0 and >= 0")
+        check_range(self, "temperature", above=0, at_most=100)
+        check_range(self, "choice_temperature", at_least=0, at_most=1000)
         if self.order not in ORDERS:
             raise ValueError(f"order {self.order!r}: allowed are {', '.join(ORDERS)}")
         mask_schedule(self.mask_schedule)

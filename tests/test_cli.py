@@ -358,8 +358,8 @@ def test_damaged_stories_of_a_run_are_reported_and_made_anew(config, model, tmp_
     [
         ("nosuch", [], "nosuch: no such folder or file"),
         (".", [], "holds no videos"),
-        ("storybook", ["--frames", 12], "12 frames: this tokenizer needs 1 + 2k frames, so 11 or 13"),
-        ("storybook", ["--frames", 0], "0 frames: this tokenizer needs 1 + 2k frames, so 1 or more"),
+        ("storybook", ["--frames", 12], "12 frames: C-ViViT needs 1 + 2k frames, so 11 or 13"),
+        ("storybook", ["--frames", 0], "0 frames: C-ViViT needs 1 + 2k frames, so 1 or 3"),
         ("storybook", ["--clips", 0], "0 clips of 17 slices and 0 pictures to tokenise: needed at least one"),
         ("storybook", ["--world", "big"], "world 'big'; known worlds: small, full"),
         ("storybook", ["--device", "gpu"], "device 'gpu'"),

@@ -3,17 +3,23 @@
 import json
 import os
 from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from phenaki.cvivit import CViViT
 from phenaki.data.check import check_listing
 from phenaki.data.decoding import ClipError
-from phenaki.data.footage import FootageSettings, open_footage
+from phenaki.data.footage import Footage, FootageSettings, open_footage
 from phenaki.data.listing import list_clips
 from phenaki.data.tokens import make_story_tokens
+from phenaki.training.parallel import Group, Part
+from phenaki.training.settings import load_settings
+from phenaki.training.tokenizer import TokenizerTask
 from phenaki.video import Video
 
 
@@ -83,17 +89,23 @@ def test_any_split_among_processes_gives_the_same_pixels(footage, opened):
     assert torch.equal(torch.cat(parts), whole)
 
 
-@pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (1, 3), (2, 1), (2, 2), (3, 4)])
-def test_what_is_decoded_ahead_is_what_is_asked_for(footage, opened, pool, monkeypatch, processes, accumulate):
-    """Only the first two steps, from which the strides are learnt, may guess wrong."""
-    cut, decoded = pool.cut, []
+@pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (1, 3), (2, 2)])
+def test_a_step_s_parts_are_decoded_together_and_nothing_besides(footage, opened, pool, monkeypatch, processes, accumulate):
+    """Each process asks once a step for all its clips, and each clip is decoded once."""
+    cut, clips, decoded, calls = pool.cut, Footage.clips, [], []
     monkeypatch.setattr(pool, "cut", lambda file, how: decoded.append(how) or cut(file, how))
-    source, asked = opened(footage), 0
-    for step in range(8):
-        for part in range(accumulate):
-            source.clips(3, (step * processes + processes - 1) * accumulate + part, 1, 3)
-            asked += 1
-    assert asked <= len(decoded) <= asked + 4
+    monkeypatch.setattr(Footage, "clips", lambda self, *how: calls.append(how[1:3]) or clips(self, *how))
+    tiny = load_settings(Path(__file__).resolve().parents[1] / "configs/tiny.toml")
+    size = 2 * processes * accumulate
+    own = replace(tiny.train_tokenizer, num_slices=2, optimizer=replace(tiny.train_tokenizer.optimizer, batch_size=size))
+    task = TokenizerTask(CViViT(tiny.tokenizer), opened(footage), own, None)
+    whole = [torch.cat(task.draw(step, [Part()])) for step in range(3)]
+    first, decoded_at_first = len(calls), len(decoded)
+    task.source = opened(footage)
+    for step in range(3):
+        drawn = [batch for rank in range(processes) for batch in task.draw(step, Group(rank, processes).parts(accumulate))]
+        assert len(drawn) == processes * accumulate and torch.equal(torch.cat(drawn), whole[step])
+    assert len(calls) - first == 3 * processes and len(decoded) - decoded_at_first == 3 * size
 
 
 def test_a_clip_begins_anywhere_in_its_video_and_never_past_its_end(tmp_path, opened):

@@ -106,7 +106,7 @@ def test_the_loss_is_the_weighted_sum_of_what_is_logged(networks):
     expected = out["discriminator_hinge"] + 0.2 * out["lecam"] + 10 * out["r1"]
     torch.testing.assert_close(out["discriminator_loss"], expected)
     assert min(out[name] for name in (*weights, "lecam", "r1") if name != "adversarial") > 0
-    torch.testing.assert_close(out["psnr"], 20 * torch.log10(2 / out["l2"].sqrt()))
+    torch.testing.assert_close(out["squared_error"], out["l2"])
     assert all(value.shape == () for value in out.values())
 
 
@@ -114,7 +114,7 @@ def test_a_weight_of_zero_leaves_its_part_out():
     plain = LossSettings(lpips_weight=0, i3d_weight=0, adversarial_weight=0)
     trainee = Trainee(plain)
     out = trainee(clips(2), 0)
-    assert set(out) == {"loss", "l2", "quantizer", "psnr"}
+    assert set(out) == {"loss", "l2", "quantizer", "squared_error"}
     torch.testing.assert_close(out["loss"], out["l2"] + out["quantizer"])
     out["loss"].backward()
     assert gradients(trainee.tokenizer) and not trainee.losses.state_dict()

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import OrderedDict
 from dataclasses import replace
@@ -17,11 +18,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from training_toys import Stop, Toy, little, log, newest, settings, state
 
 from phenaki import atomic
+from phenaki.data.ahead import Ahead, drawn_ahead
 from phenaki.training import checkpoints
-from phenaki.training.ahead import Ahead
+from phenaki.training import run as run_module
 from phenaki.training.checkpoints import Progress, damage
 from phenaki.training.interrupts import Stopped
 from phenaki.training.journal import Journal
@@ -132,6 +135,24 @@ def test_a_skipped_step_is_counted_and_spoils_no_mean(tmp_path, stop_at):
     assert list(first) == list(last) and "NaN" not in (tmp_path / "log.jsonl").read_text()
 
 
+def test_the_share_of_the_peak_is_that_of_the_interval(tmp_path, monkeypatch):
+    """Steps of two kinds, one with twice the operations; each is counted once, and each line has those of its own steps."""
+    monkeypatch.setattr(run_module, "peak_operations", lambda device: 1e6)
+    counters, lines = [], []
+    monkeypatch.setattr(run_module, "FlopCounterMode", lambda display: counters.append(FlopCounterMode(display=display)) or counters[-1])
+
+    def loss_at(model, step, loss):
+        inner = model(torch.ones(4 if step < 3 else 8, 3))
+        return {"loss": inner.square().mean()}
+
+    task = Toy(kind_at=lambda step: "small" if step < 3 else "large")
+    little(tmp_path, num_steps=6, log_every=3, loss_at=loss_at, task=task, on_log=lines.append)
+    assert len(counters) == 2
+    operations = [line["mfu"] * 1e6 * 3 * line["seconds_per_step"] for line in lines]
+    once = 2 * 4 * 3 * 2 * 2  # a product and a sum for each of 4 rows, 3 x 2 weights: forward, and backward to the weights
+    assert operations == pytest.approx([3 * once, 3 * 2 * once], rel=1e-6)
+
+
 def test_small_figures_of_the_log_keep_their_digits_and_steps_all_of_them(tmp_path):
     little(tmp_path, num_steps=1, learning_rate=1.2345678e-9, warmup_steps=0)
     assert log(tmp_path)[0]["learning_rate"] == 1.23457e-9
@@ -213,9 +234,24 @@ def test_clips_are_drawn_a_step_ahead_and_their_errors_told():
         assert ahead.take()[0] == 40 and ahead.coming is None, "nothing after the last step"
 
 
+def test_numbers_are_drawn_in_order_and_one_ahead_of_what_is_used():
+    drawn, begun = [], threading.Event()
+
+    def draw(number: int) -> int:
+        drawn.append(number)
+        if number == 5:
+            begun.set()
+        return -number
+
+    batches = drawn_ahead(draw, range(3, 9, 2))
+    assert drawn == [] and next(batches) == -3
+    assert begun.wait(10) and drawn == [3, 5], "the next one, and no more, before it is asked for"
+    assert list(batches) == [-5, -7] and list(drawn_ahead(draw, range(0))) == []
+
+
 def test_waiting_for_clips_is_told(tmp_path):
     task, lines = Toy(), []
-    task.draw = lambda step, part: (time.sleep(0.05), step)[1]
+    task.draw = lambda step, parts: (time.sleep(0.05), [step])[1]
     little(tmp_path, num_steps=4, task=task, on_log=lines.append, log_every=4)
     assert 0.5 < lines[0]["waiting"] <= 1 and lines[0]["tokens_per_second"] == pytest.approx(7 / lines[0]["seconds_per_step"])
     assert lines[0]["clips_per_second"] == pytest.approx(2 / lines[0]["seconds_per_step"])

@@ -107,7 +107,7 @@ def test_any_damaged_byte_of_a_shards_clip_is_found(footage, tmp_path, pool):
 
 @pytest.mark.parametrize("settings", [{"size": 15}, {"size": 0}, {"size": 16, "fps": 0.0}, {"size": 16, "shard_bytes": 0}])
 def test_shard_settings_out_of_range(settings):
-    with pytest.raises(ValueError, match="needed an even number"):
+    with pytest.raises(ValueError, match="needed"):
         ShardSettings(**settings)
 
 

@@ -226,7 +226,7 @@ def test_another_width_or_too_great_a_length_is_refused(t5_folder):
         TextEncoder.load(TextConfig(source=str(t5_folder)))
     with pytest.raises(ValueError, match="max_length is 1000: 'minilm' reads 512 tokens at most"):
         TextEncoder.load(TextConfig(max_length=1000))
-    with pytest.raises(ValueError, match="max_length is 0"):
+    with pytest.raises(ValueError, match="max_length 0: needed at least 1"):
         TextConfig(max_length=0)
 
 

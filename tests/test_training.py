@@ -25,7 +25,7 @@ from phenaki.text import TextEncoder
 from phenaki.training import generator as generator_module
 from phenaki.training.batches import Batch, corrupt, draw_batch
 from phenaki.training.generator import GeneratorTask, generator_loss, run_generator_training, validation_loss
-from phenaki.training.losses import TokenizerLosses
+from phenaki.training.losses import TokenizerLosses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for, make_optimizers
 from phenaki.training.run import Run
 from phenaki.training.samples import save_video_rows
@@ -560,7 +560,7 @@ def test_the_parts_of_the_loss_are_weighted_and_named(world):
     losses = losses_of(Copier(torch.full_like(video, 0.2)), video, l1_weight=0.3, quantizer_weight=0.7)
     assert losses["l2"].item() == pytest.approx(0.04, rel=1e-4) and losses["l1"].item() == pytest.approx(0.2, rel=1e-4)
     assert losses["loss"].item() == pytest.approx(0.04 + 0.3 * 0.2 + 0.7 * 2.0, rel=1e-4)
-    assert losses["psnr"].item() == pytest.approx(20.0, abs=1e-3)  # an error of 0.1 in [0, 1]
+    assert with_psnr({name: value.item() for name, value in losses.items()})["psnr"] == pytest.approx(20.0, abs=1e-3)  # 0.1 in [0, 1]
 
 
 def test_the_first_frame_has_the_weight_that_is_set(world):
@@ -819,7 +819,7 @@ def test_validation_in_parts_is_that_of_the_whole(world):
     own = TokenizerTraining(num_slices=2, losses=PLAIN, optimizer=settings(batch_size=4))
     task = replace(tokenizer_task(CViViT(TINY.tokenizer).eval(), world, own), held_out=world)
     whole, parts = task.validate(task.model, 2, 1), task.validate(task.model, 2, 4)
-    assert parts["l2"] == pytest.approx(whole["l2"], rel=1e-5)
+    assert parts["l2"] == pytest.approx(whole["l2"], rel=1e-5) and parts["psnr"] == pytest.approx(whole["psnr"], abs=1e-5)
     model = MaskGIT(GENERATOR).eval()
     whole, parts = (validation_loss(model, STORIES, GENERATOR, training(batch_size=4), 3, 7, num_parts) for num_parts in (1, 2))
     assert parts == pytest.approx(whole, rel=1e-5)

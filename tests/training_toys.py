@@ -50,12 +50,13 @@ class Toy:
     habits: dict = field(default_factory=dict)
     held_out: list[float] = field(default_factory=list)  # losses on held-out clips, one a checkpoint
     on_sample: Callable[[nn.Module, Path], None] = lambda model, path: None
+    kind_at: Callable[[int], str] | None = None  # of a step
 
     def build(self) -> nn.Module:
         return nn.Linear(3, 2)
 
-    def draw(self, step: int, part: Part) -> int:
-        return step
+    def draw(self, step: int, parts: list[Part]) -> list[int]:
+        return [step for _ in parts]
 
     def num_tokens(self, batch: int) -> int:
         return 7
@@ -66,6 +67,15 @@ class Toy:
             return self.loss_at(step)
         x = torch.randn(4, 3, generator=generator_for(0, step))
         return {"loss": (self.model(x) - x[:, :2]).square().mean()}
+
+    def rehearse(self, network: nn.Module, num_rows: int) -> Tensor:
+        return network(torch.zeros(num_rows, 3)).square().mean()
+
+    def kind(self, batch: int, step: int) -> str:
+        return self.kind_at(step) if self.kind_at else ""
+
+    def figures(self, means: dict[str, float]) -> dict[str, float]:
+        return means
 
     def after_step(self, step: int) -> None:
         """Nothing more."""

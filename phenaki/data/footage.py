@@ -1,4 +1,4 @@
-"""Footage as training data: clips by sample index, each file once an epoch, decoded in other processes ahead of their use.
+"""Footage as training data: clips by sample index, each file once an epoch, decoded in other processes.
 
 Which file a sample shows depends on (seed, epoch) alone, and where it is cut on (seed, index): however the indices are divided
 among processes, they see the same samples. A clip that cannot be decoded is replaced by that of the next index.
@@ -22,6 +22,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from phenaki.data.ahead import drawn_ahead
 from phenaki.data.check import CheckReport, check_listing, store_of, unchecked, write_lines
 from phenaki.data.clip_decoder import Cut
 from phenaki.data.clip_files import ClipFile, Unusable
@@ -29,7 +30,6 @@ from phenaki.data.decoding import ClipError, DecodingPool
 from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.listing import list_clips
 from phenaki.data.order import place_of
-from phenaki.data.strides import Strides
 
 CACHE_BYTES = 256 << 20  # of cut clips kept in memory
 TOLD_BATCH = 16  # clips encoded at once
@@ -86,7 +86,6 @@ class Footage:
         self._lock = Lock()  # a run draws clips in one thread while it looks at samples in another
         self._lengths = lru_cache(maxsize=8)(self._long_enough)
         self._cache: OrderedDict[tuple, Future[np.ndarray]] = OrderedDict()
-        self._strides: dict[tuple, Strides] = {}
         self._note(checked.unusable)
 
     @property
@@ -111,8 +110,8 @@ class Footage:
         self, seed: int, count: int, num_frames: int, align: int, max_scenes: int, first: int = 0
     ) -> Iterator[tuple[Tensor, list[ToldClip]]]:
         """Clips first .. first + count - 1 of a run in batches, each with its caption as its only scene."""
-        for begin in range(first, first + count, TOLD_BATCH):
-            samples = self._samples(seed, begin, min(TOLD_BATCH, first + count - begin), num_frames)
+        draw = lambda begin: self._samples(seed, begin, min(TOLD_BATCH, first + count - begin), num_frames)
+        for samples in drawn_ahead(draw, range(first, first + count, TOLD_BATCH)):
             yield self._stacked([frames for frames, _ in samples]), [ToldClip((ClipScene(file.caption, num_frames),)) for _, file in samples]
 
     def close(self) -> None:
@@ -126,10 +125,6 @@ class Footage:
 
     def _locked_samples(self, seed: int, first: int, count: int, num_frames: int) -> list[tuple[np.ndarray, ClipFile]]:
         asked = [self._ask(seed, index, num_frames) for index in range(first, first + count)]
-        ahead = self._strides.setdefault((seed, count, num_frames), Strides()).expected(first)
-        if ahead is not None and 4 * count * self._clip_bytes(num_frames) < CACHE_BYTES:  # the next batch is decoded during the training step
-            for index in range(ahead, ahead + count):
-                self._ask(seed, index, num_frames)
         return [self._answered(seed, first + n, num_frames, future) for n, future in enumerate(asked)]
 
     def _answered(self, seed: int, index: int, num_frames: int, future: "Future[np.ndarray]") -> tuple[np.ndarray, ClipFile]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from phenaki.config import check_range
+
 
 @dataclass(frozen=True)
 class FootageSettings:
@@ -16,10 +18,8 @@ class FootageSettings:
     num_workers: int = 0  # decoding processes; 0 = half of the cores, at most 8
 
     def __post_init__(self):
-        if self.size < 1 or not 0 < self.fps < 1000:
-            raise ValueError(f"footage of {self.size} pixels at {self.fps:g} fps: needed at least 1 pixel and 0 < fps < 1000")
-        if not 0 < self.min_zoom <= 1 or not 0 <= self.flip_prob <= 1 or self.num_workers < 0:
-            raise ValueError(
-                f"footage: min_zoom {self.min_zoom:g}, flip_prob {self.flip_prob:g}, num_workers {self.num_workers}: "
-                "needed 0 < min_zoom <= 1, 0 <= flip_prob <= 1, num_workers >= 0"
-            )
+        check_range(self, "size", at_least=1)
+        check_range(self, "fps", above=0, below=1000)
+        check_range(self, "min_zoom", above=0, at_most=1)
+        check_range(self, "flip_prob", at_least=0, at_most=1)
+        check_range(self, "num_workers", at_least=0)

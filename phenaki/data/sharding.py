@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from phenaki.atomic import put
+from phenaki.config import check_range
 from phenaki.data.check import CheckReport, check_listing, store_of, write_lines
 from phenaki.data.clip_decoder import SHARD_GOP, ClipFacts
 from phenaki.data.clip_files import ClipFile, Unusable
@@ -33,11 +34,12 @@ class ShardSettings:
     shard_bytes: int = 256 << 20  # a shard is ended when it has so many
 
     def __post_init__(self):
-        if self.size < 2 or self.size % 2 or (self.fps is not None and not 0 < self.fps < 1000) or self.shard_bytes < 1:
-            raise ValueError(
-                f"shards of {self.size} pixels at {self.fps} fps and {self.shard_bytes} bytes: "
-                "needed an even number of pixels, a rate between 0 and 1000, and at least one byte"
-            )
+        check_range(self, "size", at_least=2)
+        check_range(self, "shard_bytes", at_least=1)
+        if self.fps is not None:
+            check_range(self, "fps", above=0, below=1000)
+        if self.size % 2:
+            raise ValueError(f"size {self.size}: needed an even number of pixels, as video codecs want it")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from phenaki.config import check_range
 from phenaki.data.art import LOOP_FRAMES, Art, draw_art, load_atlas
 from phenaki.data.captions import caption, is_held_out
 
@@ -53,6 +54,20 @@ class WorldConfig:
     start_step: int = 1  # pixels at size 64 between the places where an actor may start; more = fewer ways to look, learnt sooner
     change_prob: float = 0.5  # chance that an attribute changes from one scene to the next
     omit_prob: float = 0.3  # chance that a caption leaves out an attribute that did not change
+
+    def __post_init__(self):
+        check_range(self, "size", "start_step", at_least=1)
+        check_range(self, "fps", above=0, below=1000)
+        check_range(self, "actor_size", above=0, at_most=1)
+        check_range(self, "companion_prob", "change_prob", "omit_prob", at_least=0, at_most=1)
+        for name in ("actors", "places", "times", "weathers", "motions", "cameras"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} (): needed one at least")
+        for name, known in (("times", TINTS), ("weathers", WEATHER_SPEEDS)):
+            if unknown := [one for one in getattr(self, name) if one not in known]:
+                raise ValueError(f"{name} {unknown[0]!r}: known are {', '.join(known)}")
+        if round(self.actor_size * self.size) < 1:
+            raise ValueError(f"actor_size {self.actor_size}: less than a pixel of {self.size}; make it greater")
 
 
 SMALL_WORLD = WorldConfig(
@@ -219,8 +234,9 @@ class StorybookWorld:
             actor=rng.choice(config.actors), place=rng.choice(config.places), time=rng.choice(config.times), weather=rng.choice(config.weathers),
             motion=rng.choice(config.motions), camera=rng.choice(config.cameras), companion="", num_frames=num_frames,
         )  # fmt: skip
-        if rng.random() < config.companion_prob:
-            fresh = replace(fresh, companion=rng.choice([name for name in config.actors if name != fresh.actor]))
+        others = [name for name in config.actors if name != fresh.actor]
+        if rng.random() < config.companion_prob and others:
+            fresh = replace(fresh, companion=rng.choice(others))
         if previous is None:
             return fresh
         kept = [name for name in ("actor", "place", "time", "weather", "camera", "companion") if rng.random() >= config.change_prob]

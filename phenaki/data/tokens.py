@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from phenaki.data.ahead import drawn_ahead
 from phenaki.data.tensor_file import Column, TensorFileError, read_metadata, read_tensors, write_tensors
 
 FORMAT = "phenaki story tokens 1"
@@ -239,8 +240,8 @@ def make_image_tokens(
 ) -> StoryTokens:
     """Encodes still pictures, numbers first .. first + count - 1: story tokens of no stories (of num_slices slices) and `count` pictures."""
     captions, tokens, said = Captions(), [], []
-    for begin in range(first, first + count, 16):
-        pictures, told = source.images(seed, begin, min(16, first + count - begin))
+    draw = lambda begin: source.images(seed, begin, min(16, first + count - begin))
+    for pictures, told in drawn_ahead(draw, range(first, first + count, 16)):
         tokens.append(encode(pictures)[:, 0].to("cpu", torch.int32))
         said += [captions.index(caption) for caption in told]
     images = torch.cat(tokens)

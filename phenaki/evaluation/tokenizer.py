@@ -15,6 +15,7 @@ from torch import Tensor
 
 from phenaki.checkpoint import Model
 from phenaki.cvivit import CViViT
+from phenaki.data.ahead import drawn_ahead
 from phenaki.evaluation.codebook import CodebookUse, TokenCounts
 from phenaki.evaluation.frechet import Interval, bootstrap_frechet
 from phenaki.evaluation.metrics import SSIM_SIDE, changes, lpips_by_frame, psnr, squared_error, ssim
@@ -139,8 +140,8 @@ def clips_available(source: ClipSource, num_frames: int) -> int | None:
 
 def batches(source: ClipSource, settings: EvaluationSettings, count: int, align: int) -> Iterator[Tensor]:
     """Clips 0 .. count - 1, (b c f h w) in [-1, 1]."""
-    for first in range(0, count, settings.batch_size):
-        yield source.clips(settings.seed, first, min(settings.batch_size, count - first), settings.frames, align)
+    draw = lambda first: source.clips(settings.seed, first, min(settings.batch_size, count - first), settings.frames, align)
+    return drawn_ahead(draw, range(0, count, settings.batch_size))
 
 
 @torch.no_grad()

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from phenaki.quantizer import shared_mean
 
 MAX_BALANCE = 1e4
 TINY = 1e-12  # of a gradient's length
@@ -37,7 +38,7 @@ def adaptive_balance(reconstruction: Tensor, adversarial: Tensor, video: Tensor)
     the decoded video, which needs no knowledge of the decoder and leaves its gradients alone.
     """
     squares = [torch.autograd.grad(loss, video, retain_graph=True)[0].float().square().sum() for loss in (reconstruction, adversarial)]
-    ours, theirs = mean_over_processes(torch.stack(squares)).sqrt()
+    ours, theirs = shared_mean(torch.stack(squares)).sqrt()
     return (ours / (theirs + TINY)).clamp(max=MAX_BALANCE)
 
 
@@ -65,7 +66,7 @@ class LeCam(nn.Module):
         average_real, average_fake = self.average.clone()
         loss = F.relu(real - average_fake).square().mean() + F.relu(average_real - fake).square().mean()
         if self.training:
-            means = mean_over_processes(torch.stack([real.detach().mean(), fake.detach().mean()]))
+            means = shared_mean(torch.stack([real.detach().mean(), fake.detach().mean()]))
             is_finite = means.isfinite().all()
             self.waiting += torch.where(is_finite, means, 0)
             self.num_waiting += is_finite
@@ -81,12 +82,3 @@ class LeCam(nn.Module):
         self.num_steps += is_over
         self.waiting.masked_fill_(is_over, 0)
         self.num_waiting *= ~is_over
-
-
-def mean_over_processes(values: Tensor) -> Tensor:
-    """The mean of the processes' tensors where torch.distributed runs, else `values`. Without gradient."""
-    values = values.detach().clone()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(values)
-        values /= torch.distributed.get_world_size()
-    return values

@@ -6,7 +6,7 @@ What a step is shown: `batches.py`. Where the tokens come from: `stories.py`.
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,9 @@ class GeneratorTask:
     part: str = "generator"
     critic: nn.Module | None = None
 
+    def __post_init__(self):
+        self._longest_text = int(self.stories.text_spans.diff().max())
+
     @property
     def identity(self) -> dict[str, Any]:
         tokens = hashlib.sha256(json.dumps(self.made_with, sort_keys=True).encode()).hexdigest()[:12]
@@ -141,17 +144,36 @@ class GeneratorTask:
         return next(self.model.parameters()).device
 
     def build(self) -> MaskGIT:
-        return MaskGIT(self.model.config).to(self.device)
+        return MaskGIT(self.model.config)
 
-    def draw(self, step: int, part: Part) -> TextBatch:
+    def draw(self, step: int, parts: list[Part]) -> list[TextBatch]:
         batch = draw_batch(self.stories, self.model.config, self.training, step)
-        return told(self.stories, batch, part, self.device)
+        return [told(self.stories, batch, part, self.device) for part in parts]
 
     def num_tokens(self, batch: TextBatch) -> int:
         return batch.batch.tokens.numel()
 
     def losses(self, batch: TextBatch, step: int) -> dict[str, Tensor]:
         return generator_loss(self.model, batch.batch, batch.text, batch.text_mask, self.training.label_smoothing, batch.num_hidden)
+
+    def rehearse(self, network: MaskGIT, num_rows: int) -> Tensor:
+        """The longest chunk after the longest context, half of its tokens hidden."""
+        config, device, (h, w) = network.config, next(network.parameters()).device, self.stories.tokens.shape[2:]
+        text = torch.zeros(num_rows, self._longest_text, config.text_dim, device=device)
+        cache = network.encode_text(text, torch.ones(text.shape[:2], dtype=torch.bool, device=device))
+        chunk = torch.zeros(num_rows, config.chunk_slices, h, w, dtype=torch.long, device=device)
+        kinds = torch.zeros(config.context_slices, dtype=torch.long, device=device)
+        context = network.encode_context(chunk[:, :1].expand(-1, len(kinds), -1, -1), kinds) if len(kinds) else None
+        features = network.features(chunk, cache, context, False).flatten(0, -2)
+        half = len(features) // 2
+        return network.score(features[:half], chunk.flatten()[:half], self.training.label_smoothing).cross_entropy.mean()
+
+    def kind(self, batch: TextBatch, step: int) -> Hashable:
+        context = batch.batch.context
+        return batch.batch.tokens.shape[1:], None if context is None else context.shape[1]
+
+    def figures(self, means: dict[str, float]) -> dict[str, float]:
+        return means
 
     def after_step(self, step: int) -> None:
         """Nothing: the optimisers do it all."""

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,25 +29,30 @@ class Meter:
         self._restart()
 
     def _restart(self) -> None:
-        self.began, self.timed, self.tokens, self.waited = time.perf_counter(), 0, 0, 0.0
+        self.began, self.timed, self.tokens, self.waited, self.operations = time.perf_counter(), 0, 0, 0.0, 0.0
 
-    def add(self, values: dict[str, Tensor], tokens: int, waited: float) -> None:
-        """A step's scalars, "skipped" (1 or 0) among them; tokens of all processes; seconds it waited for its clips."""
+    def add(self, values: dict[str, Tensor], tokens: int, waited: float, operations: float = 0.0) -> None:
+        """A step's scalars, "skipped" (1 or 0) among them; tokens of all processes; seconds it waited for its clips; this process's operations."""
         was_skipped = bool(values["skipped"])
         for name, value in values.items():
             value = value.detach().double()
             if was_skipped and name != "skipped":
                 value = torch.zeros_like(value)
             self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
-        self.since, self.timed, self.tokens, self.waited = self.since + 1, self.timed + 1, self.tokens + tokens, self.waited + waited
+        self.since, self.timed, self.tokens = self.since + 1, self.timed + 1, self.tokens + tokens
+        self.waited, self.operations = self.waited + waited, self.operations + operations
 
     def pause(self, seconds: float) -> None:
         """Time that no step took: checkpoints, looks."""
         self.began += seconds
 
-    def line(self, step: int, num_steps: int, batch_size: int, group: Group, flops_per_token: float) -> dict[str, float]:
+    def line(
+        self, step: int, num_steps: int, batch_size: int, group: Group, peak: float,
+        figures: Callable[[dict[str, float]], dict[str, float]] = dict,
+    ) -> dict[str, float]:  # fmt: skip
         """Means over the steps that were taken since the last line, by all processes (nan where none was), and how many were skipped.
 
+        figures: what is said of the means. peak: operations a second that a process's device can do, 0 = not known, and no "mfu".
         Then the sums begin anew.
         """
         sums = {name: total.item() for name, total in group.mean(self.sums).items()}
@@ -55,7 +61,7 @@ class Meter:
         seconds = time.perf_counter() - self.began
         line = {
             "step": step,
-            **means,
+            **figures(means),
             "skipped": sums["skipped"],
             "seconds_per_step": seconds / self.timed,
             "clips_per_second": batch_size * self.timed / seconds,
@@ -63,9 +69,8 @@ class Meter:
             "waiting": self.waited / seconds,
             "seconds_left": (num_steps - step) * seconds / self.timed,
         }
-        peak = peak_operations(group.device)
-        if peak and flops_per_token:
-            line["mfu"] = flops_per_token * self.tokens / seconds / (peak * group.size)
+        if peak:
+            line["mfu"] = self.operations / seconds / peak
         self.since, self.sums = 0, {}
         self._restart()
         return line

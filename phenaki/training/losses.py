@@ -7,7 +7,6 @@ the two gives each network the gradients of its own loss alone.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -16,6 +15,7 @@ from phenaki.config import check_range
 from phenaki.cvivit import Reconstruction
 from phenaki.evaluation.i3d import I3D, MIN_SIZE, load_i3d
 from phenaki.evaluation.lpips import LPIPS, load_lpips, unit_channels
+from phenaki.evaluation.metrics import psnr, squared_error
 from phenaki.training.adversarial import LeCam, adaptive_balance, hinge_discriminator, hinge_generator, r1_penalty
 from phenaki.training.discriminator import Discriminator
 
@@ -89,14 +89,15 @@ class TokenizerLosses(nn.Module):
         if self.discriminator is not None:
             parts |= self._adversarial(made, truth, likeness, step)
             loss = loss + settings.adversarial_weight * parts["balance"] * parts["adversarial"]
-        return {"loss": loss, **parts, "psnr": psnr(made, truth)}
+        return {"loss": loss, **parts, "squared_error": squared_error(made, truth).mean().detach()}
 
     @torch.no_grad()
     def held_out(self, result: Reconstruction, video: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """The same of clips that are not trained on, without the discriminator; "loss" is comparable from step to step."""
         made, truth = result.video.float(), video.float()
         parts = self._likeness(made, truth, rng)
-        return {"loss": sum(getattr(self.settings, f"{name}_weight") * part for name, part in parts.items()), **parts, "psnr": psnr(made, truth)}
+        loss = sum(getattr(self.settings, f"{name}_weight") * part for name, part in parts.items())
+        return {"loss": loss, **parts, "squared_error": squared_error(made, truth).mean()}
 
     def _likeness(self, made: Tensor, truth: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """How unlike two videos are, in each way that has a weight."""
@@ -147,10 +148,10 @@ def frame_weights(num_frames: int, first: float, device: torch.device) -> Tensor
     return (weights / weights.mean())[:, None, None]
 
 
-@torch.no_grad()
-def psnr(made: Tensor, truth: Tensor) -> Tensor:
-    """10 log10(2^2 / mean squared error) in dB: the range [-1, 1] is 2 wide."""
-    return -10 * torch.log10(F.mse_loss(made, truth) / 4)
+def with_psnr(means: dict[str, float]) -> dict[str, float]:
+    """Means of losses with decibels in place of "squared_error": of the mean error, since means of decibels depend on what is averaged first."""
+    decibels = {"psnr": psnr(torch.tensor(means["squared_error"], dtype=torch.float64)).item()}
+    return {name: value for name, value in means.items() if name != "squared_error"} | decibels
 
 
 def build_losses(settings: LossSettings, device: str | torch.device = "cpu") -> TokenizerLosses:

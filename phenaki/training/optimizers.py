@@ -78,13 +78,18 @@ def make_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[torch
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if settings.optimizer == "muon" and "layers." in name and parameter.ndim == 2:
+        if is_muons(name, parameter, settings):
             muons.append(parameter)
         else:
             (matrices if parameter.ndim >= 2 else vectors).append(parameter)
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2), fused=True)
     return [adamw, _muon(muons, settings)] if muons else [adamw]
+
+
+def is_muons(name: str, parameter: Tensor, settings: OptimizerSettings) -> bool:
+    """Whether a parameter is moved by Muon: a matrix of a layer, where that is set."""
+    return settings.optimizer == "muon" and "layers." in name and parameter.ndim == 2
 
 
 def _muon(parameters: list[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:

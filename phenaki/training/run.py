@@ -7,7 +7,7 @@ steps to the bit. What is trained, on what and by which loss is a Task; this fil
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from phenaki.checkpoint import save_weights
 from phenaki.config import as_dict
-from phenaki.training.ahead import Ahead
+from phenaki.data.ahead import Ahead
 from phenaki.training.checkpoints import (
     CRITIC,
     OPTIMIZER,
@@ -38,7 +38,8 @@ from phenaki.training.checkpoints import (
     set_aside,
 )  # fmt: skip
 from phenaki.training.interrupts import Interrupts, Stopped
-from phenaki.training.journal import Journal, Meter
+from phenaki.training.journal import Journal, Meter, peak_operations
+from phenaki.training.memory import check_memory
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate, make_optimizers
 from phenaki.training.parallel import Group, Objective, Part, checkpoint_activations, shared_as, spread, whole
 
@@ -59,15 +60,24 @@ class Task(Protocol):
     critic: nn.Module | None  # trained against the model by "discriminator_loss", saved, not averaged
 
     def build(self) -> nn.Module:
-        """A new network of the model's kind, on its device."""
+        """A new network of the model's kind."""
 
-    def draw(self, step: int, part: Part) -> Any:
-        """A step's clips, or a part of them, from (seed, step) alone."""
+    def draw(self, step: int, parts: list[Part]) -> list[Any]:
+        """Neighbouring parts of a step's clips, a batch each, from (seed, step) alone."""
 
     def num_tokens(self, batch: Any) -> int: ...
 
     def losses(self, batch: Any, step: int) -> dict[str, Tensor]:
         """Named scalars; "loss" is minimised, all are logged. Their mean over equal parts of a batch is the batch's."""
+
+    def rehearse(self, network: nn.Module, num_rows: int) -> Tensor:
+        """A forward pass of a network of `build` on so many made-up clips of a training step's size, to a scalar."""
+
+    def kind(self, batch: Any, step: int) -> Hashable:
+        """What decides how many operations a token of a batch costs; a few kinds in all."""
+
+    def figures(self, means: dict[str, float]) -> dict[str, float]:
+        """What a line says of the means of an interval's losses."""
 
     def after_step(self, step: int) -> None:
         """What changes weights besides the optimisers."""
@@ -94,10 +104,13 @@ class Run:
         self.parts = self.group.parts(settings.accumulate)
         for part in self.parts:
             part.of(settings.batch_size)
+        self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_bf16(self.group.device))
+        self._note(check_memory(task, settings, self.group, self.bf16))
         self.objective = self._objective()
         self.optimizers = make_optimizers(task.model, settings) + ([] if task.critic is None else make_optimizers(task.critic, settings))
         self.ema = EMA(task.model, settings.ema_decay)
-        self.progress, self.meter, self.flops_per_token = Progress(), Meter(), 0.0
+        self.progress, self.meter = Progress(), Meter()
+        self.peak, self.operations_per_token = peak_operations(self.group.device), {}
         self.saved_step = -1
         self.journal = Journal(self.folder) if self.group.leads else None
         self.resume()
@@ -110,11 +123,10 @@ class Run:
 
     def _objective(self) -> nn.Module:
         settings, task = self.settings, self.task
-        has_bf16 = self.group.device.type == "cuda" and torch.cuda.is_bf16_supported()
         if settings.activation_checkpointing:
             checkpoint_activations(task.model)
         networks = {"model": task.model} | ({} if task.critic is None else {"critic": task.critic})
-        objective = Objective(networks, task.losses, settings.precision == "bf16" or (settings.precision == "auto" and has_bf16))
+        objective = Objective(networks, task.losses, self.bf16)
         if settings.compile:
             objective.compile()
         return spread(objective, self.group, settings.sharded)
@@ -122,12 +134,14 @@ class Run:
     def train(self, on_log: Callable[[dict], None] = print) -> None:
         """Steps until num_steps. Stopped when a signal asks for it, TrainingError after ten steps in a row without a number."""
         settings = self.settings
-        draw = lambda step: [self.task.draw(step, part) for part in self.parts]
+        draw = lambda step: self.task.draw(step, self.parts)
         with Interrupts() as interrupts, Ahead(draw, self.step, settings.num_steps) as ahead:
             while self.step < settings.num_steps:
                 batches, waited = ahead.take()
-                values = self._step(batches)
-                self.meter.add(values, sum(map(self.task.num_tokens, batches)) * self.group.size, waited)
+                values, kind = self._step(batches), self.task.kind(batches[0], self.step)
+                num_tokens = sum(map(self.task.num_tokens, batches))
+                operations = self.operations_per_token.get(kind, 0.0) * num_tokens
+                self.meter.add(values, num_tokens * self.group.size, waited, operations)
                 skipped = self.progress.skipped_in_a_row + 1 if values["skipped"] else 0
                 self.progress = Progress(self.step + 1, skipped)
                 self._report(on_log)
@@ -143,7 +157,7 @@ class Run:
         settings, rate = self.settings, learning_rate(self.step, self.settings)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        values = self._measured(batches) if not self.flops_per_token and self.group.device.type == "cuda" else self._backward(batches)
+        values = self._backward(batches) if self._knows_cost(batches) else self._measured(batches)
         values["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.task.model.parameters(), settings.max_grad_norm))
         finite = values["grad_norm"].isfinite()
         if self.task.critic is not None:
@@ -170,18 +184,23 @@ class Run:
             said.append({name: value.detach() for name, value in losses.items()})
         return {name: sum(one[name] for one in said) / len(said) for name in said[0]}
 
+    def _knows_cost(self, batches: list[Any]) -> bool:
+        """Whether a step of this kind has been measured, or need not be: only GPUs whose peak is known are told a share of it."""
+        return not self.peak or self.task.kind(batches[0], self.step) in self.operations_per_token
+
     def _measured(self, batches: list[Any]) -> dict[str, Tensor]:
-        """A backward pass whose operations are counted, for the share of the GPU's peak that is used."""
+        """The first backward pass of its kind: its operations are counted, those that checkpointed layers do again too."""
         with FlopCounterMode(display=False) as counter:
             values = self._backward(batches)
-        self.flops_per_token = counter.get_total_flops() / max(sum(map(self.task.num_tokens, batches)), 1)
+        per_token = counter.get_total_flops() / max(sum(map(self.task.num_tokens, batches)), 1)
+        self.operations_per_token[self.task.kind(batches[0], self.step)] = per_token
         return values
 
     def _report(self, on_log: Callable[[dict], None]) -> None:
         """What is due after a step: a line of the log, a checkpoint, a look."""
         step, settings, done = self.step, self.settings, self.step == self.settings.num_steps
         if step % settings.log_every == 0 or done:
-            line = self.meter.line(step, settings.num_steps, settings.batch_size, self.group, self.flops_per_token)
+            line = self.meter.line(step, settings.num_steps, settings.batch_size, self.group, self.peak, self.task.figures)
             if self.group.leads:
                 self.journal.write(line)
                 on_log(line)
@@ -208,7 +227,7 @@ class Run:
         weights = self._gathered(self.ema.weights)
         if weights is None:
             return None
-        network = self.task.build()
+        network = self.task.build().to(self.group.device)
         network.load_state_dict(weights)
         return network.eval().requires_grad_(False)
 
@@ -319,6 +338,11 @@ class Run:
             parameter = parameters[name]
             moved = shared_as(value, parameter) if value.shape == parameter.shape else value.to(parameter.device)
             owners[parameter].state[parameter][field] = moved
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device is a GPU that computes in bf16."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def lasting(settings: OptimizerSettings) -> dict[str, Any]:

@@ -68,11 +68,24 @@ def story_tokens(
     on_note(f"tokenising {training.num_stories} stories" + (f" and {num_images} pictures" if num_images else ""))
 
     def encode_text(captions: list[str]) -> list[Tensor]:
-        encoded = text_encoder.encode(captions)
+        encoded = text_encoder.encode([text_encoder.shortened(caption) for caption in captions])
         return [text[mask].cpu() for text, mask in zip(encoded.text, encoded.text_mask, strict=True)]
 
     tokenize_source(source, base.tokenizer.encode, encode_text, plan, path, made_by, on_note)
-    return StoryTokens.load(path)
+    stories = StoryTokens.load(path)
+    note_cut_captions(stories.captions, source, text_encoder, on_note)
+    return stories
+
+
+def note_cut_captions(captions: list[str], source: Source, text_encoder: TextEncoder, on_note: Callable[[str], None]) -> None:
+    """Says how many captions were too long for the text encoder, and whose the first one is; nothing where none was."""
+    cut = {caption for caption in captions if text_encoder.shortened(caption) != caption}
+    if not cut:
+        return
+    owners = [file.name for file in getattr(source, "files", ()) if file.caption in cut]
+    limit = f"more than the {text_encoder.config.max_length} tokens that the text encoder reads"
+    first = f"; the first is that of {owners[0]}" if owners else ""
+    on_note(f"{len(cut)} of {len(captions)} captions have {limit}: of those only the first words that fit are learnt from{first}")
 
 
 def made_with(base: Model, text_encoder: TextEncoder) -> dict[str, Any]:
@@ -124,23 +137,12 @@ def tokenize_data(
         raise ValueError(f"{data}: holds story tokens already. `phenaki train generator --data {data}` takes them as they are")
     base = load_model(model, device)
     training = GeneratorTraining()
-    pt = base.info.tokenizer.temporal_patch_size
-    num_slices = training.num_slices if num_frames is None else slices_of(num_frames, pt)
+    num_slices = training.num_slices if num_frames is None else base.tokenizer.num_slices(num_frames)
     source = open_source(replace(WORLDS[world], fps=base.info.fps), base.info.tokenizer.image_size, data, device, on_note=on_note)
     text_encoder = TextEncoder.load(base.info.text, device=device)
     num_stories = training.num_stories if num_clips is None else num_clips
     own = replace(training, num_stories=num_stories, num_slices=num_slices, optimizer=replace(training.optimizer, seed=seed))
     return story_tokens(source, base, text_encoder, own, output, on_note)
-
-
-def slices_of(num_frames: int, temporal_patch_size: int) -> int:
-    """Slices of a clip; ValueError for a number of frames that is not 1 + pt*k."""
-    k, rest = divmod(num_frames - 1, temporal_patch_size)
-    if k < 0 or rest:
-        below = max(num_frames - 1, 0) // temporal_patch_size * temporal_patch_size + 1
-        fitting = f"{below} or {below + temporal_patch_size}" if num_frames > 0 else f"{below} or more"
-        raise ValueError(f"{num_frames} frames: this tokenizer needs 1 + {temporal_patch_size}k frames, so {fitting}")
-    return 1 + k
 
 
 def sample_prompts(source: Source, base: Model, num_slices: int) -> Prompts:

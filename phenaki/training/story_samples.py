@@ -24,7 +24,7 @@ def save_story_sample(stories: Prompts, model: MaskGIT, base: Model, text_encode
     side = tokenizer.image_size // tokenizer.patch_size
     rows, scenes = [], []
     for index, story in enumerate(stories):
-        script = Story.of([(prompt or "a video", seconds) for prompt, seconds in story])
+        script = Story.of([(text_encoder.shortened(prompt) or "a video", seconds) for prompt, seconds in story])
         planned = plan(script, fps=base.info.fps, temporal_patch_size=tokenizer.temporal_patch_size, chunk_slices=model.config.chunk_slices)
         encoded = [text_encoder.encode([scene.prompt]).to(next(model.parameters()).device) for scene in planned.scenes]
         texts = [SceneText(one.text, one.text_mask) for one in encoded]

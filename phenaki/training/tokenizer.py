@@ -1,6 +1,6 @@
 """`phenaki train tokenizer`: C-ViViT on the storybook world or on footage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from phenaki.data.order import is_image_step
 from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
 from phenaki.maskgit import MaskGIT
 from phenaki.training.checkpoints import changed
-from phenaki.training.losses import TokenizerLosses, build_losses
+from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.run import Run
@@ -74,12 +74,17 @@ class TokenizerTask:
         return self.model.num_frames(self.training.num_slices)
 
     def build(self) -> CViViT:
-        return CViViT(self.model.config).to(next(self.model.parameters()).device)
+        return CViViT(self.model.config)
 
-    def draw(self, step: int, part: Part) -> Tensor:
+    def draw(self, step: int, parts: list[Part]) -> list[Tensor]:
+        size = self.training.optimizer.batch_size
+        first, end = parts[0].of(size).start, parts[-1].of(size).stop  # all at once, so that all are decoded side by side
+        return list(self._step_clips(step, first, end - first).chunk(len(parts)))
+
+    def _step_clips(self, step: int, first: int, count: int) -> Tensor:
+        """Some rows of a step's batch: clips, or pictures alone."""
         settings = self.training.optimizer
-        rows = part.of(settings.batch_size)
-        first, count = step * settings.batch_size + rows.start, rows.stop - rows.start
+        first += step * settings.batch_size
         if is_image_step(settings.seed, step, self.training.image_prob) and getattr(self.source, "num_images", 0):
             return self.source.images(settings.seed, first, count)[0]
         return self._clips(self.source, settings.seed, first, count, self.num_frames)
@@ -103,6 +108,20 @@ class TokenizerTask:
         distinct = torch.tensor(result.tokens.unique().numel() / result.tokens.numel())  # falls towards 0 where codes collapse
         rng = generator_for(self.training.optimizer.seed, step, "losses")
         return {**self.losses_of(result, batch, step, rng), "distinct_tokens": distinct}
+
+    def rehearse(self, network: CViViT, num_rows: int) -> Tensor:
+        shows_pictures = self.training.image_prob == 1 and getattr(self.source, "num_images", 0)
+        size = network.config.image_size
+        result = network(torch.zeros(num_rows, 3, 1 if shows_pictures else self.num_frames, size, size, device=next(network.parameters()).device))
+        return result.video.square().mean() + result.quantizer_loss
+
+    def kind(self, batch: Tensor, step: int) -> Hashable:
+        losses = self.training.losses
+        has_critic = self.critic is not None and step >= losses.start_step
+        return batch.shape[2:], has_critic, has_critic and losses.r1_weight > 0 and step % losses.r1_every == 0
+
+    def figures(self, means: dict[str, float]) -> dict[str, float]:
+        return with_psnr(means)
 
     def after_step(self, step: int) -> None:
         """Revives codes that nothing is near to."""
@@ -129,7 +148,7 @@ class TokenizerTask:
             said = self.losses_of.held_out(model(video), video, generator_for(HELD_OUT_SEED, number, "losses"))
             for name, value in said.items():
                 sums[name] = sums.get(name, 0.0) + value.item() / num_batches
-        return sums
+        return with_psnr(sums)
 
     @torch.no_grad()
     def sample(self, model: CViViT, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""The next step's clips, drawn while this step computes."""
+"""The next clips, drawn while these are used: a training step's, or the next batch of those that are tokenised or measured."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -31,3 +31,10 @@ class Ahead:
 
     def _ask(self) -> Future | None:
         return self.pool.submit(self.draw, self.step) if self.step < self.end else None
+
+
+def drawn_ahead(draw: Callable[[int], Any], numbers: range) -> Iterator[Any]:
+    """draw(number) for each of the numbers, in their order, the next one drawn while one is used."""
+    with Ahead(lambda index: draw(numbers[index]), 0, len(numbers)) as ahead:
+        for _ in numbers:
+            yield ahead.take()[0]

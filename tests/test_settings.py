@@ -1,0 +1,100 @@
+"""Every settings dataclass that a file can fill refuses numbers without a sense, each by its name."""
+
+import math
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phenaki.checkpoint import CheckpointError, ModelInfo, read_info, save_info
+from phenaki.config import ConfigError
+from phenaki.data.sharding import ShardSettings
+from phenaki.data.storybook import SMALL_WORLD, open_world
+from phenaki.training.settings import ModelSettings, load_settings
+
+TINY = load_settings(Path(__file__).resolve().parents[1] / "configs/tiny.toml")
+INFO = ModelInfo("tiny", TINY.tokenizer, TINY.generator, TINY.text, 8.0, TINY.sampling)
+ANY_NUMBER = {"seed"}
+
+
+def plain(hint: Any) -> Any:
+    """An annotation without its "or None"."""
+    options = [option for option in typing.get_args(hint) if option is not types.NoneType] if isinstance(hint, types.UnionType) else [hint]
+    return options[0]
+
+
+def classes(cls: type) -> set[type]:
+    """A settings dataclass and all that its fields are annotated with."""
+    return {cls}.union(*(classes(kind) for kind in map(plain, typing.get_type_hints(cls).values()) if is_dataclass(kind)))
+
+
+def instances(settings: Any) -> Iterator[Any]:
+    """The same of settings as they are."""
+    yield settings
+    for entry in fields(settings):
+        if is_dataclass(value := getattr(settings, entry.name)):
+            yield from instances(value)
+
+
+ALL = {type(one): one for whole in (TINY, INFO, ShardSettings(64)) for one in instances(whole)}
+NUMBERS = [
+    (cls, name, plain(hint))
+    for cls in ALL
+    for name, hint in typing.get_type_hints(cls).items()
+    if plain(hint) in (float, int) and name not in ANY_NUMBER
+]
+
+
+def test_none_is_left_out():
+    assert set(ALL) == classes(ModelSettings) | classes(ModelInfo) | {ShardSettings}
+    assert len(ALL) >= 12 and sum(kind is float for *_, kind in NUMBERS) >= 40
+
+
+@pytest.mark.parametrize(("cls", "name", "kind"), NUMBERS, ids=lambda part: getattr(part, "__name__", part))
+def test_numbers_without_a_sense_are_refused_by_name(cls, name, kind):
+    for value in (math.nan, math.inf, -math.inf, -1e9) if kind is float else (-(10**9),):
+        with pytest.raises(ValueError, match=name):
+            replace(ALL[cls], **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("section", "text", "said"),
+    [
+        ("sampling", "temperature = nan", "temperature nan: needed a finite number"),
+        ("sampling", "temperature = 1e9", "temperature 1000000000.0: needed above 0 and at most 100"),
+        ("sampling", "choice_temperature = inf", "choice_temperature inf: needed a finite number"),
+        ("text", "max_length = 0", "max_length 0: needed at least 1 and at most 1e+06"),
+        ("world", "fps = nan", "fps nan: needed a finite number"),
+        ("world", "actor_size = -1", "actor_size -1.0: needed above 0 and at most 1"),
+        ("world", "actor_size = 0.001", "actor_size 0.001: less than a pixel of 64; make it greater"),
+        ("world", "companion_prob = 2", "companion_prob 2.0: needed at least 0 and at most 1"),
+        ("world", "times = [\"noon\"]", "times 'noon': known are day, sunset, night, dawn"),
+        ("world", "places = []", "places (): needed one at least"),
+        ("footage", "flip_prob = nan", "flip_prob nan: needed a finite number"),
+        ("footage", "min_zoom = 0", "min_zoom 0.0: needed above 0 and at most 1"),
+    ],
+)  # fmt: skip
+def test_a_file_with_such_a_number_is_refused_by_section_and_key(tmp_path, section, text, said):
+    path = tmp_path / "model.toml"
+    path.write_text(f"[{section}]\n{text}\n")
+    with pytest.raises(ConfigError) as error:
+        load_settings(path)
+    assert f"{path}: {section}: {said}" == str(error.value)
+
+
+def test_a_model_folder_with_such_a_rate_is_refused_by_its_file(tmp_path):
+    save_info(tmp_path, INFO)
+    path = tmp_path / "config.json"
+    assert read_info(tmp_path).fps == 8
+    path.write_text(path.read_text().replace('"fps": 8.0', '"fps": NaN'))
+    with pytest.raises(CheckpointError, match=r"config.json: fps nan: needed a finite number"):
+        read_info(tmp_path)
+
+
+def test_a_lone_actor_has_no_companion():
+    world = open_world(replace(SMALL_WORLD, actors=("fox",), places=("beach", "city"), companion_prob=1.0))
+    assert not any(scene.companion for index in range(20) for scene in world.story(0, index, 9).scenes)
