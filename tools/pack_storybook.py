@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from phenaki.data.art import LOOP_FRAMES
 from phenaki.data.world import WORLDS
 
-PARTICLES = {"rain": "rain-1.png", "snow": "snow-particle-5.png", "leaves": "leaf-1.png"}
+PARTICLES = {"rain": "rain-2.png", "snow": "snow-particle-3.png", "leaves": "leaf-2.png"}
 # Names that prompts use, where they differ from the names of the asset packs.
 PLACE_FILES = {"desert": "18.png"}
 
@@ -31,6 +31,15 @@ def premultiplied(picture: Image.Image, size: int) -> np.ndarray:
     rgba[..., :3] *= rgba[..., 3:]
     channels = [Image.fromarray(rgba[..., c]).resize((size, size), Image.Resampling.BOX) for c in range(4)]
     return (np.stack([np.asarray(channel) for channel in channels]) * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def on_squares(pictures: list[Image.Image]) -> list[Image.Image]:
+    """RGBA pictures in the middle of transparent squares of one size, so that their sizes stay what they are to each other."""
+    side = max(max(picture.size) for picture in pictures)
+    squares = [Image.new("RGBA", (side, side)) for _ in pictures]
+    for square, picture in zip(squares, pictures, strict=True):
+        square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return squares
 
 
 def read_strip(path: Path, size: int) -> np.ndarray:
@@ -59,10 +68,11 @@ def main() -> None:
         places = {name: places[name] for name in world.places}
 
     pictures = [Image.open(options.art / "backgrounds" / file).convert("RGB") for file in places.values()]
+    particles = on_squares([Image.open(options.art / "particles" / file).convert("RGBA") for file in PARTICLES.values()])
     tensors = {
         "actors": np.stack([read_strip(options.art / "sprites" / file, options.size) for file in sprites.values()]),
         "places": np.stack([np.asarray(picture).transpose(2, 0, 1) for picture in pictures]),
-        "particles": np.stack([premultiplied(Image.open(options.art / "particles" / file), options.size) for file in PARTICLES.values()]),
+        "particles": np.stack([premultiplied(particle, options.size) for particle in particles]),
     }
     names = {"actors": list(sprites), "places": list(places), "particles": list(PARTICLES)}
     save_file({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()}, options.output, {"names": json.dumps(names)})

@@ -78,7 +78,7 @@ class Painter:
     def _weather_layers(self, art: Art) -> tuple[list[str], Tensor]:
         """Seamless premultiplied RGBA layers (k 4 size size), one for each weather, with particles strewn over it."""
         size = self.size
-        small = self._resized(art.particles, max(size // 12, 3), max(size // 12, 3))
+        small = self._resized(art.particles, max(size // 10, 3), max(size // 10, 3))
         layers = [torch.zeros(4, size, size, device=self.device)]
         rng = random.Random("weather")
         for particle in small:

@@ -13,6 +13,9 @@ from phenaki.data.world import SceneTruth, StoryTruth
 
 FEET = 42 / 96  # of the art's sprites, below their middles, as a share of their side
 WALK = 0.125  # pictures a second: 1 pixel a frame at size 64 and 8 fps
+OUTSIDE = 0.25  # how far beyond the picture's edge an actor's middle goes
+RISE, FALL = 0.25, 0.5  # pictures a second
+FALL_FROM, FALL_SECONDS = -0.125, 1.75  # where a fall begins: partly in sight; from one fall to the next
 PAN, PAN_REACH = 0.0625, 0.125  # pictures a second, and how far to each side
 ZOOM, CLOSEST = 0.04, 0.8  # a second, and the smallest share of the picture that is seen
 
@@ -54,7 +57,10 @@ def joined(tracks: list[Track]) -> Track:
 
 
 def motion_track(motion: str, seconds: np.ndarray, x: float, baseline: float) -> Track:
-    """Poses at `seconds` (n,) of a scene that began with the actor at `x`; walkers leave on one side and return on the other."""
+    """Poses at `seconds` (n,) of a scene that began with the actor at `x`; walkers leave on one side and return on the other.
+
+    Who flies up leaves at the top and takes off again; who falls comes down from there, lands, and comes down again.
+    """
     still, one = np.zeros_like(seconds), np.ones_like(seconds)
     rest = Track(x + still, baseline + still, one, still, np.full(len(seconds), motion.endswith("right")))
     if motion in ("walks left", "runs left", "walks right", "runs right"):
@@ -62,8 +68,10 @@ def motion_track(motion: str, seconds: np.ndarray, x: float, baseline: float) ->
         return replace(rest, x=_wrapped(x + (speed if motion.endswith("right") else -speed) * seconds))
     if motion == "hops":
         return replace(rest, y=baseline - np.round(8 * np.abs(np.sin(np.pi * seconds))) / 32)
-    if motion in ("flies up", "falls"):
-        return replace(rest, y=_wrapped(baseline + (0.25 if motion == "falls" else -0.25) * seconds))
+    if motion == "flies up":
+        return replace(rest, y=baseline - RISE * seconds % (baseline + OUTSIDE))
+    if motion == "falls":
+        return replace(rest, y=np.minimum(FALL_FROM + FALL * (seconds % FALL_SECONDS), baseline))
     if motion == "spins":
         return replace(rest, angle=np.pi * seconds)
     if motion == "grows":
@@ -75,40 +83,46 @@ def motion_track(motion: str, seconds: np.ndarray, x: float, baseline: float) ->
     return rest
 
 
-def _wrapped(position: np.ndarray, margin: float = 0.25) -> np.ndarray:
-    """Positions run from -margin to 1 + margin and start over."""
-    return (position + margin) % (1 + 2 * margin) - margin
+def _wrapped(position: np.ndarray) -> np.ndarray:
+    """Positions run from -OUTSIDE to 1 + OUTSIDE and start over."""
+    return (position + OUTSIDE) % (1 + 2 * OUTSIDE) - OUTSIDE
 
 
 def actor_track(story: StoryTruth, fps: float, actor_size: float, settle_seconds: float = 0.0) -> Track:
     """The actor in each frame of a story; a scene starts where the last one left the actor, well inside the picture.
 
     With `settle_seconds` an actor that was in the air, turned, grown or outside is moved back over that time, not at once,
-    and a motion that goes on into the next scene goes on from where it was.
+    and a motion that goes on into the next scene goes on from where it was; not so in another place, which is a cut.
     """
-    x, parts = story.start_x, []
+    x, begun, parts = story.start_x, 0.0, []  # begun: how long the motion has been going on
     previous: SceneTruth | None = None
-    left, begun = (0.0, 0.0, 1.0, 0.0), 0.0  # what is left of the last scene's pose: dx, dy, scale, angle; when its motion began
     for scene in story.scenes:
-        inside = min(max(x, 0.125), 0.875)
-        same = previous is not None and previous.actor == scene.actor and settle_seconds > 0
-        goes_on = same and previous.motion == scene.motion
+        stays = previous is not None and settle_seconds > 0 and (previous.actor, previous.place) == (scene.actor, scene.place)
+        goes_on = stays and previous.motion == scene.motion
         begun = begun if goes_on else 0.0
-        seconds = np.arange(scene.num_frames + 1) / fps  # with the frame after the scene, where the next one starts
+        start = x if goes_on else min(max(x, 0.125), 0.875)
         walks = scene.motion.split()[0] in ("walks", "runs")
-        start = x if goes_on else inside
+        seconds = np.arange(scene.num_frames + 1) / fps  # with the frame after the scene, where the next one starts
         track = motion_track(scene.motion, seconds if walks else seconds + begun, start, story.baseline)
-        dx, dy, scale, angle = left if same and not goes_on else (0.0, 0.0, 1.0, 0.0)
-        if same and not goes_on:
-            fade = np.maximum(1 - seconds / settle_seconds, 0.0)
-            dx += x - inside
-            track = replace(track, x=track.x + dx * fade, y=track.y + dy * fade, scale=track.scale * scale**fade, angle=track.angle + angle * fade)
+        if stays and (goes_on or scene.motion != "falls"):  # who falls comes from above at once
+            track = _settled(track, ended, seconds / settle_seconds)
         parts.append(_in_role(track[:-1], scene.actor, scene.motion, actor_size))
-        x = float(track.x[-1]) if walks else start
-        turned = (float(track.angle[-1]) + np.pi) % (2 * np.pi) - np.pi  # the short way back
-        left = (float(track.x[-1]) - x, float(track.y[-1]) - story.baseline, float(track.scale[-1]), turned)
-        begun, previous = begun + scene.num_frames / fps, scene
+        ended, previous = track[-1:], scene
+        x, begun = float(track.x[-1]) if walks else start, begun + scene.num_frames / fps
     return joined(parts)
+
+
+def _settled(track: Track, ended: Track, progress: np.ndarray) -> Track:
+    """A track that begins where the one before it `ended` (one frame), and is itself where progress (n,) is 1 or more."""
+    fade = np.maximum(1 - progress, 0.0)
+    turned = (ended.angle - track.angle[0] + np.pi) % (2 * np.pi) - np.pi  # the short way back
+    return replace(
+        track,
+        x=track.x + (ended.x - track.x[0]) * fade,
+        y=track.y + (ended.y - track.y[0]) * fade,
+        scale=track.scale * (ended.scale / track.scale[0]) ** fade,
+        angle=track.angle + turned * fade,
+    )
 
 
 def _in_role(track: Track, actor: str, motion: str, actor_size: float) -> Track:

@@ -10,7 +10,7 @@ from phenaki.data.storybook import open_world
 from phenaki.data.world import WORLDS
 
 ROW_FRAMES = 8  # pictures of a story
-CAPTION_WIDTH = 420  # pixels beside them
+CAPTION_WIDTH = 640  # pixels beside them
 ROW_HEIGHT = 128  # pixels on the sheet
 
 
@@ -31,7 +31,7 @@ def save_preview(source: str, output: Path, *, data: Path | None, world: str, se
     pen = ImageDraw.Draw(sheet)
     for row, (picture, story) in enumerate(zip(pixels, stories, strict=True)):
         sheet.paste(Image.fromarray(np.ascontiguousarray(picture)).resize((width, height), Image.Resampling.NEAREST), (0, row * height))
-        lines = [line for scene in story.scenes for line in textwrap.wrap(f"{scene.num_frames / book.config.fps:g} s: {scene.caption}", 62)]
+        lines = [line for scene in story.scenes for line in textwrap.wrap(f"{scene.num_frames / book.config.fps:g} s: {scene.caption}", 100)]
         pen.multiline_text((width + 8, row * height + 4), "\n".join(lines), fill="black")
     sheet.save(output)
     return num_stories

@@ -90,6 +90,8 @@ class StorybookWorld:
             scene = replace(scene, **{name: getattr(previous, name) for name in kept})
         if scene.companion == scene.actor:
             scene = replace(scene, companion="")
+        if scene.companion and stands_behind(scene.object):
+            scene = replace(scene, object="")  # it would stand where the companion does
         return replace(scene, weather="clear") if scene.place in SHELTERED else scene
 
     def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor:
