@@ -147,7 +147,7 @@ MORE_ACTORS: Phrasings = {
     "locomotive": ("a locomotive", "the locomotive", "a train engine", "a steam engine", "a red and black locomotive", "a steam train"),
 }
 MORE_PLACES: Phrasings = {
-    "beach": ("at the beach", "on a sunny shore"),
+    "beach": ("at the beach", "on the shore"),
     "desert": ("in the dry land of red rocks and cactuses", "out in the desert"),
     "snowy forest": ("on a field of snow", "in a snowy winter landscape"),
     "city": ("in the middle of the city", "between skyscrapers"),
@@ -210,7 +210,7 @@ RICH_WEATHERS: Phrasings = {  # without "on a rainy day", since it may be night 
     "clear": ("",),
     "rain": ("in the rain", "while it rains", "under falling rain", "in pouring rain", "as raindrops fall", "in a rain shower"),
     "snow": (*WEATHER_PHRASES["snow"], "in the falling snow", "as snowflakes fall"),
-    "leaves": (*WEATHER_PHRASES["leaves"], "as leaves blow past", "in a swirl of autumn leaves"),
+    "leaves": (*WEATHER_PHRASES["leaves"], "as leaves blow past", "in a swirl of green leaves"),
 }
 MORE_MOTIONS: Phrasings = {
     "stands": ("is standing still", "rests in one spot"),

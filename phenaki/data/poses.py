@@ -96,8 +96,9 @@ def actor_track(story: StoryTruth, fps: float, actor_size: float, settle_seconds
     """
     x, begun, parts = story.start_x, 0.0, []  # begun: how long the motion has been going on
     previous: SceneTruth | None = None
+    ended: Track | None = None  # where the last scene left the actor
     for scene in story.scenes:
-        stays = previous is not None and settle_seconds > 0 and (previous.actor, previous.place) == (scene.actor, scene.place)
+        stays = previous is not None and ended is not None and settle_seconds > 0 and (previous.actor, previous.place) == (scene.actor, scene.place)
         goes_on = stays and previous.motion == scene.motion
         begun = begun if goes_on else 0.0
         start = x if goes_on else min(max(x, 0.125), 0.875)

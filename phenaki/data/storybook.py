@@ -22,7 +22,7 @@ from phenaki.data.painter import TINTS, Painter, Sprites, place_tint
 from phenaki.data.poses import Track, actor_track, camera_track, companion_track, joined, object_track, seen_by
 from phenaki.data.world import FULL_WORLD, GROUND, MEDIUM_WORLD, SMALL_WORLD, WORLDS, SceneTruth, StoryTruth, WorldConfig, described
 
-__all__ = ["FULL_WORLD", "MEDIUM_WORLD", "SMALL_WORLD", "WORLDS", "SceneTruth", "StorybookWorld", "StoryTruth", "WorldConfig", "open_world"]
+__all__ = ["FULL_WORLD", "MEDIUM_WORLD", "SMALL_WORLD", "WORLDS", "SceneTruth", "StoryTruth", "StorybookWorld", "WorldConfig", "open_world"]
 
 TOLD_BATCH = 16  # stories painted at once when many are tokenised
 
