@@ -82,7 +82,8 @@ def slowly(world: StorybookWorld, story: StoryTruth) -> Tensor:
     """The same story painted frame by frame, each layer over the whole picture, as the first renderer did: (c f h w)."""
     config, frames = world.config, []
     camera, size = camera_track([story], config.fps), config.size
-    tracks = {"object": object_track(story, config.actor_size), "companion": companion_track(story, config.actor_size), "actor": world.actor_track(story)}
+    tracks = {"companion": companion_track(story, config.actor_size), "object": object_track(story, config.actor_size)}
+    tracks["actor"] = world.actor_track(story)
     for number, scene in enumerate(world.scenes_by_frame(story)):
         place = world.painter.places[world.place_index[scene.place]]
         spare = place.shape[-1] - size
