@@ -265,15 +265,19 @@ def test_a_tokenizer_that_is_not_there(config, tmp_path):
     assert len(told) == 2 and not (tmp_path / "run").exists()
 
 
-def test_a_preview_of_the_data(tmp_path):
+@pytest.mark.parametrize("world", ["small", "medium", "full"])
+def test_a_preview_of_a_world(tmp_path, world):
     (tmp_path / "a [").mkdir()
-    told = run("data", "preview", "storybook", "-o", tmp_path / "a [/].png")
+    told = run("data", "preview", "storybook", "--world", world, "-o", tmp_path / "a [/].png")
     assert told == f"{tmp_path / 'a [/].png'}: 8 stories\n"
     with Image.open(tmp_path / "a [/].png") as picture:
-        assert picture.size == (8 * 128 + 420, 8 * 128)
+        assert picture.size == (8 * 128 + 640, 8 * 128)
+
+
+def test_a_preview_that_cannot_be(tmp_path):
     assert "there is a preview of storybook" in fails("data", "preview", "films", "-o", tmp_path / "b.png")
     assert "must end in .png" in fails("data", "preview", "storybook", "-o", tmp_path / "b.jpg")
-    assert "known worlds are small, full" in fails("data", "preview", "storybook", "-o", tmp_path / "b.png", "--world", "big")
+    assert "known worlds are small, medium, full" in fails("data", "preview", "storybook", "-o", tmp_path / "b.png", "--world", "big")
 
 
 # ---- data tokenize -------------------------------------------------------------------------------------------------
