@@ -123,12 +123,19 @@ class Painter:
         offsets = torch.arange(side, device=self.device)
         rows, columns = (self._on_device(start, torch.int64)[:, None] + offsets for start in (top, left))
         grid = self._sprite_grid(sprites.track, self.axis[rows], self.axis[columns])
-        pixels = self.actors[self._on_device(sprites.actors, torch.int64), self._on_device(sprites.phases, torch.int64)]
+        pixels = self.actors.flatten(0, 1).index_select(0, self._on_device(sprites.actors * LOOP_FRAMES + sprites.phases, torch.int64))
         layer = F.grid_sample(pixels, grid, padding_mode="zeros", align_corners=False)  # (n 4 side side)
         colours = layer[:, :3] * self._on_device(sprites.tints, torch.float32)[:, :, None, None]
-        frames = self._on_device(sprites.frames, torch.int64)[:, None, None, None]
-        where = (frames, torch.arange(3, device=self.device)[:, None, None], rows[:, None, :, None], columns[:, None, None, :])
-        pictures[where] = colours + pictures[where] * (1 - layer[:, 3:])
+        planes = 3 * self._on_device(sprites.frames, torch.int64)[:, None] + torch.arange(3, device=self.device)
+        where, flat = self._pixels_of(planes, rows, columns).flatten(), pictures.view(-1)
+        flat.scatter_(0, where, (colours + flat.gather(0, where).view_as(colours) * (1 - layer[:, 3:])).flatten())
+
+    def _pixels_of(self, planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Numbers (n c h w) of pixels in flattened pictures, of planes (n c), rows (n h) and columns (n w).
+
+        One index a pixel is several times faster than an index for each axis.
+        """
+        return (planes * self.size**2)[:, :, None, None] + (rows[:, :, None] * self.size + columns[:, None, :])[:, None]
 
     def _sprite_grid(self, track: Track, down: Tensor, across: Tensor) -> Tensor:
         """Sprite coordinates (n h w 2) of picture coordinates down (n h) and across (n w), all in [-1, 1]."""
@@ -151,8 +158,8 @@ class Painter:
         (kind, right, down), view = unique_rows(weathers[frames], *shifts.T)
         axis = torch.arange(self.size, device=self.device)
         rows, columns = (((axis - self._on_device(shift, torch.int64)[:, None]) % self.size) for shift in (down, right))
-        kind = self._on_device(kind, torch.int64)[:, None, None, None]
-        colour = torch.arange(4, device=self.device)[:, None, None]
-        layers = self.weathers[kind, colour, rows[:, None, :, None], columns[:, None, None, :]]  # (k 4 size size)
+        planes = 4 * self._on_device(kind, torch.int64)[:, None] + torch.arange(4, device=self.device)
+        where = self._pixels_of(planes, rows, columns)
+        layers = self.weathers.view(-1).gather(0, where.flatten()).view(where.shape)  # (k 4 size size)
         layer, chosen = layers.index_select(0, self._on_device(view, torch.int64)), self._on_device(frames, torch.int64)
-        pictures[chosen] = layer[:, :3] + pictures[chosen] * (1 - layer[:, 3:])
+        pictures.index_copy_(0, chosen, layer[:, :3] + pictures.index_select(0, chosen) * (1 - layer[:, 3:]))
