@@ -169,6 +169,15 @@ def test_another_time_of_day_only_tints(small):
         torch.testing.assert_close(night[colour, :, 44, 32], day[colour, :, 44, 32] * actor, atol=1e-5, rtol=0)
 
 
+def test_every_place_can_be_seen_and_told_from_others_at_night(full):
+    """A third of the brightness of day is left at least, and no two places look alike."""
+    scenes = [replace(SCENE, place=place, num_frames=1) for place in FULL_WORLD.places]
+    day, night = (full.render([tell(replace(scene, time=time)) for scene in scenes]) for time in ("day", "night"))
+    assert ((night + 1).mean((1, 2, 3, 4)) / (day + 1).mean((1, 2, 3, 4))).min() > 0.3
+    gaps = [(one - two).abs().mean() for i, one in enumerate(night) for two in night[:i]]
+    assert min(gaps) > 0.02
+
+
 def test_a_pan_moves_all_that_stands_in_the_world(full):
     scene = replace(SCENE, companion="panda", object="tent", num_frames=9)
     still, pan = full.render([tell(scene, x=0.25), tell(replace(scene, camera="pan"), x=0.25)])

@@ -8,7 +8,7 @@ from itertools import chain, product
 import pytest
 
 from phenaki.data.captions import is_held_out, motion_phrases
-from phenaki.data.cast import OBJECT_SCALES, ROLES, SHELTERED, role_of, stands_behind
+from phenaki.data.cast import HALF_TINTED, OBJECT_SCALES, ROLES, SHELTERED, role_of, stands_behind
 from phenaki.data.phrasings import WORDINGS
 from phenaki.data.storybook import StorybookWorld, open_world
 from phenaki.data.world import FULL_WORLD, LATER_FIELDS, MEDIUM_WORLD, SMALL_WORLD, WORLDS, SceneTruth, WorldConfig, described
@@ -58,7 +58,8 @@ def test_no_name_is_twice_in_a_world(world):
 def test_roles_and_sizes_are_of_names_that_exist():
     assert set(ROLES) <= set(FULL_WORLD.actors)
     assert set(OBJECT_SCALES) == set(FULL_WORLD.objects) and {stands_behind(name) for name in OBJECT_SCALES} == {True, False}
-    assert set(SHELTERED) <= set(FULL_WORLD.places)
+    assert set(SHELTERED) | set(HALF_TINTED) <= set(FULL_WORLD.places)
+    assert not set(HALF_TINTED) & set(SMALL_WORLD.places), "the small world keeps its looks"
     assert {motion for role in ROLES.values() for motion in role.unfit} <= set(FULL_WORLD.motions)
 
 
@@ -146,6 +147,7 @@ def test_a_tenth_of_the_phrasings_is_held_out():
     options = [phrase for table in tables for phrases in table.values() for phrase in phrases]
     hidden = [phrase for table in tables for phrases in table.values() for phrase in phrases[1:] if is_held_out(phrase)]
     assert 0.07 < len(hidden) / len(options) < 0.13
+    assert any(is_held_out(template) for template in RICH.templates[1:]), "an order of words is held out, too"
 
 
 def test_the_held_out_lists_do_not_change():

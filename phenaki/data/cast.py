@@ -43,8 +43,9 @@ OBJECT_SCALES: dict[str, float] = {
 }  # fmt: skip
 LARGEST_IN_FRONT = 0.65
 
-INDOORS = ("cave", "spaceship", "stone hall")  # the time of day tints them half as much
+INDOORS = ("cave", "spaceship", "stone hall")
 SHELTERED = (*INDOORS, "underwater")  # no weather comes in
+HALF_TINTED = (*INDOORS, "volcano")  # the time of day shows half as much: the sun is outside, the lava glows by itself
 
 
 def role_of(actor: str) -> Role:

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from phenaki.data.art import LOOP_FRAMES, Art
-from phenaki.data.cast import INDOORS
+from phenaki.data.cast import HALF_TINTED
 from phenaki.data.poses import CameraTrack, Track
 
 NUM_PARTICLES = 20  # in a weather layer
@@ -32,9 +32,9 @@ WEATHER_SPEEDS = {"clear": (0, 0), "rain": (-1, 6), "snow": (0, 2), "leaves": (-
 
 
 def place_tint(time: str, place: str) -> tuple[float, ...]:
-    """RGB factors of a place at a time of day; indoors the day comes and goes half as strongly."""
+    """RGB factors of a place at a time of day; in some places the day comes and goes half as strongly."""
     tint = TINTS[time][0]
-    return tuple((1 + factor) / 2 for factor in tint) if place in INDOORS else tint
+    return tuple((1 + factor) / 2 for factor in tint) if place in HALF_TINTED else tint
 
 
 def unique_rows(*columns: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:

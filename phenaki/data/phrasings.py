@@ -286,6 +286,7 @@ MORE_TEMPLATES = (
     "here is {a}{o}, it {m} {j} {p} {t} {w}, {c}",
     "a video of {a}{o} that {m} {j} {p} {t} {w}, {c}",
     "a story about {a}{o} that {m} {j} {p} {w} {t}, {c}",
+    "a film of {a}{o} that {m} {j} {t} {p} {w}, {c}",
     "a picture book scene, {a}{o} {m} {j} {p} {t} {w}, {c}",
 )
 OBJECT_WAYS = ("next to {}", "beside {}", "near {}", "by {}", "close to {}")
