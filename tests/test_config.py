@@ -87,7 +87,7 @@ def test_files_that_cannot_be_read(tmp_path):
     ("text", "said"),
     [
         ("[tokeniser]\ndim = 3", "unknown section [tokeniser]"),
-        ("[world]\nname = 'huge'", "world 'huge'; known worlds: small, full"),
+        ("[world]\nname = 'huge'", "world 'huge'; known worlds: small, medium, full"),
         ("[world]\nsizes = 3", "did you mean 'size'"),
         ("[tokenizer]\nheadz = 3", "did you mean 'heads'"),
         ("[generator]\ndepth = 'six'", "generator: depth = 'six'"),
