@@ -61,6 +61,10 @@ CAMERA_PHRASES: dict[str, tuple[str, ...]] = {
     "pan": ("the camera pans", "the camera moves sideways", "a panning shot", "camera pan"),
     "zoom": ("the camera zooms in", "the camera comes closer", "a slow zoom", "camera zoom"),
 }
+PHRASES = {
+    "actor": ACTOR_PHRASES, "place": PLACE_PHRASES, "time": TIME_PHRASES, "weather": WEATHER_PHRASES,
+    "motion": MOTION_PHRASES, "camera": CAMERA_PHRASES, "companion": ACTOR_PHRASES,
+}  # fmt: skip
 # Orders of words: {a}ctor, {m}otion, {p}lace, {t}ime, {w}eather, {o}ther actor or object, {c}amera.
 TEMPLATES = (
     "{a}{o} {m} {p} {t} {w}, {c}",
@@ -85,10 +89,24 @@ def phrases(table: dict[str, tuple[str, ...]], name: str) -> tuple[str, ...]:
 
 def choose(rng: random.Random, options: Sequence[str], held_out: bool) -> str:
     """One phrasing: of those trained on, or (held_out) of those held out where there are any."""
-    first, rest = options[:1], options[1:]
-    kept = [*first, *(option for option in rest if not is_held_out(option))]
-    hidden = [option for option in rest if is_held_out(option)]
+    hidden = held_out_of(options)
+    kept = [option for option in options if option not in hidden]
     return rng.choice(hidden if held_out and hidden else kept)
+
+
+def held_out_of(options: Sequence[str]) -> list[str]:
+    """The phrasings that are held out from training; never the first one."""
+    return [option for option in options[1:] if is_held_out(option)]
+
+
+def has_words(attribute: str, value: str) -> bool:
+    """False for what is told by silence: no companion, clear weather, a still camera."""
+    return bool(value) and phrases(PHRASES[attribute], value) != ("",)
+
+
+def has_held_out_words(attribute: str, value: str) -> bool:
+    """True where an attribute of this value has phrasings that training does not show."""
+    return bool(value) and bool(held_out_of(phrases(PHRASES[attribute], value)))
 
 
 def caption(

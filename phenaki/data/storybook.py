@@ -9,8 +9,8 @@ Speeds are whole pixels a frame at size 64, so that equal scenes give equal pixe
 import hashlib
 import math
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from phenaki.data.art import LOOP_FRAMES, Art, draw_art, load_atlas
-from phenaki.data.captions import caption, is_held_out
+from phenaki.data.captions import PHRASES, caption, has_held_out_words, has_words, is_held_out
 
 GROUND = 44 / 64  # height of an actor's middle, as a share of the picture's height from its top
 NUM_PARTICLES = 20  # in a weather layer
@@ -89,6 +89,7 @@ class SceneTruth:
     companion: str  # "" = none
     num_frames: int
     caption: str = ""
+    told: tuple[str, ...] = field(default=(), repr=False)  # the attributes that the caption names
 
 
 @dataclass(frozen=True)
@@ -181,27 +182,46 @@ class StorybookWorld:
             layers[name] = layer
         return layers
 
-    def story(self, seed: int, index: int, num_frames: int, *, held_out: bool = False, max_scenes: int = 4, align: int = 1) -> StoryTruth:
-        """Story `index` of the endless list that `seed` names. Scenes change at frames 1 + align*k.
+    def story(
+        self, seed: int, index: int, num_frames: int, *, held_out: bool = False, held_out_words: bool | None = None,
+        lengths: Sequence[int] | None = None, max_scenes: int = 4, align: int = 1,
+    ) -> StoryTruth:  # fmt: skip
+        """Story `index` of the endless list that `seed` names. Scenes change at frames 1 + align*k, or have the frames of `lengths`.
 
         Training stories (held_out=False) have no held-out (actor, place) or (actor, motion) pair and no held-out phrasing;
         with held_out=True every scene has a held-out pair where the cast has one, and held-out words where there are any.
+        held_out_words, where given, decides about the words alone: with True every scene has held-out words.
         """
         rng = random.Random(f"storybook {seed} {index}")
-        boundaries = range(1, num_frames, align)
-        cuts = sorted(rng.sample(boundaries, min(rng.randint(1, max_scenes) - 1, len(boundaries))))
-        lengths = [end - start for start, end in zip([0, *cuts], [*cuts, num_frames], strict=True)]
+        lengths = lengths or self._lengths(rng, num_frames, max_scenes, align)
         scenes: list[SceneTruth] = []
         for length in lengths:
-            scenes.append(self._scene(rng, scenes[-1] if scenes else None, length, held_out))
-        leftmost, rightmost = {"left": (32, 56), "right": (8, 32)}.get(scenes[0].motion.split()[-1], (16, 48))  # walkers have room ahead
-        start_x = rng.randrange(leftmost, rightmost + 1, self.config.start_step) / 64
-        return StoryTruth(tuple(scenes), start_x, GROUND - rng.choice((0, 4, 8)) / 64, rng.randrange(0, LOOP_FRAMES, 2))
+            scenes.append(self._scene(rng, scenes[-1] if scenes else None, length, held_out, held_out_words))
+        return StoryTruth(tuple(scenes), *self._start(rng, scenes[0]))
 
-    def _scene(self, rng: random.Random, previous: SceneTruth | None, num_frames: int, held_out: bool) -> SceneTruth:
+    def started_anew(self, story: StoryTruth, seed: int) -> StoryTruth:
+        """The same scenes from another start: what else a script may come to."""
+        return StoryTruth(story.scenes, *self._start(random.Random(f"start {seed}"), story.scenes[0]))
+
+    def _lengths(self, rng: random.Random, num_frames: int, max_scenes: int, align: int) -> list[int]:
+        boundaries = range(1, num_frames, align)
+        cuts = sorted(rng.sample(boundaries, min(rng.randint(1, max_scenes) - 1, len(boundaries))))
+        return [end - start for start, end in zip([0, *cuts], [*cuts, num_frames], strict=True)]
+
+    def _start(self, rng: random.Random, scene: SceneTruth) -> tuple[float, float, int]:
+        """Where a story starts that begins with this scene: the actor's middle, its baseline, its animation phase."""
+        leftmost, rightmost = {"left": (32, 56), "right": (8, 32)}.get(scene.motion.split()[-1], (16, 48))  # walkers have room ahead
+        start_x = rng.randrange(leftmost, rightmost + 1, self.config.start_step) / 64
+        return start_x, GROUND - rng.choice((0, 4, 8)) / 64, rng.randrange(0, LOOP_FRAMES, 2)
+
+    def _scene(
+        self, rng: random.Random, previous: SceneTruth | None, num_frames: int, held_out: bool, held_out_words: bool | None = None
+    ) -> SceneTruth:
         for _ in range(1000):
             scene = self._draw(rng, previous, num_frames)
-            if (is_held_out(scene.actor, scene.place) or is_held_out(scene.actor, scene.motion)) == held_out:
+            paired = is_held_out(scene.actor, scene.place) or is_held_out(scene.actor, scene.motion)
+            worded = any(has_held_out_words(name, getattr(scene, name)) for name in ("actor", "motion"))  # the two that are always told
+            if paired == held_out and (worded or not held_out_words):
                 break
         keeps = {name: previous is not None and getattr(previous, name) == getattr(scene, name) for name in ("place", "time")}
         silent = {name for name, kept in keeps.items() if kept and rng.random() < self.config.omit_prob}
@@ -209,9 +229,10 @@ class StorybookWorld:
             silent.add("time")  # a first scene that names no time is by day
         said = caption(
             rng, actor=scene.actor, motion=scene.motion, place="" if "place" in silent else scene.place, time="" if "time" in silent else scene.time,
-            weather=scene.weather, camera=scene.camera, companion=scene.companion, held_out=held_out,
+            weather=scene.weather, camera=scene.camera, companion=scene.companion, held_out=held_out if held_out_words is None else held_out_words,
         )  # fmt: skip
-        return replace(scene, caption=said)
+        told = tuple(name for name in PHRASES if name not in silent and has_words(name, getattr(scene, name)))
+        return replace(scene, caption=said, told=told)
 
     def _draw(self, rng: random.Random, previous: SceneTruth | None, num_frames: int) -> SceneTruth:
         config = self.config
