@@ -70,12 +70,16 @@ def test_frames_of_a_large_model_are_made_small():
     assert gallery.strip(video).shape == (gallery.MAX_SIDE, gallery.FRAMES * gallery.MAX_SIDE, 3)
 
 
-def test_pictures_stay_below_their_limit():
-    noise = np.random.default_rng(0).integers(0, 256, (64 * 6, 64 * 4, 3), dtype=np.uint8)
+def test_pictures_stay_below_their_limit(monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    colours = lambda data: len(Image.open(io.BytesIO(data)).convert("RGB").getcolors(1 << 16))
+    assert colours(gallery.small_png(noise)) > 200
+    monkeypatch.setattr(gallery, "MAX_BYTES", 4000)
     data = gallery.small_png(noise)
-    assert len(data) < gallery.MAX_BYTES and Image.open(io.BytesIO(data)).size == (256, 384)
-    with pytest.raises(ValueError, match="tell a story of fewer scenes"):
-        gallery.small_png(np.random.default_rng(0).integers(0, 256, (64 * 40, 256, 3), dtype=np.uint8))
+    assert len(data) < 4000 and colours(data) <= 128 and Image.open(io.BytesIO(data)).size == (64, 64)
+    monkeypatch.setattr(gallery, "MAX_BYTES", 500)
+    with pytest.raises(ValueError, match="a picture of 64x64 pixels is above 500 bytes: tell a story of fewer scenes"):
+        gallery.small_png(noise)
 
 
 def test_a_page_can_be_of_some_stories_alone(told, examples, tmp_path):

@@ -14,17 +14,18 @@ from typer.testing import CliRunner
 from phenaki.checkpoint import ModelInfo, save_model
 from phenaki.cli import app
 from phenaki.cvivit import CViViT
-from phenaki.data.storybook import SMALL_WORLD, SceneTruth, StorybookWorld, StoryTruth, draw_art
+from phenaki.data.storybook import FULL_WORLD, SMALL_WORLD, SceneTruth, StorybookWorld, StoryTruth, draw_art
 from phenaki.evaluation import story_program
 from phenaki.evaluation.networks import MetricNetworks
-from phenaki.evaluation.story import Told, evaluate_stories, fingerprint, judge_story
+from phenaki.evaluation.story import Told, evaluate_stories, fingerprint, judge_story, tell
 from phenaki.evaluation.story_figures import cautions, story_figures
-from phenaki.evaluation.story_program import StoryExam, run_story_evaluation, summary
+from phenaki.evaluation.story_program import scene_lengths
 from phenaki.evaluation.story_report import NUM_SHOWN, story_report
 from phenaki.evaluation.story_scripts import COMBINATIONS, KINDS, PHRASINGS, SEEN, Script, ScriptSettings, draw_script, in_held_out_words, is_of_kind
 from phenaki.evaluation.story_work import WorkFolder
 from phenaki.evaluation.tokenizer import as_shown
 from phenaki.maskgit import MaskGIT
+from phenaki.pipeline import Phenaki
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.settings import load_settings
@@ -129,6 +130,16 @@ def test_a_caption_names_what_it_is_said_to_name(world):
                 assert found == (name in scene.told), (name, scene)
 
 
+def test_the_full_world_has_scripts_of_every_kind():
+    world = StorybookWorld(replace(FULL_WORLD, size=16), draw_art(FULL_WORLD.actors, FULL_WORLD.places))
+    scripts = [draw_script(world, ScriptSettings(scripts=60), index, LENGTHS) for index in range(60)]
+    scenes = [(script, scene) for script in scripts for scene in script.truth.scenes]
+    assert all(is_of_kind(scene, script.kind) for script, scene in scenes)
+    for name, silent in (("weather", "clear"), ("companion", ""), ("camera", "still")):
+        assert {name in scene.told for _, scene in scenes if getattr(scene, name) == silent} == {False}
+        assert {name in scene.told for _, scene in scenes if getattr(scene, name) != silent} == {True}
+
+
 def test_a_script_tells_its_captions(scripts):
     story = scripts[1].story
     assert [scene.prompt for scene in story.scenes] == [scene.caption for scene in scripts[1].truth.scenes]
@@ -157,7 +168,7 @@ def test_the_truth_has_full_marks(scripts, world, tmp_path):
         assert side["seam_score"]["n"] == 9 * 5 and 0.5 < side["seam_score"]["value"] < 1.5
         assert side["fvd"]["n"] == 9
     assert found["fvd"] == found["truth"]["fvd"] and found["fvd"]["value"] > 0, "another start is another video"
-    assert found["seconds_per_second"] == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 9}
+    assert found["seconds_per_second_of_video"] == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 9}
     assert found["adherence"][PHRASINGS]["time"]["n"] == 0 and found["adherence"][PHRASINGS]["time"]["value"] is None  # there are no such words
 
 
@@ -372,7 +383,7 @@ def test_the_command_writes_figures_and_page_and_is_fast_the_second_time(folder,
     wanted = {"num_steps": 2, "guidance_scale": 1.5, "order": "halton", "temperature": 0.7}
     assert {name: figures["sampling"][name] for name in wanted} == wanted
     assert figures["scripts"] == {"scripts": 3, "scenes": 4, "seconds": 2.0, "seed": 777, "frames_of_scenes": LENGTHS}
-    assert figures["seconds_per_second"]["value"] > 0 and "threads" in figures["machine"] and figures["frames"] == 64
+    assert figures["seconds_per_second_of_video"]["value"] > 0 and "threads" in figures["machine"] and figures["frames"] == 64
     assert figures["fvd"] is None and "metrics install" in figures["not_measured"]["fvd"]
     assert "seen: actor" in said and "metrics install" in said and (tmp_path / "a.html").read_text().startswith("<!doctype html>")
     kept = [f"story-000{index}.{ending}" for index in range(3) for ending in ("json", "mp4")]
@@ -381,30 +392,19 @@ def test_the_command_writes_figures_and_page_and_is_fast_the_second_time(folder,
     monkeypatch.setattr("phenaki.pipeline.Phenaki.stream_story", None)  # nothing is made again
     code, _ = run(*arguments, *changed)
     assert code == 0 and json.loads((tmp_path / "a.json").read_text()) == figures
+    assert run(*arguments, *changed, "--no-fvd")[0] == 0 and "no-fvd" in json.loads((tmp_path / "a.json").read_text())["not_measured"]["fvd"]
     code, said = run(*arguments)
     assert code == 2 and "another evaluation (sampling not as now)" in said
 
 
-def test_the_video_that_is_judged_is_the_one_that_a_user_gets(folder, no_networks, tmp_path):
-    from phenaki.evaluation.story import tell
-
-    told = {}
-
-    def watched(phenaki, script):
-        told[script.index] = tell(phenaki, script)
-        if script.index == 0:
-            frames = phenaki.generate_story(script.story, progress=False).frames
-            assert np.array_equal(((told[0].video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy(), frames)
-            assert told[0].chunk_starts == tuple(chunk.start_frame for chunk in phenaki.stream_story(script.story))
-        return told[script.index]
-
-    class Tired(Reader):
-        def __call__(self, video):
-            return {name: torch.ones(1, video.shape[2], len(labels)) for name, labels in LABELS.items()}
-
-    exam = StoryExam(folder, scripts=ScriptSettings(3))
-    found = run_story_evaluation(exam, tmp_path / "a.json", referee=Tired(), networks=MetricNetworks(missing={"rfvd": "no"}), teller=watched)
-    assert set(told) == {0, 1, 2} and found["data"].startswith("storybook ") and summary(found)
+def test_the_video_that_is_judged_is_the_one_that_a_user_gets(folder, scripts):
+    phenaki = Phenaki.from_pretrained(folder, device="cpu")
+    starts = []
+    frames = phenaki.generate_story(scripts[1].story, progress=False, on_chunk=lambda chunk: starts.append(chunk.start_frame)).frames
+    told = tell(phenaki, scripts[1])
+    assert np.array_equal(((told.video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy(), frames)
+    assert told.chunk_starts == tuple(starts) and told.chunk_starts[0] == 0 and told.seconds > 0
+    assert scene_lengths(phenaki, ScriptSettings()) == LENGTHS
 
 
 @pytest.mark.parametrize(

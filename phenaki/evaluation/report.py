@@ -29,6 +29,7 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .caution { background: #fff4d6; border-left: 4px solid #d9a400; padding: .5rem .8rem; margin: .5rem 0; }
 .clip { width: 100%; image-rendering: pixelated; display: block; } figure { margin: 1rem 0; } figcaption, .note { color: #5a6675; font-size: .9rem; }
 td.number, th { white-space: nowrap; } pre { white-space: pre-wrap; overflow-wrap: anywhere; color: #5a6675; font-size: .85rem; }
+video { image-rendering: pixelated; display: block; }
 .curves { display: flex; flex-wrap: wrap; gap: 1.5rem; } svg text { font: 11px system-ui, sans-serif; fill: #5a6675; }
 """
 NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS"}

@@ -21,7 +21,7 @@ from phenaki.evaluation.seams import seam_parts
 from phenaki.evaluation.story_scripts import Script
 from phenaki.evaluation.story_work import Judged, Record, WorkFolder
 from phenaki.evaluation.tokenizer import as_shown
-from phenaki.pipeline import Phenaki
+from phenaki.pipeline import Phenaki, to_pixels
 
 I3D = Callable[[Tensor], Tensor]  # video (b c f h w) in [-1, 1] -> features (b d)
 
@@ -62,7 +62,8 @@ def evaluate_stories(
         check_labels(script, referee)
         if work.record(script.index) is None:
             told = teller(script)
-            work.keep(judge_story(script, told, world, referee, i3d), pixels(told.video), world.config.fps)
+            frames = to_pixels(rearrange(told.video, "c f h w -> f c h w"), world.config.size)
+            work.keep(judge_story(script, told, world, referee, i3d), frames, world.config.fps)
         on_story(count)
 
 
@@ -101,11 +102,6 @@ def check_labels(script: Script, referee: Referee) -> None:
             if name in case.known and label not in referee.labels[name]:
                 known = ", ".join(filter(None, referee.labels[name]))
                 raise ValueError(f"{name} {label!r}: the referee knows {known}. Use the referee of this world")
-
-
-def pixels(video: Tensor):
-    """(c f h w) in [-1, 1] -> uint8 (f, h, w, 3)."""
-    return rearrange(((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8), "c f h w -> f h w c").numpy()
 
 
 def fingerprint(referee: Referee) -> str:

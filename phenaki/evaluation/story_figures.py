@@ -46,7 +46,7 @@ def story_figures(scripts: Sequence[Script], record: Callable[[int], Record], fp
     seconds = [(one.wall_seconds, 1) for one in records], [(one.video_seconds, 1) for one in records]
     return {
         **measures(made, reference),
-        "seconds_per_second": plain(ratio_estimate(range(len(records)), *seconds)),
+        "seconds_per_second_of_video": plain(ratio_estimate(range(len(records)), *seconds)),
         "truth": measures(rendered, reference),
     }
 

@@ -21,8 +21,8 @@ def story_report(figures: dict[str, Any], scripts: Sequence[Script], work: WorkF
     """The whole page. figures: of `run_story_evaluation`; work: where the stories' records and videos are."""
     stories = [JudgedStory.of(script, work.record(script.index).made, fps) for script in scripts]
     ranked = sorted(stories, key=lambda story: story.share_right)
-    worst = ranked[:NUM_SHOWN]
-    best = [story for story in reversed(ranked) if story not in worst][:NUM_SHOWN]
+    shown = min(NUM_SHOWN, len(ranked) // 2)
+    worst, best = ranked[:shown], ranked[::-1][:shown]
     title = f"Stories of {figures['model']['name']}"
     rows = [*adherence_rows(figures), *persistence_rows(figures), *switch_rows(figures), *other_rows(figures)]
     parts = [
@@ -79,7 +79,7 @@ def share_row(name: str, made: dict[str, Any], true: dict[str, Any]) -> Row:
 
 
 def other_rows(figures: dict[str, Any]) -> list[Row]:
-    truth, fvd, seam, speed = figures["truth"], figures["fvd"], figures["seam_score"], figures["seconds_per_second"]
+    truth, fvd, seam, speed = figures["truth"], figures["fvd"], figures["seam_score"], figures["seconds_per_second_of_video"]
     distance = (numbers(fvd), numbers(truth["fvd"]), str(fvd["n"])) if fvd else (figures["not_measured"].get("fvd", "needs 2 stories"), "", "")
     return [
         ("FVD of whole stories against rendered truth", *distance),
