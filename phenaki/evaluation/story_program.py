@@ -14,10 +14,10 @@ from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
 from phenaki.evaluation.adherence import MOTION_MARGIN_SECONDS, SETTLING_SECONDS, STEADY_FRAMES
 from phenaki.evaluation.networks import MetricNetworks, load_i3d_network
 from phenaki.evaluation.program import check_outputs
-from phenaki.evaluation.story import Referee, Told, evaluate_stories, fingerprint, tell
+from phenaki.evaluation.story import Referee, evaluate_stories, fingerprint, tell
 from phenaki.evaluation.story_figures import cautions, story_figures
 from phenaki.evaluation.story_report import story_report
-from phenaki.evaluation.story_scripts import Script, ScriptSettings, draw_script
+from phenaki.evaluation.story_scripts import ScriptSettings, draw_script
 from phenaki.evaluation.story_work import WorkFolder
 from phenaki.pipeline import Phenaki
 from phenaki.story import Story
@@ -40,7 +40,7 @@ class StoryExam:
 
 def run_story_evaluation(
     exam: StoryExam, output: Path, *, html: Path | None = None, work: Path | None = None, referee: Referee | None = None,
-    networks: MetricNetworks | None = None, teller: Callable[[Phenaki, Script], Told] = tell, on_story: Callable[[int, int], None] = lambda *_: None,
+    networks: MetricNetworks | None = None, on_story: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Examines a model, writes the figures to `output` (JSON) and, where asked for, a page to `html`; returns the figures.
 
@@ -57,7 +57,7 @@ def run_story_evaluation(
     settings = settings_of(exam, phenaki, world, referee, lengths)
     folder = WorkFolder(work or output.with_name(f"{output.stem}-work"), work_settings(settings, networks))
     done = lambda count: on_story(count, len(scripts))
-    evaluate_stories(scripts, lambda script: teller(phenaki, script), world, referee, networks.i3d, folder, done)
+    evaluate_stories(scripts, lambda script: tell(phenaki, script), world, referee, networks.i3d, folder, done)
 
     measured = story_figures(scripts, folder.record, world.config.fps)
     figures = {**settings, **measured, "not_measured": not_measured(networks)}
@@ -83,6 +83,7 @@ def settings_of(exam: StoryExam, phenaki: Phenaki, world: StorybookWorld, refere
         "frames": sum(lengths),
         "judged": {"settling_seconds": SETTLING_SECONDS, "motion_margin_seconds": MOTION_MARGIN_SECONDS, "steady_frames": STEADY_FRAMES},
         "machine": machine(exam.device),
+        "dtype": str(phenaki.dtype).removeprefix("torch."),
     }
 
 
