@@ -99,14 +99,9 @@ def held_out_of(options: Sequence[str]) -> list[str]:
     return [option for option in options[1:] if is_held_out(option)]
 
 
-def has_words(attribute: str, value: str) -> bool:
-    """False for what is told by silence: no companion, clear weather, a still camera."""
-    return bool(value) and phrases(PHRASES[attribute], value) != ("",)
-
-
-def has_held_out_words(attribute: str, value: str) -> bool:
-    """True where an attribute of this value has phrasings that training does not show."""
-    return bool(value) and bool(held_out_of(phrases(PHRASES[attribute], value)))
+def attribute_phrases(attribute: str, value: str) -> tuple[str, ...]:
+    """How an attribute of a scene may be said; ("",) where it is told by silence: no companion, clear weather, a still camera."""
+    return phrases(PHRASES[attribute], value) if value else ("",)
 
 
 def caption(

@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from phenaki.data.art import LOOP_FRAMES, Art, draw_art, load_atlas
-from phenaki.data.captions import PHRASES, caption, has_held_out_words, has_words, is_held_out
+from phenaki.data.captions import PHRASES, attribute_phrases, caption, held_out_of, is_held_out
 
 GROUND = 44 / 64  # height of an actor's middle, as a share of the picture's height from its top
 NUM_PARTICLES = 20  # in a weather layer
@@ -90,6 +90,7 @@ class SceneTruth:
     num_frames: int
     caption: str = ""
     told: tuple[str, ...] = field(default=(), repr=False)  # the attributes that the caption names
+    told_in_held_out_words: tuple[str, ...] = field(default=(), repr=False)  # those of them whose words training does not show
 
 
 @dataclass(frozen=True)
@@ -220,19 +221,21 @@ class StorybookWorld:
         for _ in range(1000):
             scene = self._draw(rng, previous, num_frames)
             paired = is_held_out(scene.actor, scene.place) or is_held_out(scene.actor, scene.motion)
-            worded = any(has_held_out_words(name, getattr(scene, name)) for name in ("actor", "motion"))  # the two that are always told
+            worded = any(held_out_of(attribute_phrases(name, getattr(scene, name))) for name in ("actor", "motion"))  # told in every scene
             if paired == held_out and (worded or not held_out_words):
                 break
         keeps = {name: previous is not None and getattr(previous, name) == getattr(scene, name) for name in ("place", "time")}
         silent = {name for name, kept in keeps.items() if kept and rng.random() < self.config.omit_prob}
         if previous is None and scene.time == "day" and rng.random() < 0.5:
             silent.add("time")  # a first scene that names no time is by day
+        unusual = held_out if held_out_words is None else held_out_words
         said = caption(
             rng, actor=scene.actor, motion=scene.motion, place="" if "place" in silent else scene.place, time="" if "time" in silent else scene.time,
-            weather=scene.weather, camera=scene.camera, companion=scene.companion, held_out=held_out if held_out_words is None else held_out_words,
+            weather=scene.weather, camera=scene.camera, companion=scene.companion, held_out=unusual,
         )  # fmt: skip
-        told = tuple(name for name in PHRASES if name not in silent and has_words(name, getattr(scene, name)))
-        return replace(scene, caption=said, told=told)
+        options = {name: attribute_phrases(name, getattr(scene, name)) for name in PHRASES if name not in silent}
+        told = tuple(name for name, words in options.items() if words != ("",))
+        return replace(scene, caption=said, told=told, told_in_held_out_words=tuple(name for name in told if unusual and held_out_of(options[name])))
 
     def _draw(self, rng: random.Random, previous: SceneTruth | None, num_frames: int) -> SceneTruth:
         config = self.config

@@ -9,7 +9,7 @@ import torch
 from phenaki.evaluation.adherence import Right, SceneCase, Switch, adherence, persistence, scene_cases, scenes_seen, switches
 from phenaki.evaluation.bootstrap import Estimate, mean_estimate, quantile_estimate, ratio_estimate
 from phenaki.evaluation.frechet import bootstrap_frechet
-from phenaki.evaluation.story_scripts import KINDS, PHRASINGS, Script, in_held_out_words, is_of_kind
+from phenaki.evaluation.story_scripts import KINDS, PHRASINGS, Script, is_of_kind
 from phenaki.evaluation.story_work import Judged, Record
 
 USUAL_VIDEOS = 2048  # of published FVDs
@@ -70,7 +70,7 @@ def adherence_of_kind(stories: Sequence[JudgedStory], kind: str) -> dict[str, An
     answers: dict[str, list[tuple[int, bool]]] = {name: [] for name in [*names_of(stories), "scene"]}
     for story, scene, rights in scenes_of_kind(stories, kind):
         truth = story.script.truth.scenes[scene]
-        counted = in_held_out_words(truth) if kind == PHRASINGS else {answer.attribute for answer in rights}
+        counted = truth.told_in_held_out_words if kind == PHRASINGS else {answer.attribute for answer in rights}
         for answer in rights:
             if answer.attribute in counted:
                 answers[answer.attribute].append((story.script.index, answer.right))

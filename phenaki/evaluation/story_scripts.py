@@ -7,7 +7,7 @@ in seen words, and seen combinations in words held out from training.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from phenaki.data.captions import has_held_out_words, is_held_out
+from phenaki.data.captions import is_held_out
 from phenaki.data.storybook import SceneTruth, StorybookWorld, StoryTruth
 from phenaki.evaluation.adherence import MOTION_MARGIN_SECONDS, SETTLING_SECONDS
 from phenaki.story import Story
@@ -58,12 +58,7 @@ def draw_script(world: StorybookWorld, settings: ScriptSettings, index: int, len
     return Script(index, kind, truth, settings.seconds)
 
 
-def in_held_out_words(scene: SceneTruth) -> frozenset[str]:
-    """Of a scene told in held-out words: the attributes that have such words (the others only have words of training)."""
-    return frozenset(name for name in scene.told if has_held_out_words(name, getattr(scene, name)))
-
-
 def is_of_kind(scene: SceneTruth, kind: str) -> bool:
     """Is a scene of a script of this kind what the kind says? A cast may have no way to make it so."""
     paired = is_held_out(scene.actor, scene.place) or is_held_out(scene.actor, scene.motion)
-    return paired == (kind == COMBINATIONS) and (kind != PHRASINGS or bool(in_held_out_words(scene)))
+    return paired == (kind == COMBINATIONS) and (kind == PHRASINGS) == bool(scene.told_in_held_out_words)
