@@ -92,7 +92,7 @@ def test_a_page_can_be_of_some_stories_alone(told, examples, tmp_path):
 
 
 def test_there_are_at_least_eight_stories_in_words_of_the_small_world():
-    from phenaki.data.captions import PHRASES, is_held_out
+    from phenaki.data.captions import attribute_phrases, is_held_out
     from phenaki.data.storybook import SMALL_WORLD
 
     scripts = [path for path in (ROOT / "examples").iterdir() if path.suffix != ".md"]
@@ -101,7 +101,7 @@ def test_there_are_at_least_eight_stories_in_words_of_the_small_world():
     for script in scripts:
         for scene in phenaki.Story.load(script).scenes:
             prompt = scene.prompt.lower()
-            said = {kind: [name for name in names if PHRASES[kind][name][0] in prompt] for kind, names in known.items()}
+            said = {kind: [name for name in names if attribute_phrases(kind, name)[0] in prompt] for kind, names in known.items()}
             assert all(len(names) == 1 for names in said.values()), (script.name, prompt, said)
             actor, place, motion = (said[kind][0] for kind in ("actor", "place", "motion"))
             assert not is_held_out(actor, place), (script.name, prompt)

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from phenaki.checkpoint import ModelInfo, save_model
 from phenaki.cli import app
 from phenaki.cvivit import CViViT
-from phenaki.data.storybook import FULL_WORLD, SMALL_WORLD, SceneTruth, StorybookWorld, StoryTruth, draw_art
+from phenaki.data.captions import attribute_phrases, held_out_of, is_held_out
+from phenaki.data.storybook import FULL_WORLD, SMALL_WORLD, SceneTruth, StorybookWorld, StoryTruth, draw_art, open_world
 from phenaki.evaluation import story_program
 from phenaki.evaluation.networks import MetricNetworks
 from phenaki.evaluation.story import Told, evaluate_stories, fingerprint, judge_story, tell
@@ -107,9 +108,7 @@ def test_scripts_are_the_same_for_a_seed_and_of_three_kinds_in_turn(world):
 
 
 def test_kinds_keep_held_out_pairs_and_held_out_words_apart(world):
-    from phenaki.data.captions import PHRASES, held_out_of, is_held_out
-
-    hidden = {phrase for table in PHRASES.values() for options in table.values() for phrase in held_out_of(options)}
+    hidden = {phrase for name, values in LABELS.items() for value in values for phrase in held_out_of(attribute_phrases(name, value))}
     for index in range(90):
         script = draw_script(world, ScriptSettings(scripts=90), index, LENGTHS)
         for scene in script.truth.scenes:
@@ -120,18 +119,16 @@ def test_kinds_keep_held_out_pairs_and_held_out_words_apart(world):
 
 
 def test_a_caption_names_what_it_is_said_to_name(world):
-    from phenaki.data.captions import PHRASES, phrases
-
     for index in range(60):
         for scene in draw_script(world, ScriptSettings(scripts=60), index, LENGTHS).truth.scenes:
             assert {"actor", "motion"} <= set(scene.told)
             for name in ("place", "time"):
-                found = any(phrase in scene.caption for phrase in phrases(PHRASES[name], getattr(scene, name)))
+                found = any(phrase in scene.caption for phrase in attribute_phrases(name, getattr(scene, name)))
                 assert found == (name in scene.told), (name, scene)
 
 
 def test_the_full_world_has_scripts_of_every_kind():
-    world = StorybookWorld(replace(FULL_WORLD, size=16), draw_art(FULL_WORLD.actors, FULL_WORLD.places))
+    world = open_world(replace(FULL_WORLD, size=16))
     scripts = [draw_script(world, ScriptSettings(scripts=60), index, LENGTHS) for index in range(60)]
     scenes = [(script, scene) for script in scripts for scene in script.truth.scenes]
     assert all(is_of_kind(scene, script.kind) for script, scene in scenes)

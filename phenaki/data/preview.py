@@ -1,17 +1,17 @@
 """`phenaki data preview`: a picture of what a network is trained on, with its captions."""
 
 import textwrap
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from phenaki.data.storybook import WORLDS, open_world
+from phenaki.data.storybook import open_world
+from phenaki.data.world import WORLDS
 
 ROW_FRAMES = 8  # pictures of a story
-CAPTION_WIDTH = 420  # pixels beside them
-SCALE = 2
+CAPTION_WIDTH = 640  # pixels beside them
+ROW_HEIGHT = 128  # pixels on the sheet
 
 
 def save_preview(source: str, output: Path, *, data: Path | None, world: str, seed: int, num_stories: int = 8) -> int:
@@ -22,16 +22,16 @@ def save_preview(source: str, output: Path, *, data: Path | None, world: str, se
         raise ValueError(f"world {world!r}: known worlds are {', '.join(WORLDS)}")
     if output.suffix != ".png":
         raise ValueError(f"{output}: a preview is a picture, its name must end in .png")
-    book = open_world(replace(WORLDS[world], size=64), data)
+    book = open_world(WORLDS[world], data)
     stories = [book.story(seed, index, 4 * ROW_FRAMES, align=4) for index in range(num_stories)]
     video = book.render(stories)[:, :, 2::4]
     pixels = ((video + 1) * 127.5).round().byte().permute(0, 3, 2, 4, 1).flatten(2, 3).numpy()  # (b h f*w c)
-    height, width = pixels.shape[1] * SCALE, pixels.shape[2] * SCALE
+    height, width = ROW_HEIGHT, ROW_HEIGHT * ROW_FRAMES
     sheet = Image.new("RGB", (width + CAPTION_WIDTH, height * num_stories), "white")
     pen = ImageDraw.Draw(sheet)
     for row, (picture, story) in enumerate(zip(pixels, stories, strict=True)):
         sheet.paste(Image.fromarray(np.ascontiguousarray(picture)).resize((width, height), Image.Resampling.NEAREST), (0, row * height))
-        lines = [line for scene in story.scenes for line in textwrap.wrap(f"{scene.num_frames / book.config.fps:g} s: {scene.caption}", 62)]
+        lines = [line for scene in story.scenes for line in textwrap.wrap(f"{scene.num_frames / book.config.fps:g} s: {scene.caption}", 100)]
         pen.multiline_text((width + 8, row * height + 4), "\n".join(lines), fill="black")
     sheet.save(output)
     return num_stories

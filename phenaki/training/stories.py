@@ -109,7 +109,7 @@ def tokenize_data(
     """`phenaki data tokenize`: the tokens and texts of a data source as a file that `phenaki train generator --data` takes.
 
     data: what `phenaki train` takes, but for such a file; None: the storybook world drawn by code. num_clips, num_frames
-    (1 + pt*k): as generator training has them by default. world: of the storybook, "small" or "full". Broken off and called
+    (1 + pt*k): as generator training has them by default. world: of the storybook, a name of `WORLDS`. Broken off and called
     again it goes on where it was.
     """
     if output.suffix != ".safetensors":

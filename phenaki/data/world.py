@@ -1,0 +1,126 @@
+"""What there is in the worlds of the storybook, and what is true of a story told in one.
+
+A story is a list of scenes; a scene = place x time of day x weather x actor (maybe with a companion and an object) x motion x camera.
+"""
+
+from dataclasses import dataclass, field, fields, replace
+
+GROUND = 44 / 64  # height of an actor's middle, as a share of the picture's height from its top
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """What there is in a world, and how large and fast it is drawn."""
+
+    actors: tuple[str, ...]
+    places: tuple[str, ...]
+    times: tuple[str, ...] = ("day", "sunset", "night")
+    weathers: tuple[str, ...] = ("clear",)
+    motions: tuple[str, ...] = ("stands", "walks left", "walks right", "hops")
+    cameras: tuple[str, ...] = ("still",)
+    companion_prob: float = 0.0  # chance that a second actor stands in a scene
+    size: int = 64  # pixels a side
+    fps: float = 8.0
+    actor_size: float = 0.5  # side of a sprite as a share of the picture
+    start_step: int = 1  # pixels at size 64 between the places where an actor may start; more = fewer ways to look, learnt sooner
+    change_prob: float = 0.5  # chance that an attribute changes from one scene to the next
+    omit_prob: float = 0.3  # chance that a caption leaves out an attribute that did not change
+    objects: tuple[str, ...] = ()  # things that may stand in a scene
+    object_prob: float = 0.0  # chance that one does
+    wording: str = "first"  # the captions' words (`phrasings.WORDINGS`)
+    settle_seconds: float = 0.0  # in which an actor that ended a scene in the air, turned or off the picture is back; 0 = at once
+
+
+# Fields that came after the first weights were trained; their defaults are what those weights know.
+LATER_FIELDS = ("objects", "object_prob", "wording", "settle_seconds")
+
+
+def described(config: WorldConfig) -> str:
+    """The config as text for fingerprints. Later fields are named only where they are set, so tokens stored before them stay known."""
+    shown = [one for one in fields(config) if one.name not in LATER_FIELDS or getattr(config, one.name) != one.default]
+    return f"WorldConfig({', '.join(f'{one.name}={getattr(config, one.name)!r}' for one in shown)})"
+
+
+SMALL_WORLD = WorldConfig(
+    actors=("teddy bear", "panda", "astronaut", "t rex", "penguin", "octopus", "fox", "unicorn"),
+    places=("beach", "desert", "snowy forest", "city", "underwater", "meadow"),
+    actor_size=0.625,
+    start_step=4,
+)
+# For two CPU cores at 64x64: twice the small world's cast, weather, and two more motions.
+MEDIUM_WORLD = replace(
+    SMALL_WORLD,
+    actors=(*SMALL_WORLD.actors, "elephant", "tiger", "giraffe", "pig", "rabbit", "parrot", "turtle", "automobile"),
+    places=(*SMALL_WORLD.places, "jungle", "volcano", "castle wall", "wheat field"),
+    weathers=("clear", "rain", "snow"),
+    motions=("stands", "walks left", "walks right", "hops", "spins", "flies up"),
+    wording="rich",
+    settle_seconds=0.5,
+)
+FULL_WORLD = WorldConfig(
+    actors=(
+        *MEDIUM_WORLD.actors,
+        "sauropod", "cat", "black cat", "dog", "horse", "leopard", "monkey", "gorilla", "kangaroo", "zebra", "cow", "ewe", "camel", "deer",
+        "hedgehog", "mammoth", "mouse", "snake", "dragon", "snail",
+        "whale", "dolphin", "shark", "fish", "crab",
+        "duck", "swan", "flamingo", "owl", "peacock", "butterfly", "honeybee",
+        "ghost", "snowman", "robot", "rocket", "helicopter", "flying saucer", "bus", "tractor", "locomotive",
+    ),
+    places=(
+        *MEDIUM_WORLD.places,
+        "red-trunk forest", "red canyon", "village", "sky with clouds", "pyramids", "savanna", "cave", "temple columns", "spaceship",
+        "Mars base", "stone hall", "arena", "pagoda",
+    ),
+    times=("day", "sunset", "night", "dawn"),
+    weathers=("clear", "rain", "snow", "leaves"),
+    motions=(
+        "stands", "walks left", "walks right", "hops", "runs left", "runs right", "flies up", "falls", "spins", "grows", "shrinks", "circles",
+    ),
+    cameras=("still", "pan", "zoom"),
+    companion_prob=0.2,
+    size=128,
+    objects=(
+        "red apple", "soccer ball", "mushroom", "wrapped gift", "birthday cake", "fire", "guitar", "sunflower", "fountain", "cactus", "tent",
+        "christmas tree", "palm tree", "house",
+    ),
+    object_prob=0.3,
+    wording="rich",
+    settle_seconds=0.5,
+)  # fmt: skip
+WORLDS = {"small": SMALL_WORLD, "medium": MEDIUM_WORLD, "full": FULL_WORLD}
+
+
+@dataclass(frozen=True)
+class SceneTruth:
+    """Everything that is seen in one scene; `caption` is what the generator is told of it."""
+
+    actor: str
+    place: str
+    time: str
+    weather: str
+    motion: str
+    camera: str
+    companion: str  # "" = none
+    num_frames: int
+    caption: str = ""
+    object: str = ""  # "" = none
+    told: tuple[str, ...] = field(default=(), repr=False)  # the attributes that the caption names
+    told_in_held_out_words: tuple[str, ...] = field(default=(), repr=False)  # those of them whose words training does not show
+
+
+@dataclass(frozen=True)
+class StoryTruth:
+    """Scenes, and where the first one starts: the actor's middle in [0, 1), its baseline, its animation phase."""
+
+    scenes: tuple[SceneTruth, ...]
+    start_x: float
+    baseline: float
+    phase: int
+
+    @property
+    def num_frames(self) -> int:
+        return sum(scene.num_frames for scene in self.scenes)
+
+    @property
+    def lengths(self) -> list[int]:
+        return [scene.num_frames for scene in self.scenes]
