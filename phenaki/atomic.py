@@ -18,3 +18,10 @@ def put(part: Path, final: Path) -> None:
     sync(part)
     os.replace(part, final)
     sync(final.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    put(part, path)

@@ -65,6 +65,19 @@ ALLOWED = {
         "checkpoint", "cvivit", "data/ahead", "evaluation/codebook", "evaluation/frechet", "evaluation/metrics", "evaluation/networks",
     },
     "evaluation/report": {"evaluation/tokenizer"},
+    "evaluation/bootstrap": set(),
+    "evaluation/seams": {"evaluation/metrics"},
+    "evaluation/adherence": {"data/storybook"},
+    "evaluation/story_scripts": {"data/captions", "data/storybook", "evaluation/adherence", "story"},
+    "evaluation/story_work": {"atomic", "evaluation/adherence", "evaluation/seams", "video"},
+    "evaluation/story": {
+        "data/storybook", "evaluation/adherence", "evaluation/seams", "evaluation/story_scripts", "evaluation/story_work", "evaluation/tokenizer",
+        "pipeline",
+    },
+    "evaluation/story_figures": {
+        "evaluation/adherence", "evaluation/bootstrap", "evaluation/frechet", "evaluation/story_scripts", "evaluation/story_work",
+    },
+    "evaluation/story_report": {"evaluation/report", "evaluation/story_figures", "evaluation/story_scripts", "evaluation/story_work"},
     "data/order": set(),
     "data/ahead": set(),
     "data/clip_files": set(),
@@ -131,7 +144,7 @@ def test_a_file_imports_only_its_own_leaves(name):
 ALGORITHMS = [
     "layers", "quantizer", "masking", "cvivit", "maskgit", "sampling", "director", "data/captions", "evaluation/metrics", "evaluation/frechet",
     "evaluation/codebook", "evaluation/tokenizer", "evaluation/i3d", "evaluation/lpips", "training/discriminator", "training/adversarial",
-    "training/losses",
+    "training/losses", "evaluation/bootstrap", "evaluation/seams", "evaluation/adherence", "evaluation/story", "evaluation/story_figures",
 ]  # fmt: skip
 
 

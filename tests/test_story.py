@@ -11,7 +11,7 @@ import pytest
 from phenaki.story import Scene, Story, StoryError, plan
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".yaml", ".json", ".txt", ".srt"))
+EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".yaml", ".json", ".txt", ".srt", ".vtt"))
 
 
 def random_story(draw: random.Random) -> tuple[Story, dict]:

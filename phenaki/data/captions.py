@@ -34,10 +34,28 @@ def motion_phrases(wording: str, actor: str, motion: str) -> tuple[str, ...]:
 
 def choose(rng: random.Random, options: Sequence[str], held_out: bool) -> str:
     """One phrasing: of those trained on, or (held_out) of those held out where there are any."""
-    first, rest = options[:1], options[1:]
-    kept = [*first, *(option for option in rest if not is_held_out(option))]
-    hidden = [option for option in rest if is_held_out(option)]
+    hidden = held_out_of(options)
+    kept = [option for option in options if option not in hidden]
     return rng.choice(hidden if held_out and hidden else kept)
+
+
+def held_out_of(options: Sequence[str]) -> list[str]:
+    """The phrasings that are held out from training; never the first one."""
+    return [option for option in options[1:] if is_held_out(option)]
+
+
+def attribute_phrases(attribute: str, value: str, actor: str = "", wording: str = "first") -> tuple[str, ...]:
+    """How an attribute of an actor's scene may be said; ("",) where it is told by silence: no companion, clear weather, a still camera."""
+    if not value:
+        return ("",)
+    if attribute == "motion":
+        return motion_phrases(wording, actor, value)
+    words = WORDINGS[wording]
+    tables = {
+        "actor": words.actors, "place": words.places, "time": words.times, "weather": words.weathers, "camera": words.cameras,
+        "companion": words.actors, "object": words.objects,
+    }  # fmt: skip
+    return phrases(tables[attribute], value)
 
 
 def caption(

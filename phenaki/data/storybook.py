@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from phenaki.data.art import LOOP_FRAMES, Art, draw_art, load_atlas
-from phenaki.data.captions import caption, is_held_out
+from phenaki.data.captions import attribute_phrases, caption, held_out_of, is_held_out
 from phenaki.data.cast import SHELTERED, role_of, stands_behind
 from phenaki.data.painter import TINTS, Painter, Sprites, place_tint
 from phenaki.data.poses import Track, actor_track, camera_track, companion_track, joined, object_track, seen_by
@@ -24,6 +24,7 @@ from phenaki.data.world import FULL_WORLD, GROUND, MEDIUM_WORLD, SMALL_WORLD, WO
 
 __all__ = ["FULL_WORLD", "MEDIUM_WORLD", "SMALL_WORLD", "WORLDS", "SceneTruth", "StoryTruth", "StorybookWorld", "WorldConfig", "open_world"]
 
+TELLABLE = ("actor", "place", "time", "weather", "motion", "camera", "companion", "object")  # attributes that a caption may name
 TOLD_BATCH = 16  # stories painted at once when many are tokenised
 
 
@@ -39,39 +40,63 @@ class StorybookWorld:
         self.actor_index = {name: i for i, name in enumerate(art.actor_names)}
         self.place_index = {name: i for i, name in enumerate(art.place_names)}
 
-    def story(self, seed: int, index: int, num_frames: int, *, held_out: bool = False, max_scenes: int = 4, align: int = 1) -> StoryTruth:
-        """Story `index` of the endless list that `seed` names. Scenes change at frames 1 + align*k.
+    def story(
+        self, seed: int, index: int, num_frames: int, *, held_out: bool = False, held_out_words: bool | None = None,
+        lengths: Sequence[int] | None = None, max_scenes: int = 4, align: int = 1,
+    ) -> StoryTruth:  # fmt: skip
+        """Story `index` of the endless list that `seed` names. Scenes change at frames 1 + align*k, or have the frames of `lengths`.
 
         Training stories (held_out=False) have no held-out (actor, place) or (actor, motion) pair and no held-out phrasing;
         with held_out=True every scene has a held-out pair where the cast has one, and held-out words where there are any.
+        held_out_words, where given, decides about the words alone: with True every scene has held-out words.
         """
         rng = random.Random(f"storybook {seed} {index}")
-        boundaries = range(1, num_frames, align)
-        cuts = sorted(rng.sample(boundaries, min(rng.randint(1, max_scenes) - 1, len(boundaries))))
-        lengths = [end - start for start, end in zip([0, *cuts], [*cuts, num_frames], strict=True)]
+        lengths = lengths or self._lengths(rng, num_frames, max_scenes, align)
         scenes: list[SceneTruth] = []
         for length in lengths:
-            scenes.append(self._scene(rng, scenes[-1] if scenes else None, length, held_out))
-        leftmost, rightmost = {"left": (32, 56), "right": (8, 32)}.get(scenes[0].motion.split()[-1], (16, 48))  # walkers have room ahead
-        start_x = rng.randrange(leftmost, rightmost + 1, self.config.start_step) / 64
-        return StoryTruth(tuple(scenes), start_x, GROUND - rng.choice((0, 4, 8)) / 64, rng.randrange(0, LOOP_FRAMES, 2))
+            scenes.append(self._scene(rng, scenes[-1] if scenes else None, length, held_out, held_out_words))
+        return StoryTruth(tuple(scenes), *self._start(rng, scenes[0]))
 
-    def _scene(self, rng: random.Random, previous: SceneTruth | None, num_frames: int, held_out: bool) -> SceneTruth:
+    def started_anew(self, story: StoryTruth, seed: int) -> StoryTruth:
+        """The same scenes from another start: what else a script may come to."""
+        return StoryTruth(story.scenes, *self._start(random.Random(f"start {seed}"), story.scenes[0]))
+
+    def _lengths(self, rng: random.Random, num_frames: int, max_scenes: int, align: int) -> list[int]:
+        boundaries = range(1, num_frames, align)
+        cuts = sorted(rng.sample(boundaries, min(rng.randint(1, max_scenes) - 1, len(boundaries))))
+        return [end - start for start, end in zip([0, *cuts], [*cuts, num_frames], strict=True)]
+
+    def _start(self, rng: random.Random, scene: SceneTruth) -> tuple[float, float, int]:
+        """Where a story starts that begins with this scene: the actor's middle, its baseline, its animation phase."""
+        leftmost, rightmost = {"left": (32, 56), "right": (8, 32)}.get(scene.motion.split()[-1], (16, 48))  # walkers have room ahead
+        start_x = rng.randrange(leftmost, rightmost + 1, self.config.start_step) / 64
+        return start_x, GROUND - rng.choice((0, 4, 8)) / 64, rng.randrange(0, LOOP_FRAMES, 2)
+
+    def _scene(
+        self, rng: random.Random, previous: SceneTruth | None, num_frames: int, held_out: bool, held_out_words: bool | None = None
+    ) -> SceneTruth:
         for _ in range(1000):
             scene = self._draw(rng, previous, num_frames)
             is_hidden = is_held_out(scene.actor, scene.place) or is_held_out(scene.actor, scene.motion)
-            if is_hidden == held_out and scene.motion not in role_of(scene.actor).unfit:
+            worded = any(held_out_of(self._phrases(scene, name)) for name in ("actor", "motion"))  # told in every scene
+            if is_hidden == held_out and (worded or not held_out_words) and scene.motion not in role_of(scene.actor).unfit:
                 break
         keeps = {name: previous is not None and getattr(previous, name) == getattr(scene, name) for name in ("place", "time")}
         silent = {name for name, kept in keeps.items() if kept and rng.random() < self.config.omit_prob}
         if previous is None and scene.time == "day" and rng.random() < 0.5:
             silent.add("time")  # a first scene that names no time is by day
+        unusual = held_out if held_out_words is None else held_out_words
         said = caption(
             rng, actor=scene.actor, motion=scene.motion, place="" if "place" in silent else scene.place, time="" if "time" in silent else scene.time,
-            weather=scene.weather, camera=scene.camera, companion=scene.companion, object=scene.object, held_out=held_out,
+            weather=scene.weather, camera=scene.camera, companion=scene.companion, object=scene.object, held_out=unusual,
             wording=self.config.wording,
         )  # fmt: skip
-        return replace(scene, caption=said)
+        options = {name: self._phrases(scene, name) for name in TELLABLE if name not in silent}
+        told = tuple(name for name, words in options.items() if words != ("",))
+        return replace(scene, caption=said, told=told, told_in_held_out_words=tuple(name for name in told if unusual and held_out_of(options[name])))
+
+    def _phrases(self, scene: SceneTruth, attribute: str) -> tuple[str, ...]:
+        return attribute_phrases(attribute, getattr(scene, attribute), scene.actor, self.config.wording)
 
     def _draw(self, rng: random.Random, previous: SceneTruth | None, num_frames: int) -> SceneTruth:
         """A scene without its caption. What a world lacks takes no draw, so a seed's stories stay when worlds get more kinds of things."""

@@ -3,7 +3,7 @@
 A story is a list of scenes; a scene = place x time of day x weather x actor (maybe with a companion and an object) x motion x camera.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 from phenaki.config import check_range
 
@@ -56,8 +56,8 @@ LATER_FIELDS = ("objects", "object_prob", "wording", "settle_seconds")
 
 def described(config: WorldConfig) -> str:
     """The config as text for fingerprints. Later fields are named only where they are set, so tokens stored before them stay known."""
-    shown = [field for field in fields(config) if field.name not in LATER_FIELDS or getattr(config, field.name) != field.default]
-    return f"WorldConfig({', '.join(f'{field.name}={getattr(config, field.name)!r}' for field in shown)})"
+    shown = [one for one in fields(config) if one.name not in LATER_FIELDS or getattr(config, one.name) != one.default]
+    return f"WorldConfig({', '.join(f'{one.name}={getattr(config, one.name)!r}' for one in shown)})"
 
 
 SMALL_WORLD = WorldConfig(
@@ -123,6 +123,8 @@ class SceneTruth:
     num_frames: int
     caption: str = ""
     object: str = ""  # "" = none
+    told: tuple[str, ...] = field(default=(), repr=False)  # the attributes that the caption names
+    told_in_held_out_words: tuple[str, ...] = field(default=(), repr=False)  # those of them whose words training does not show
 
 
 @dataclass(frozen=True)

@@ -33,20 +33,25 @@ class MetricNetworks:
 
 def load_networks(device: str | torch.device) -> MetricNetworks:
     """Loads what is installed. A network that cannot be loaded costs its own figure and no other."""
-    lpips, i3d, missing = None, None, {}
+    lpips, missing = None, {}
     try:
         from phenaki.evaluation.lpips import load_lpips
 
         lpips = load_lpips(device)
     except (ImportError, ValueError) as error:
         missing["lpips"] = _reason(error)
+    video = load_i3d_network(device)
+    return MetricNetworks(lpips, video.i3d, {**missing, **video.missing})
+
+
+def load_i3d_network(device: str | torch.device) -> MetricNetworks:
+    """I3D alone, where it is installed."""
     try:
         from phenaki.evaluation.i3d import load_i3d
 
-        i3d = load_i3d(device).logits
+        return MetricNetworks(i3d=load_i3d(device).logits)
     except (ImportError, ValueError) as error:
-        missing["rfvd"] = _reason(error)
-    return MetricNetworks(lpips, i3d, missing)
+        return MetricNetworks(missing={"rfvd": _reason(error)})
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from phenaki.atomic import put
+from phenaki.atomic import write_text
 from phenaki.checkpoint import load_model
 from phenaki.evaluation.networks import MetricNetworks, load_networks
 from phenaki.evaluation.report import html_report
@@ -67,13 +67,6 @@ def check_outputs(output: Path, html: Path | None) -> None:
             raise ValueError(f"{path}: its name must end in {ending}")
         if not path.parent.is_dir():
             raise ValueError(f"{path}: there is no folder {path.parent}. Make it first")
-
-
-def write_text(path: Path, text: str) -> None:
-    """The file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    put(part, path)
 
 
 def summary(figures: dict[str, Any]) -> list[str]:

@@ -1,0 +1,33 @@
+"""Can one see where a video was put together? Changes of picture at chunk joins, beside those inside chunks."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor
+
+from phenaki.evaluation.metrics import LEVELS
+
+
+@dataclass(frozen=True)
+class SeamParts:
+    """(sum, count) of the mean absolute changes from a frame to the next, in 8-bit levels: where chunks join, and inside chunks."""
+
+    joins: tuple[float, int]
+    inside: tuple[float, int]
+
+
+def seam_parts(video: Tensor, chunk_starts: Sequence[int], scene_starts: Collection[int]) -> SeamParts:
+    """video: (c f h w) in [-1, 1]; chunk_starts, scene_starts: first frames, 0 among them.
+
+    A chunk that begins a later scene shows the scene's own change, at once or over a few frames, so it is left out whole: its
+    changes inside would make every join look smooth.
+    """
+    steps = (video.diff(dim=1).abs().mean(dim=(0, 2, 3)).double() * LEVELS).tolist()  # step i: from frame i to i + 1
+    joins, inside = [], []
+    for start, end in pairwise([*chunk_starts, video.shape[1]]):
+        if start and start in scene_starts:
+            continue
+        joins += steps[start - 1 : start] if start else []
+        inside += steps[start : end - 1]
+    return SeamParts((sum(joins), len(joins)), (sum(inside), len(inside)))

@@ -1,0 +1,113 @@
+"""`phenaki evaluate story`: a model tells a fixed set of scripts, and a referee that is not the model says what it saw.
+
+One story at a time is made, judged, and put away in the work folder with what is needed of it: labels, sums, 400 numbers for
+the Frechet distance. So memory does not grow with stories. Rendered truth of the same scripts goes the same way: what the
+referee misses there, no model can be blamed for.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from phenaki.data.storybook import StorybookWorld
+from phenaki.evaluation.adherence import Seen, scene_cases
+from phenaki.evaluation.seams import seam_parts
+from phenaki.evaluation.story_scripts import Script
+from phenaki.evaluation.story_work import Judged, Record, WorkFolder
+from phenaki.evaluation.tokenizer import as_shown
+from phenaki.pipeline import Phenaki, to_pixels
+
+I3D = Callable[[Tensor], Tensor]  # video (b c f h w) in [-1, 1] -> features (b d)
+
+
+class Referee(Protocol):
+    """labels: attribute -> names in the order of the logits. Called with video (b c f h w) in [-1, 1] -> attribute -> logits (b f n)."""
+
+    labels: dict[str, tuple[str, ...]]
+
+    def __call__(self, video: Tensor) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Told:
+    """A story as a model told it. video: (c f h w) float in [-1, 1], on the CPU, of 8-bit values; seconds: wall time."""
+
+    video: Tensor
+    chunk_starts: tuple[int, ...]  # first frames
+    seconds: float
+
+
+def tell(phenaki: Phenaki, script: Script) -> Told:
+    """Makes the video of a script as a user would, at the model's own size and rate."""
+    started = time.perf_counter()
+    chunks = list(phenaki.stream_story(script.story))
+    seconds = time.perf_counter() - started
+    frames = torch.cat([torch.from_numpy(chunk.frames) for chunk in chunks])
+    video = rearrange(frames, "f h w c -> c f h w").float() / 127.5 - 1
+    return Told(video, tuple(chunk.start_frame for chunk in chunks), seconds)
+
+
+def evaluate_stories(
+    scripts: Iterable[Script], teller: Callable[[Script], Told], world: StorybookWorld, referee: Referee, i3d: I3D | None, work: WorkFolder,
+    on_story: Callable[[int], None] = lambda _: None,
+) -> None:  # fmt: skip
+    """Sees to it that the work folder has a record of every script; on_story is told how many there are."""
+    for count, script in enumerate(scripts, 1):
+        check_labels(script, referee)
+        if work.record(script.index) is None:
+            told = teller(script)
+            frames = to_pixels(rearrange(told.video, "c f h w -> f c h w"), world.config.size)
+            work.keep(judge_story(script, told, world, referee, i3d), frames, world.config.fps)
+        on_story(count)
+
+
+def judge_story(script: Script, told: Told, world: StorybookWorld, referee: Referee, i3d: I3D | None) -> Record:
+    """The model's video and a rendered one of the same script, judged alike; features are of the whole story."""
+    truth = as_shown(world.render([script.truth]))[0].cpu()
+    if told.video.shape != truth.shape:
+        raise ValueError(f"story {script.index}: a video of shape {tuple(told.video.shape)}; its script needs {tuple(truth.shape)}")
+    again = as_shown(world.render([world.started_anew(script.truth, script.index)]))[0].cpu()
+    starts = {case.start for case in scene_cases(script.truth, ())}
+
+    def judged(video: Tensor) -> Judged:
+        return Judged(see(referee, video, world.device), seam_parts(video, told.chunk_starts, starts), features_of(i3d, video, world.device))
+
+    seconds = truth.shape[1] / world.config.fps
+    return Record(script.index, judged(told.video), judged(truth), features_of(i3d, again, world.device), round(told.seconds, 3), seconds)
+
+
+@torch.no_grad()
+def see(referee: Referee, video: Tensor, device: torch.device) -> Seen:
+    """The referee's likeliest label of every attribute in every frame; video: (c f h w)."""
+    logits = referee(video[None].to(device))
+    return {name: [labels[index] for index in logits[name][0].argmax(-1).tolist()] for name, labels in referee.labels.items()}
+
+
+@torch.no_grad()
+def features_of(i3d: I3D | None, video: Tensor, device: torch.device) -> list[float]:
+    """video: (c f h w) -> its features; none where there is no network."""
+    return [] if i3d is None else [round(value, 5) for value in i3d(video[None].to(device))[0].tolist()]
+
+
+def check_labels(script: Script, referee: Referee) -> None:
+    """ValueError where a script asks for what the referee has no name for: it would be wrong whatever is shown."""
+    for case in scene_cases(script.truth, tuple(referee.labels)):
+        for name, label in case.truth.items():
+            if name in case.known and label not in referee.labels[name]:
+                known = ", ".join(filter(None, referee.labels[name]))
+                raise ValueError(f"{name} {label!r}: the referee knows {known}. Use the referee of this world")
+
+
+def fingerprint(referee: Referee) -> str:
+    """Names a referee by its labels and weights."""
+    digest = hashlib.sha256(repr(sorted(referee.labels.items())).encode())
+    if isinstance(referee, nn.Module):
+        for name, tensor in sorted(referee.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

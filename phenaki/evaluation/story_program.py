@@ -1,0 +1,160 @@
+"""What `phenaki evaluate story` does, from a model's name to the files of figures."""
+
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phenaki.atomic import write_text
+from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
+from phenaki.evaluation.adherence import MOTION_MARGIN_SECONDS, SETTLING_SECONDS, STEADY_FRAMES
+from phenaki.evaluation.networks import MetricNetworks, load_i3d_network
+from phenaki.evaluation.program import check_outputs
+from phenaki.evaluation.story import Referee, evaluate_stories, fingerprint, tell
+from phenaki.evaluation.story_figures import cautions, story_figures
+from phenaki.evaluation.story_report import story_report
+from phenaki.evaluation.story_scripts import ScriptSettings, draw_script
+from phenaki.evaluation.story_work import WorkFolder
+from phenaki.pipeline import Phenaki
+from phenaki.story import Story
+
+USUAL_SCRIPTS = ScriptSettings().scripts
+
+
+@dataclass(frozen=True)
+class StoryExam:
+    """What is examined, and how."""
+
+    model: str | Path
+    world: str = "small"
+    atlas: Path | None = None  # None: pictures drawn by code
+    scripts: ScriptSettings = field(default_factory=ScriptSettings)
+    sampling: dict[str, Any] = field(default_factory=dict)  # fields of SamplingOptions in place of the model's own
+    device: str = "cpu"
+    fvd: bool = True  # I3D sees three videos a story: on a CPU nearly half as long as making it
+
+
+def run_story_evaluation(
+    exam: StoryExam, output: Path, *, html: Path | None = None, work: Path | None = None, referee: Referee | None = None,
+    networks: MetricNetworks | None = None, on_story: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Examines a model, writes the figures to `output` (JSON) and, where asked for, a page to `html`; returns the figures.
+
+    work: folder of finished stories, beside the output by default; run the same again to go on after an interruption.
+    referee, networks: those that ship or are installed by default. on_story is told (stories done, stories in all).
+    """
+    check_outputs(output, html)
+    phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device), exam.sampling)
+    lengths = scene_lengths(phenaki, exam.scripts)
+    referee = referee or load_referee(exam.world, exam.device)
+    world = world_for(phenaki, exam)
+    networks = (networks or video_network(exam)).fitting(sum(lengths), world.config.size)
+    scripts = [draw_script(world, exam.scripts, index, lengths) for index in range(exam.scripts.scripts)]
+    settings = settings_of(exam, phenaki, world, referee, lengths)
+    folder = WorkFolder(work or output.with_name(f"{output.stem}-work"), work_settings(settings, networks))
+    done = lambda count: on_story(count, len(scripts))
+    evaluate_stories(scripts, lambda script: tell(phenaki, script), world, referee, networks.i3d, folder, done)
+
+    measured = story_figures(scripts, folder.record, world.config.fps)
+    figures = {**settings, **measured, "not_measured": not_measured(networks)}
+    figures["cautions"] = cautions(measured, len(scripts), USUAL_SCRIPTS)
+    write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    if html is not None:
+        write_text(html, story_report(figures, scripts, folder, world.config.fps))
+    return figures
+
+
+def settings_of(exam: StoryExam, phenaki: Phenaki, world: StorybookWorld, referee: Referee, lengths: list[int]) -> dict[str, Any]:
+    """What the figures are of, as plain values; with others the same stories would come out otherwise."""
+    info = phenaki.info
+    return {
+        "model": {"name": info.name, "training": info.training, "files": info.files},
+        "sampling": asdict(info.sampling),
+        "scripts": {**asdict(exam.scripts), "frames_of_scenes": lengths},
+        "world": exam.world,
+        "data": world.fingerprint,
+        "referee": {"fingerprint": fingerprint(referee), "attributes": list(referee.labels)},
+        "fps": world.config.fps,
+        "size": world.config.size,
+        "frames": sum(lengths),
+        "judged": {"settling_seconds": SETTLING_SECONDS, "motion_margin_seconds": MOTION_MARGIN_SECONDS, "steady_frames": STEADY_FRAMES},
+        "machine": machine(exam.device),
+        "dtype": str(phenaki.dtype).removeprefix("torch."),
+    }
+
+
+def work_settings(settings: dict[str, Any], networks: MetricNetworks) -> dict[str, Any]:
+    """What must be equal for finished stories to be used again; more scripts of the same kind may be added to them."""
+    scripts = {name: one for name, one in settings["scripts"].items() if name != "scripts"}
+    return {**settings, "scripts": scripts, "fvd": networks.i3d is not None}
+
+
+def with_sampling(phenaki: Phenaki, changed: dict[str, Any]) -> Phenaki:
+    """The model with other defaults of sampling; ValueError says what is allowed."""
+    phenaki.info = replace(phenaki.info, sampling=replace(phenaki.info.sampling, **changed))
+    return phenaki
+
+
+def scene_lengths(phenaki: Phenaki, settings: ScriptSettings) -> list[int]:
+    """Frames of each scene of a script: the model's own plan moves ends to its slices, and truth is drawn to fit."""
+    story = Story.of([("a scene", settings.seconds)] * settings.scenes)
+    return [scene.num_frames for scene in phenaki.plan(story).scenes]
+
+
+def world_for(phenaki: Phenaki, exam: StoryExam) -> StorybookWorld:
+    """The world at the model's size and rate."""
+    config = replace(WORLDS[exam.world], fps=phenaki.info.fps, size=phenaki.info.tokenizer.image_size)
+    return open_world(config, exam.atlas, exam.device)
+
+
+def video_network(exam: StoryExam) -> MetricNetworks:
+    """I3D where it is asked for and installed."""
+    return load_i3d_network(exam.device) if exam.fvd else MetricNetworks(missing={"rfvd": "not measured: --no-fvd"})
+
+
+def load_referee(world: str, device: str) -> Referee:
+    """The referee that ships for a world."""
+    from phenaki.evaluation.referee import Referee as Trained
+
+    return Trained.load(world, device)
+
+
+def not_measured(networks: MetricNetworks) -> dict[str, str]:
+    """Figures that are left out, each with the reason."""
+    return {"fvd": networks.missing["rfvd"]} if "rfvd" in networks.missing else {}
+
+
+def machine(device: str) -> str:
+    """Where the seconds were taken."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
+    return f"{platform.machine()}, {name}, torch {torch.__version__}"
+
+
+def summary(figures: dict[str, Any]) -> list[str]:
+    """The figures in a few lines, the referee's on rendered truth in brackets."""
+    truth, switch, persistence = figures["truth"], figures["switch_time"], figures["persistence"]
+    scripts = figures["scripts"]
+    lines = [f"{scripts['scripts']} scripts of {scripts['scenes']} scenes, {figures['frames']} frames; in brackets: rendered truth"]
+    for kind, by_attribute in figures["adherence"].items():
+        shares = (f"{name} {percent(one)} ({percent(truth['adherence'][kind][name])})" for name, one in by_attribute.items() if one["n"])
+        lines.append(f"{kind.replace('_', ' ')}: {'  '.join(shares)}")
+    kept = [f"{name.replace('_', ' ')} {percent(persistence[name])} ({percent(truth['persistence'][name])})" for name in ("unsaid", "said_again")]
+    times = [f"{name} {value(switch[name])} ({value(truth['switch_time'][name])})" for name in ("median", "p90")]
+    never = f"never seen {percent(switch['never_seen'])} ({percent(truth['switch_time']['never_seen'])})"
+    fvd = f"{value(figures['fvd'])} ({value(truth['fvd'])})" if figures["fvd"] else figures["not_measured"].get("fvd", "needs 2 stories")
+    lines += [f"persistence: {'  '.join(kept)}", f"switch time, frames: {'  '.join(times)}  {never}", f"FVD {fvd}"]
+    lines.append(f"seam score {value(figures['seam_score'])} ({value(truth['seam_score'])})")
+    lines.append(f"seconds per second of video {value(figures['seconds_per_second_of_video'])} on {figures['machine']}")
+    return lines + [f"caution: {caution}" for caution in figures["cautions"]]
+
+
+def percent(estimate: dict[str, Any]) -> str:
+    return "-" if estimate["value"] is None else f"{estimate['value']:.1%}"
+
+
+def value(estimate: dict[str, Any]) -> str:
+    return "-" if estimate["value"] is None else f"{estimate['value']:g}"

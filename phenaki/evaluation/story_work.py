@@ -1,0 +1,97 @@
+"""The work folder of an evaluation of stories: what is known of each finished story, and its video.
+
+A killed evaluation goes on from here. `settings.json` says of what the stories are, so that no two evaluations mix; a story
+counts as finished when its record is there, which is written last and whole.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phenaki.atomic import write_text
+from phenaki.evaluation.adherence import Seen
+from phenaki.evaluation.seams import SeamParts
+from phenaki.video import Video
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A video of a script as it was judged. features: its I3D logits, empty where I3D was not there."""
+
+    seen: Seen
+    seams: SeamParts
+    features: list[float]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished story: the model's video, the rendered one, the features of another rendered one, and the time it took."""
+
+    index: int
+    made: Judged
+    rendered: Judged
+    reference: list[float]  # I3D logits of the truth that both are compared with
+    wall_seconds: float
+    video_seconds: float
+
+
+class WorkFolder:
+    """Records and videos of one evaluation in a folder."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        """settings: plain values that name the evaluation. ValueError where the folder holds stories of another one."""
+        self.folder = folder
+        settings = json.loads(json.dumps(settings))
+        path = folder / "settings.json"
+        if path.is_file():
+            found = _read(path)
+            different = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
+            if different:
+                names = ", ".join(different)
+                raise ValueError(f"{folder}: holds stories of another evaluation ({names} not as now). Choose another with --work, or remove it")
+            return
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder}: holds other files. Choose an empty folder with --work")
+        folder.mkdir(exist_ok=True)
+        write_text(path, json.dumps(settings, indent=2) + "\n")
+
+    def record(self, index: int) -> Record | None:
+        """A finished story; None where it is still to be made."""
+        path = self._path(index)
+        if not path.is_file():
+            return None
+        try:
+            values = _read(path)
+            return Record(**{**values, "made": _judged(values["made"]), "rendered": _judged(values["rendered"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not the record of a story ({error}). Remove it and run again") from error
+
+    def keep(self, record: Record, frames: np.ndarray, fps: float) -> None:
+        """frames: uint8 (f, h, w, 3), kept as a video to look at; it was judged before."""
+        Video(frames, fps).save(self.video(record.index))
+        write_text(self._path(record.index), json.dumps(asdict(record)))
+
+    def video(self, index: int) -> Path:
+        """Where the model's video of a story lies."""
+        return self.folder / f"story-{index:04d}.mp4"
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"story-{index:04d}.json"
+
+
+def _judged(values: dict[str, Any]) -> Judged:
+    seams = SeamParts(tuple(values["seams"]["joins"]), tuple(values["seams"]["inside"]))
+    return Judged(values["seen"], seams, values["features"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}). Remove it and run again") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: holds {type(values).__name__}, not an object. Remove it and run again")
+    return values
