@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from phenaki.director import Past, SceneFiller, SceneText, direct
+from phenaki.director import Given, Past, SceneFiller, SceneText, direct
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY
 from phenaki.masking import between_mask, box_mask, continuation_mask
 from phenaki.sampling import NoiseKey, SamplingOptions
@@ -35,7 +35,8 @@ def run(tokenizer, generator):
 
     def directed(plan, numbers=None, seed=7, options=OPTIONS, pictures=None):
         texts = [text_of(number) for number in (numbers or range(len(plan.scenes)))]
-        return list(direct(plan, tokenizer, generator, texts, options, seed, GRID, pictures))
+        given = {index: Given(start=picture[None]) for index, picture in (pictures or {}).items()}
+        return list(direct(plan, tokenizer, generator, texts, options, seed, GRID, given))
 
     return directed
 
@@ -159,9 +160,9 @@ def test_scenes_of_one_prompt_have_noise_of_their_own(run):
 def test_noise_is_keyed_by_seed_scene_and_chunk_of_the_scene(run, monkeypatch):
     keys, fill = [], SceneFiller.fill
 
-    def watching(self, chunk, past, grid, key):
+    def watching(self, num_slices, past, grid, key, known):
         keys.append(key)
-        return fill(self, chunk, past, grid, key)
+        return fill(self, num_slices, past, grid, key, known)
 
     monkeypatch.setattr(SceneFiller, "fill", watching)
     planned = plan_of(1.6, 1.1)
@@ -218,10 +219,10 @@ def test_scenes_have_their_own_rounds_and_guidance(run, feature_calls):
 def test_what_is_held_does_not_grow(tokenizer, generator, monkeypatch):
     held, fill = [], SceneFiller.fill
 
-    def watching(self, chunk, past, grid, key):
+    def watching(self, num_slices, past, grid, key, known):
         keys = [memory.keys.shape[2] for memory in past.decoder.memory if memory is not None]
         held.append((len(past.slices), max(keys, default=0)))
-        return fill(self, chunk, past, grid, key)
+        return fill(self, num_slices, past, grid, key, known)
 
     monkeypatch.setattr(SceneFiller, "fill", watching)
     planned = plan_of(10.0, 5.0)
@@ -317,9 +318,8 @@ KNOWN = {
 
 
 def fill_with(generator, known, past=None, order="confidence"):
-    chunk = plan_of(0.625).scenes[0].chunks[0]  # 5 frames: 3 slices
     filler = SceneFiller(generator, text_of(1), SamplingOptions(num_steps=4, guidance_scale=3.0, order=order))
-    return filler.fill(chunk, past or Past(), GRID, NoiseKey(3, 0, 0), known)
+    return filler.fill(3, past or Past(), GRID, NoiseKey(3, 0, 0), known)
 
 
 @pytest.mark.parametrize("order", ["confidence", "halton"])
