@@ -33,10 +33,10 @@ class Region:
             raise RegionError("box and mask: a region has one of them")
         if self.outside and self.box is None:
             raise RegionError("outside: needs a box, to be made anew all around it")
-        for name, count in (("box", 4), ("frames", 2)):
+        for name, needed in (("box", ("x", "y", "width", "height")), ("frames", ("first", "last"))):
             value = getattr(self, name)
-            if value is not None and (len(value) != count or not all(isinstance(number, (int, np.integer)) for number in value)):
-                raise RegionError(f"{name} {value!r}: needed {count} whole numbers, {'x, y, width, height' if count == 4 else 'the first and the last frame'}")
+            if value is not None and (len(value) != len(needed) or not all(isinstance(number, (int, np.integer)) for number in value)):
+                raise RegionError(f"{name} {value!r}: needed {len(needed)} whole numbers, {', '.join(needed)}")
         if self.mask is not None and (not isinstance(self.mask, np.ndarray) or self.mask.dtype != bool or self.mask.ndim not in (2, 3)):
             found = f"{self.mask.dtype} {self.mask.shape}" if isinstance(self.mask, np.ndarray) else type(self.mask).__name__
             raise RegionError(f"mask is {found}: needed a bool array (h, w) or (f, h, w), True = made anew")

@@ -7,7 +7,7 @@ not blind to the region: the tokenizer's attention has seen all of the clip's pi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from math import ceil
 
 import torch
@@ -41,7 +41,7 @@ def plan_chunks(touched: Sequence[bool], chunk_slices: int) -> list[tuple[int, i
         length = len(list(run))
         parts = ceil(length / chunk_slices)
         edges = [start + length * part // parts for part in range(parts + 1)]
-        chunks += zip(edges[:-1], edges[1:], strict=True)
+        chunks += pairwise(edges)
         start += length
     return chunks
 
