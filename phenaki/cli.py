@@ -106,13 +106,16 @@ def edit_command(
 ) -> None:
     """Make a part of your own clip anew, go on from it, or tell it another way. The model sees its middle square."""
     with told_errors():
-        from phenaki.editing import Edit, edit_to_file
+        from phenaki.editing import Edit, check_result_path, edit_to_file
+        from phenaki.frame_source import FrameSource
         from phenaki.pipeline import load
         from phenaki.regions import Region
 
         region = Region.parse(box, outside, frames, mask)
         told = Edit(prompt, region, keep, extend, paste, size, seed, negative, guidance_scale, num_steps)
-        written = edit_to_file(load(model, device), clip, told, output)
+        source = FrameSource.of(clip)
+        check_result_path(output, source)
+        written = edit_to_file(load(model, device), source, told, output)
         tell(f"{output}: {written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s")
 
 

@@ -4,8 +4,8 @@
     phenaki.edit("clip.mp4", "A panda walks along the beach", box=(10, 20, 24, 30)).save("panda.mp4")
 
 Results are as good as the model's training in these tasks (`[train_generator.tasks]` in its configuration). The shipped
-`storybook` model was trained to start from a text and to go on, not to fill in: it continues a clip well, keeps what it is
-told to keep, and what it paints into a region fits the prompt better than its surroundings.
+`storybook` model was trained to start from a text and to go on, not to fill in: what it paints follows the prompt, but its
+edges show, it arrives at a frame to come with a jump, and kept tokens stand out as blotches from a share of 0.3 on.
 """
 
 import time
@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from phenaki.frame_source import FrameSource
+from phenaki.frame_source import Clip, FrameSource
 from phenaki.pipeline import DEFAULT_MODEL, Phenaki, StoryChunk, Written, ready_model, sampling_options, story_progress, to_pixels
 from phenaki.regions import ClipRegion, Region, RegionError
 from phenaki.repainting import Repainter, plan_chunks
@@ -131,7 +131,7 @@ def plan_edit(source: FrameSource, told: Edit, phenaki: Phenaki) -> EditPlan:
     return replace(plan, chunks=tuple(plan_chunks([*touched, *[True] * -(-num_new // patch)], phenaki.info.generator.chunk_slices)))
 
 
-def stream_edit(phenaki: Phenaki, clip: Video | str | Path, told: Edit) -> Iterator[StoryChunk]:
+def stream_edit(phenaki: Phenaki, clip: Clip, told: Edit) -> Iterator[StoryChunk]:
     """Yields the edited clip chunk by chunk, at the model's frames a second, in memory that does not grow with its length.
 
     Everything is checked before the first chunk is made: VideoError for a clip that is not whole, RegionError for a region that
@@ -176,7 +176,7 @@ def _squares(pictures: list[np.ndarray], size: int) -> np.ndarray:
 
 
 def edit(
-    video: Video | str | Path,
+    video: Clip,
     prompt: str,
     *,
     box: tuple[int, int, int, int] | None = None,
@@ -196,25 +196,24 @@ def edit(
     """
     parts = (box, frames, mask)
     region = Region(box, outside, frames, mask) if outside or any(part is not None for part in parts) else None
-    told, phenaki = Edit(prompt, region, **options), ready_model(model, device)
-    made = []
+    told, source, made = Edit(prompt, region, **options), FrameSource.of(video), []
+    phenaki = ready_model(model, device)
     with story_progress(progress) as advance:
-        for chunk in stream_edit(phenaki, video, told):
+        for chunk in stream_edit(phenaki, source, told):
             made.append(chunk.frames)
             advance(chunk)
     shown = np.concatenate(made)
-    return Video(shown, phenaki.info.fps, (VideoScene(chunk.prompt, 0, len(shown)),), edit_script(phenaki, video, told, len(shown)))
+    return Video(shown, phenaki.info.fps, (VideoScene(chunk.prompt, 0, len(shown)),), edit_script(phenaki, source, told, len(shown)))
 
 
-def edit_to_file(phenaki: Phenaki, clip: str | Path, told: Edit, path: str | Path, *, progress: bool = True) -> Written:
+def edit_to_file(phenaki: Phenaki, clip: Clip, told: Edit, path: str | Path, *, progress: bool = True) -> Written:
     """Writes the edited clip while it is made. The clip itself is not written over."""
-    started, path = time.perf_counter(), check_output_path(path)
-    chunks = stream_edit(phenaki, clip, told)
-    if path.exists() and path.samefile(clip):
-        raise VideoError(f"{path}: is the clip itself; give the result another name")
+    started, source = time.perf_counter(), FrameSource.of(clip)
+    path = check_result_path(path, source)
+    chunks = stream_edit(phenaki, source, told)
     first = next(chunks)
     size, fps, total = told.size or phenaki.info.tokenizer.image_size, phenaki.info.fps, first.num_frames_total
-    scenes, script = (VideoScene(first.prompt, 0, total),), edit_script(phenaki, clip, told, total)
+    scenes, script = (VideoScene(first.prompt, 0, total),), edit_script(phenaki, source, told, total)
     with VideoWriter(path, fps=fps, size=(size, size), scenes=scenes, script=script) as writer, story_progress(progress) as advance:
         for chunk in chain([first], chunks):
             writer.write(chunk.frames)
@@ -222,11 +221,20 @@ def edit_to_file(phenaki: Phenaki, clip: str | Path, told: Edit, path: str | Pat
     return Written(total, total / fps, time.perf_counter() - started)
 
 
-def edit_script(phenaki: Phenaki, clip: Video | str | Path, told: Edit, num_frames: int) -> dict[str, Any]:
+def check_result_path(path: str | Path, source: FrameSource) -> Path:
+    """A path that the result can be written to; VideoError where it is not one, or where the clip itself lies."""
+    path = check_output_path(path)
+    if source.path is not None and path.exists() and path.samefile(source.path):
+        raise VideoError(f"{path}: is the clip itself; give the result another name")
+    return path
+
+
+def edit_script(phenaki: Phenaki, source: FrameSource, told: Edit, num_frames: int) -> dict[str, Any]:
     """What travels with the result: what was told, and of which file, by its name alone."""
     region = told.part or Region()
-    source = {} if isinstance(clip, Video) else {"clip": Path(clip).name}
-    part = {"box": region.box, "outside": region.outside, "frames": region.frames, "mask": region.mask is not None}
-    edited = {**source, **part, "keep": told.keep, "extend": told.extend, "paste": told.paste}
+    edited = {
+        "clip": source.path.name if source.path else None, "box": region.box, "outside": region.outside, "frames": region.frames,
+        "mask": region.mask is not None, "keep": told.keep, "extend": told.extend, "paste": told.paste,
+    }  # fmt: skip
     fps = phenaki.info.fps
     return {**told.as_story(num_frames / fps).to_dict(), "fps": fps, "model": phenaki.info.name, "edit": edited}

@@ -30,38 +30,40 @@ CHANGED = "has fewer frames than a moment ago; is it still being written?"
 class FrameSource:
     """A clip that can be read from its start as often as wanted. height, width: in pixels, as it is shown."""
 
-    name: str
+    path: Path | None
     num_frames: int
     fps: float
     height: int
     width: int
-    video: Video | None = field(default=None, repr=False)  # None: the frames lie in the file of this name
+    video: Video | None = field(default=None, repr=False)  # None: the frames are read from the file
 
     @classmethod
-    def of(cls, clip: Video | str | Path) -> "FrameSource":
+    def of(cls, clip: "Clip") -> "FrameSource":
         """The clip, checked from its first frame to its last. VideoError for a file that is not whole or not a video."""
+        if isinstance(clip, FrameSource):
+            return clip
         if isinstance(clip, Video):
-            return cls._of_video(clip, "the video")
+            return cls._of_video(clip, None)
         path = Path(clip)
         if path.is_dir() or path.suffix.lower() in (".gif", *IMAGE_ENDINGS):
-            return cls._of_video(read_video(path), str(path))
+            return cls._of_video(read_video(path), path)
         return cls._of_file(path)
 
     @classmethod
-    def _of_video(cls, video: Video, name: str) -> "FrameSource":
-        return cls(name, len(video), video.fps, *video.frames.shape[1:3], video)
+    def _of_video(cls, video: Video, path: Path | None) -> "FrameSource":
+        return cls(path, len(video), video.fps, *video.frames.shape[1:3], video)
 
     @classmethod
     def _of_file(cls, path: Path) -> "FrameSource":
         with open_strictly(path) as (container, stream):
             frames = whole_frames(path, container, stream)
-            first = next(frames)
-            height, width = shown_size(first)
+            height, width = shown_size(next(frames))
             count = 1
-            for count, _ in enumerate(frames, 2):
+            for _ in frames:
+                count += 1
                 if count > MAX_FRAMES:
                     raise VideoError(f"{path}: more than {MAX_FRAMES} frames; cut it into shorter files", "too long")
-            return cls(str(path), count, frame_rate(path, stream), height, width)
+            return cls(path, count, frame_rate(path, stream), height, width)
 
     def numbers(self, fps: float) -> list[int]:
         """The clip's own frames that show it at another rate."""
@@ -72,9 +74,9 @@ class FrameSource:
         if self.video is not None:
             yield from self.video.frames
             return
-        path, reformatter = Path(self.name), VideoReformatter()
-        with open_strictly(path) as (container, stream):
-            for frame in whole_frames(path, container, stream):
+        reformatter = VideoReformatter()
+        with open_strictly(self.path) as (container, stream):
+            for frame in whole_frames(self.path, container, stream):
                 yield scaled_pixels(frame, reformatter, (self.height, self.width))
 
     def frames_at(self, fps: float) -> Iterator[np.ndarray]:
@@ -85,7 +87,7 @@ class FrameSource:
             while shown < number:
                 shown, pixels = next(own, (number, None))
             if pixels is None:
-                raise VideoError(f"{self.name}: {CHANGED}")
+                raise VideoError(f"{self.path}: {CHANGED}")
             yield pixels
 
     def last_frames(self, count: int, fps: float) -> list[np.ndarray]:
@@ -94,5 +96,8 @@ class FrameSource:
         numbers = [self.num_frames - 1 - step for step in back if step < self.num_frames]
         kept = {number: pixels for number, pixels in enumerate(self.frames()) if number in numbers}
         if numbers[-1] not in kept:
-            raise VideoError(f"{self.name}: {CHANGED}")
+            raise VideoError(f"{self.path}: {CHANGED}")
         return [kept[number] for number in numbers]
+
+
+Clip = Video | str | Path | FrameSource  # what stands for a clip wherever one is asked for
