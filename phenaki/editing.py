@@ -5,7 +5,7 @@
 
 Results are as good as the model's training in these tasks (`[train_generator.tasks]` in its configuration). The shipped
 `storybook` model was trained to start from a text and to go on, not to fill in: what it paints follows the prompt, but its
-edges show, it arrives at a frame to come with a jump, and kept tokens stand out as blotches from a share of 0.3 on.
+edges show, it arrives at a frame to come with a jump, and kept tokens may stand out as blotches (seen at keep=0.3, not at 0.1).
 """
 
 import time
@@ -192,7 +192,7 @@ def edit(
 
     video: a Video, or the path of a video file, GIF or picture. The part: box (x, y, width, height in its pixels) or `outside` of
     it, frames (first, last) by its own numbers, mask (bool, (h w) or (f h w), True = made anew). Options: the fields of `Edit`;
-    `keep=0.3` alone tells the whole clip another way, `extend=4` goes on for four seconds.
+    `keep=0.1` alone tells the whole clip another way, `extend=4` goes on for four seconds.
     """
     parts = (box, frames, mask)
     region = Region(box, outside, frames, mask) if outside or any(part is not None for part in parts) else None
