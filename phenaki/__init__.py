@@ -12,7 +12,9 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOMES = {
+    "phenaki.editing": ("Edit", "edit", "stream_edit"),
     "phenaki.pipeline": ("Phenaki", "StoryChunk", "generate_story", "load", "stream_story"),
+    "phenaki.regions": ("Region", "RegionError"),
     "phenaki.story": ("Scene", "Story", "StoryError"),
     "phenaki.video": ("Video", "VideoError"),
     "phenaki.checkpoint": ("CheckpointError",),

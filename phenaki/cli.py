@@ -85,6 +85,41 @@ def generate(
         tell(f"{output}: {figures}")
 
 
+@app.command(name="edit")
+def edit_command(
+    clip: Annotated[Path, typer.Argument(help="video file, .gif, or picture")],
+    prompt: Annotated[str, typer.Argument(help="what the video shows when it is done")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="video file: .mp4, .webm, .gif, .png")],
+    box: Annotated[str | None, typer.Option(help="make this part of the picture anew: x,y,width,height in the clip's pixels")] = None,
+    outside: Annotated[bool, typer.Option("--outside", help="make all around the box anew instead")] = False,
+    frames: Annotated[str | None, typer.Option(help="make these frames anew, first-last by the clip's own numbers from 0")] = None,
+    mask: Annotated[Path | None, typer.Option(help="picture of the clip's size: make anew what is white in it")] = None,
+    keep: Annotated[float, typer.Option(help="share of the part (without one: of the whole clip) that stays; the rest is told another way")] = 0.0,
+    extend: Annotated[float, typer.Option(help="go on for so many seconds after the clip's end")] = 0.0,
+    paste: Annotated[bool, typer.Option(help="take the pixels outside of the part from the clip itself")] = True,
+    size: Annotated[int | None, typer.Option(help="pixels a side of the result; the model's own by default")] = None,
+    model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
+    seed: Annotated[int, typer.Option()] = 0,
+    num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="how strongly the prompt is followed; 1 = off")] = None,
+    negative: Annotated[str, typer.Option(help="what the video should not show")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
+) -> None:
+    """Make a part of your own clip anew, go on from it, or tell it another way. The model sees its middle square."""
+    with told_errors():
+        from phenaki.editing import Edit, check_result_path, edit_to_file
+        from phenaki.frame_source import FrameSource
+        from phenaki.pipeline import load
+        from phenaki.regions import Region
+
+        region = Region.parse(box, outside, frames, mask)
+        told = Edit(prompt, region, keep, extend, paste, size, seed, negative, guidance_scale, num_steps)
+        source = FrameSource.of(clip)
+        check_result_path(output, source)
+        written = edit_to_file(load(model, device), source, told, output)
+        tell(f"{output}: {written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s")
+
+
 @app.command(name="plan")
 def plan_command(
     script: Annotated[Path, typer.Argument(help="story script")],

@@ -4,11 +4,11 @@ The director knows what carries over from chunk to chunk (recent slices, the sce
 stream) and what a cut forgets. How one chunk is filled is `sampling.py`'s business. It is handed the models.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
 
 from phenaki.cvivit import CViViT, Stream
@@ -24,6 +24,18 @@ class SceneText:
     text: Tensor
     text_mask: Tensor
     negative: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a scene is given in pixels, float in [-1, 1].
+
+    start: (f c h w), the picture it starts from (f = 1) or the last frames of the video it goes on from (1 + pt*k), of which
+    the last one is shown. end: (c h w), the picture it ends on.
+    """
+
+    start: Tensor | None = None
+    end: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -61,12 +73,12 @@ def direct(
     options: SamplingOptions,
     seed: int,
     grid: tuple[int, int],
-    pictures: dict[int, Tensor] | None = None,
+    given: Mapping[int, Given] | None = None,
 ) -> Iterator[ChunkFrames]:
     """Yields the frames of a story, chunk by chunk.
 
-    texts: one for each scene. grid: rows and columns of tokens. pictures: scene index -> (c h w) float in [-1, 1], for the
-    scenes that start from one. A scene's own guidance_scale and num_steps go before those of `options`.
+    texts: one for each scene. grid: rows and columns of tokens. given: by scene index, for the scenes that start or end on
+    pixels of one's own. A scene's own guidance_scale and num_steps go before those of `options`.
     """
     past, frame = Past(), 0
     for scene in plan.scenes:
@@ -77,12 +89,15 @@ def direct(
         if scene.starts_segment:
             past = Past()
         past.anchor = None
-        if scene.image is not None:
-            tokens = _encode_picture(tokenizer, (pictures or {})[scene.index], grid)
-            yield _show(tokenizer, tokens, past, generator, scene, -1, plan, frame)
+        if scene.starts_from_file:
+            tokens = encode_start(tokenizer, given[scene.index].start, grid)
+            yield _show_start(tokenizer, tokens, past, generator, scene)
             frame = scene.start_frame + 1
         for chunk in scene.chunks:
-            tokens = filler.fill(chunk, past, grid, NoiseKey(seed, scene.index, chunk.index))
+            known = None
+            if scene.end_image is not None and chunk is scene.chunks[-1]:
+                known = _ending(encode_end(tokenizer, given[scene.index].end, grid), chunk)
+            tokens = filler.fill(chunk.num_slices, past, grid, NoiseKey(seed, scene.index, chunk.index), known)
             shown = _show(tokenizer, tokens, past, generator, scene, chunk.index, plan, frame)
             frame += len(shown.frames)
             yield shown
@@ -100,8 +115,8 @@ class SceneFiller:
             self.both = generator.encode_text(*_stack((text.text, text.text_mask), other))
 
     @torch.no_grad()
-    def fill(self, chunk: Chunk, past: Past, grid: tuple[int, int], key: NoiseKey, known: Tensor | None = None) -> Tensor:
-        """Tokens (t h w) of a chunk that follows `past`.
+    def fill(self, num_slices: int, past: Past, grid: tuple[int, int], key: NoiseKey, known: Tensor | None = None) -> Tensor:
+        """Tokens (t h w) of a chunk of `num_slices` that follows `past`.
 
         known: (t h w) int64 tokens that stay as they are, -1 where there are none: a first slice to animate, slices or places
         to fill what is between or around.
@@ -110,7 +125,7 @@ class SceneFiller:
         twice = context.repeated(2) if context and self.both else context
         starts = past.num_slices == 0
         device = next(self.generator.parameters()).device
-        shape = (chunk.num_slices, *grid)
+        shape = (num_slices, *grid)
         if known is not None and tuple(known.shape) != shape:
             raise ValueError(f"known tokens of shape {tuple(known.shape)}: this chunk needs {shape}")
         tokens = torch.full(shape, -1, device=device) if known is None else known.to(device)
@@ -160,13 +175,42 @@ def _show(
 
 
 @torch.no_grad()
-def _encode_picture(tokenizer: CViViT, picture: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A picture (c h w) in [-1, 1] as the slice that starts a video, (1 h w)."""
+def _show_start(tokenizer: CViViT, tokens: Tensor, past: Past, generator: MaskGIT, scene: ScenePlan) -> ChunkFrames:
+    """The last frame of slices (t h w) that a scene starts from; all of them are remembered, as of a video that went before."""
+    past.anchor = (0, tokens[0])
+    frames = tokenizer.decode(tokens[None], past.decoder)[0, :, -1:].clamp(-1, 1)
+    past.remember(tokens, generator.config.context_slices)
+    past.num_frames = 1
+    return ChunkFrames(rearrange(frames, "c f h w -> f c h w"), tokens, scene.index, -1, scene.start_frame)
+
+
+@torch.no_grad()
+def encode_start(tokenizer: CViViT, frames: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Frames (f c h w) in [-1, 1] as the slices that start a video, (t h w); f = 1 + pt*k."""
+    _check_size(frames[0], tokenizer, grid)
+    return tokenizer.encode(rearrange(frames, "f c h w -> 1 c f h w"))[0]
+
+
+@torch.no_grad()
+def encode_end(tokenizer: CViViT, picture: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A picture (c h w) in [-1, 1] as a slice inside a video, (h w): the second one of a video that stands still."""
+    _check_size(picture, tokenizer, grid)
+    still = repeat(picture, "c h w -> 1 c f h w", f=tokenizer.num_frames(2))
+    return tokenizer.encode(still)[0, 1]
+
+
+def _check_size(picture: Tensor, tokenizer: CViViT, grid: tuple[int, int]) -> None:
     patch = tokenizer.config.patch_size
     needed = (3, grid[0] * patch, grid[1] * patch)
     if tuple(picture.shape) != needed:
         raise ValueError(f"picture of shape {tuple(picture.shape)}: this story needs {needed}")
-    return tokenizer.encode(picture[None, :, None])[0]
+
+
+def _ending(tokens: Tensor, chunk: Chunk) -> Tensor:
+    """A chunk of which only the last slice (h w) is known: (t h w), -1 where nothing is."""
+    known = tokens.new_full((chunk.num_slices, *tokens.shape), -1)
+    known[-1] = tokens
+    return known
 
 
 def _null(generator: MaskGIT) -> tuple[Tensor, Tensor]:

@@ -17,14 +17,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
+from PIL import Image
 from torch import Tensor
 
 from phenaki.checkpoint import CheckpointError, Model, find_model, load_model, read_info, save_model
-from phenaki.director import SceneText, direct
+from phenaki.director import Given, SceneText, direct
+from phenaki.frame_source import FrameSource
 from phenaki.sampling import SamplingOptions
-from phenaki.story import Story, StoryPlan, plan
+from phenaki.story import FILE_FIELDS, ScenePlan, Story, StoryPlan, plan
 from phenaki.text import TextEncoder
-from phenaki.video import Video, VideoScene, VideoWriter, read_image
+from phenaki.video import Video, VideoError, VideoScene, VideoWriter, middle_square, read_image
 
 DEFAULT_MODEL = "storybook"
 
@@ -126,17 +129,16 @@ class Phenaki:
         planned = plan_story(story, self.info)
         check_not_empty(planned, story.fps or self.info.fps)
         options = sampling_options(self.info.sampling, guidance_scale, num_steps)
-        texts = [self._scene_text(scene.prompt, scene.negative) for scene in planned.scenes]
-        pictures = self._pictures(planned)
-        return self._stream(story, planned, texts, options, pictures)
+        texts = [self.scene_text(scene.prompt, scene.negative) for scene in planned.scenes]
+        return self._stream(story, planned, texts, options, self._given(planned))
 
-    def _stream(self, story: Story, planned: StoryPlan, texts: list[SceneText], options: SamplingOptions, pictures: dict) -> Iterator[StoryChunk]:
+    def _stream(self, story: Story, planned: StoryPlan, texts: list[SceneText], options: SamplingOptions, given: dict) -> Iterator[StoryChunk]:
         size, rate = story.size or self.info.tokenizer.image_size, story.fps or self.info.fps
         total = retimed_length(planned.num_frames, planned.fps, rate)
         side = self.info.tokenizer.image_size // self.info.tokenizer.patch_size
-        chunks = direct(planned, self.tokenizer, self.generator, texts, options, story.seed, (side, side), pictures)
+        chunks = direct(planned, self.tokenizer, self.generator, texts, options, story.seed, (side, side), given)
         while True:
-            with self._precision():
+            with self.precision():
                 chunk = next(chunks, None)
             if chunk is None:
                 return
@@ -172,24 +174,46 @@ class Phenaki:
         return video_scenes(story, self.info.fps, plan_story(story, self.info))
 
     def script(self, story: Story) -> dict[str, Any]:
-        """What travels with the video: the resolved script and the model's name. Pictures go by file name alone."""
+        """What travels with the video: the resolved script and the model's name. Pictures and videos go by file name alone."""
         values = story.to_dict()
         for scene in values["scenes"]:
-            if scene.get("image"):
-                scene["image"] = Path(scene["image"]).name
+            scene |= {name: Path(scene[name]).name for name in FILE_FIELDS if name in scene}
         return {**values, "fps": story.fps or self.info.fps, "model": self.info.name}
 
-    def _scene_text(self, prompt: str, negative: str | None) -> SceneText:
+    def scene_text(self, prompt: str, negative: str | None) -> SceneText:
         encoded = self.text_encoder.encode([prompt]).to(self.device)
         other = self.text_encoder.encode([negative]).to(self.device) if negative else None
         return SceneText(encoded.text, encoded.text_mask, (other.text, other.text_mask) if other else None)
 
-    def _pictures(self, planned: StoryPlan) -> dict[int, Tensor]:
+    def _given(self, planned: StoryPlan) -> dict[int, Given]:
+        """The pictures and videos of the scenes that have some."""
         size = self.info.tokenizer.image_size
-        read = {scene.index: read_image(scene.image, size) for scene in planned.scenes if scene.image is not None}
-        return {index: torch.from_numpy(np.array(pixels)).permute(2, 0, 1).to(self.device) / 127.5 - 1 for index, pixels in read.items()}
+        given = {}
+        for scene in planned.scenes:
+            start = self._last_frames(scene) if scene.video is not None else None
+            if scene.image is not None:
+                start = self.to_tensor(read_image(scene.image, size)[None])
+            end = self.to_tensor(read_image(scene.end_image, size)[None])[0] if scene.end_image is not None else None
+            if scene.starts_from_file or end is not None:
+                given[scene.index] = Given(start, end)
+        return given
 
-    def _precision(self) -> contextlib.AbstractContextManager:
+    def _last_frames(self, scene: ScenePlan) -> Tensor:
+        """What a scene that goes on from a video sees of it: slices as many as a chunk remembers, and one to start with."""
+        patch = self.info.tokenizer.temporal_patch_size
+        frames = FrameSource.of(scene.video).last_frames(1 + patch * max(self.info.generator.context_slices, 1), self.info.fps)
+        if len(frames) < 1 + patch:
+            told = f"{scene.video}: {len(frames)} frames at {self.info.fps:g} fps, going on from a video needs {1 + patch} at least"
+            raise VideoError(f"{told}; give a longer one, or its last frame as `image`")
+        whole = 1 + patch * ((len(frames) - 1) // patch)
+        squares = [middle_square(Image.fromarray(pixels), self.info.tokenizer.image_size) for pixels in frames[-whole:]]
+        return self.to_tensor(np.stack(squares))
+
+    def to_tensor(self, frames: np.ndarray) -> Tensor:
+        """Frames uint8 (f h w 3) -> float (f c h w) in [-1, 1] on the model's device."""
+        return rearrange(torch.from_numpy(np.array(frames)).to(self.device), "f h w c -> f c h w") / 127.5 - 1
+
+    def precision(self) -> contextlib.AbstractContextManager:
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
@@ -311,15 +335,16 @@ def load(name: str | Path = DEFAULT_MODEL, device: str | None = None) -> Phenaki
 
 def generate_story(story: Any, *, model: str | Path | Phenaki = DEFAULT_MODEL, device: str | None = None, **options: Any) -> Video:
     """A video of `story`: a list of prompts, of (prompt, seconds), a script file's path, a Story. Options: `Phenaki.generate_story`."""
-    return _ready(model, device).generate_story(story, **options)
+    return ready_model(model, device).generate_story(story, **options)
 
 
 def stream_story(story: Any, *, model: str | Path | Phenaki = DEFAULT_MODEL, device: str | None = None, **options: Any) -> Iterator[StoryChunk]:
     """The same, chunk by chunk. Options: `Phenaki.stream_story`."""
-    return _ready(model, device).stream_story(story, **options)
+    return ready_model(model, device).stream_story(story, **options)
 
 
-def _ready(model: str | Path | Phenaki, device: str | None) -> Phenaki:
+def ready_model(model: str | Path | Phenaki, device: str | None) -> Phenaki:
+    """The model itself, or the one of a name, folder or hub id."""
     return model if isinstance(model, Phenaki) else load(model, device)
 
 

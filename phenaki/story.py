@@ -28,6 +28,7 @@ MAX_SCENE_SECONDS = 3600
 MAX_STORY_SECONDS = 24 * 3600
 MAX_FILE_BYTES = 1 << 20
 MAX_ERRORS_TOLD = 5
+FILE_FIELDS = ("image", "video", "end_image")  # of a scene
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True)]
@@ -52,8 +53,21 @@ class Scene(BaseModel):
     num_steps: Whole | None = Field(None, ge=1, le=256, description="a whole number of refinement rounds a chunk, from 1 to 256")
     negative: Text | None = Field(None, description=f"a text of at most {MAX_PROMPT_CHARS} characters; the story's own by default")
     image: Text | None = Field(None, min_length=1, description="the path of a picture the scene starts from, inside the story's folder")
+    video: Text | None = Field(None, min_length=1, description="the path of a video that the scene goes on from, inside the story's folder")
+    end_image: Text | None = Field(None, min_length=1, description="the path of a picture the scene ends on, inside the story's folder")
 
     _squeezed = field_validator("prompt", "negative", mode="before")(_one_line)
+
+    @model_validator(mode="after")
+    def _starts_once(self) -> Scene:
+        if self.image is not None and self.video is not None:
+            raise ValueError("image and video: a scene starts from a picture or goes on from a video, keep one of them")
+        return self
+
+    @property
+    def starts_from_file(self) -> bool:
+        """Whether a picture or a video stands before what is made: nothing earlier is seen then."""
+        return self.image is not None or self.video is not None
 
 
 class Story(BaseModel):
@@ -99,7 +113,7 @@ class Story(BaseModel):
     def load(cls, path: str | os.PathLike) -> Story:
         """Read a script by its ending: .yaml .yml .json .txt .story .srt .vtt; at most 1 MiB of UTF-8.
 
-        Pictures are found beside the script and must lie in its folder. Raises StoryError with file, line and field.
+        Pictures and videos are found beside the script and must lie in its folder. Raises StoryError with file, line and field.
         """
         path = Path(path)
         parse = PARSERS.get(path.suffix.lower())
@@ -107,7 +121,7 @@ class Story(BaseModel):
             raise StoryError(f"ending {path.suffix!r} is not a story's: allowed are {' '.join(PARSERS)}", file=str(path))
         try:
             parsed = parse(_read_text(path))
-            return _with_pictures(_checked(parsed), parsed, path.parent)
+            return _with_files(_checked(parsed), parsed, path.parent)
         except StoryError as error:
             raise StoryError(error.problem, file=str(path), line=error.line) from None
 
@@ -170,29 +184,31 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _with_pictures(story: Story, parsed: Parsed, folder: Path) -> Story:
-    """The story with its pictures' paths resolved against its folder. Raises StoryError for one outside of it or missing."""
+def _with_files(story: Story, parsed: Parsed, folder: Path) -> Story:
+    """The story with the paths of its files resolved against its folder. Raises StoryError for one outside of it or missing."""
     scenes = []
     for index, scene in enumerate(story.scenes):
-        if scene.image is not None:
+        found = {}
+        for name in FILE_FIELDS:
+            given = getattr(scene, name)
             try:
-                scene = scene.model_copy(update={"image": _picture_in(folder, scene.image)})
+                found |= {} if given is None else {name: _file_in(folder, given)}
             except (OSError, ValueError) as error:
-                line = parsed.line_of(("scenes", index, "image"))
-                raise StoryError(f"scenes[{index}].image = {_shown(scene.image)}: {error}", line=line) from None
-        scenes.append(scene)
+                line = parsed.line_of(("scenes", index, name))
+                raise StoryError(f"scenes[{index}].{name} = {_shown(given)}: {error}", line=line) from None
+        scenes.append(scene.model_copy(update=found))
     return story.model_copy(update={"scenes": tuple(scenes)})
 
 
-def _picture_in(folder: Path, image: str) -> str:
-    ways = PurePosixPath(image), PureWindowsPath(image)
+def _file_in(folder: Path, name: str) -> str:
+    ways = PurePosixPath(name), PureWindowsPath(name)
     if any(way.anchor or ".." in way.parts for way in ways):
         raise ValueError("needs a path inside the story's folder: not absolute and without `..`")
-    path, root = (folder / image).resolve(), folder.resolve()
+    path, root = (folder / name).resolve(), folder.resolve()
     if not path.is_relative_to(root):
-        raise ValueError(f"is a link that leaves the story's folder {root}: put the picture into it")
+        raise ValueError(f"is a link that leaves the story's folder {root}: put the file into it")
     if not path.is_file():
-        raise ValueError(f"no such file in {root}: put the picture there or correct the name")
+        raise ValueError(f"no such file in {root}: put the file there or correct the name")
     return str(path)
 
 
@@ -220,7 +236,7 @@ def _problem(error: dict[str, Any]) -> str:
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"{name}: unknown key {str(loc[-1])!r}: {hint}known keys are {', '.join(fields)}"
     if kind == "value_error":
-        return str(error["ctx"]["error"])
+        return f"{name}: {error['ctx']['error']}" if name else str(error["ctx"]["error"])
     if kind == "missing":
         return f"{name} is missing: it needs {fields[loc[-1]].description}"
     if not loc:
@@ -266,14 +282,21 @@ class ScenePlan:
     segment: int
     starts_segment: bool  # True: nothing before it is seen
     image: str | None  # path; slice 0 of the segment is then given
+    video: str | None  # path; slice 0 of the segment is then given: its last frame
+    end_image: str | None  # path; the scene's last slice is then given
     guidance_scale: float | None  # None: the sampler's own
     num_steps: int | None  # None: the sampler's own
     chunks: tuple[Chunk, ...]
 
     @property
     def num_slices(self) -> int:
-        """Token slices of the scene, a given one included."""
-        return sum(chunk.num_slices for chunk in self.chunks) + (self.image is not None)
+        """Token slices of the scene, given ones included."""
+        return sum(chunk.num_slices for chunk in self.chunks) + self.starts_from_file
+
+    @property
+    def starts_from_file(self) -> bool:
+        """Whether slice 0 of the segment is given."""
+        return self.image is not None or self.video is not None
 
 
 @dataclass(frozen=True)
@@ -316,9 +339,9 @@ def plan(story: Story, *, fps: float, temporal_patch_size: int, chunk_slices: in
         kept = frame_ends[end - 1] - origin
         slice_ends = _slice_ends([at - origin for at in frame_ends[first:end]], temporal_patch_size)
         for index, start, stop in zip(range(first, end), [0, *slice_ends], slice_ends, strict=False):
-            given = int(story.scenes[index].image is not None)
-            if kept < 1 or stop - start < 1 + given:
-                raise _too_short(story, index, fps, temporal_patch_size + given)
+            given, ending = story.scenes[index].starts_from_file, story.scenes[index].end_image is not None
+            if kept < 1 or stop - start < 1 + given + ending:
+                raise _too_short(story, index, fps, temporal_patch_size * (1 + ending) + given)
             frames = _frames_of(start, temporal_patch_size), min(kept, _frames_of(stop, temporal_patch_size))
             chunks = _chunks(index, len(segment_frames), start + given, stop, chunk_slices)
             scenes.append(_scene_plan(story, index, origin + frames[0], frames[1] - frames[0], index == first, chunks))
@@ -335,7 +358,7 @@ def _frame_ends(story: Story, fps: float) -> list[int]:
 
 def _segments(story: Story) -> list[tuple[int, int]]:
     """(first scene, last scene + 1) of every run of scenes that carry on from each other."""
-    firsts = [index for index, scene in enumerate(story.scenes) if index == 0 or scene.cut or scene.image is not None]
+    firsts = [index for index, scene in enumerate(story.scenes) if index == 0 or scene.cut or scene.starts_from_file]
     return list(zip(firsts, [*firsts[1:], len(story.scenes)], strict=True))
 
 
@@ -368,6 +391,8 @@ def _scene_plan(story: Story, index: int, start_frame: int, num_frames: int, sta
         segment=chunks[0].segment,
         starts_segment=starts,
         image=scene.image,
+        video=scene.video,
+        end_image=scene.end_image,
         guidance_scale=scene.guidance_scale,
         num_steps=scene.num_steps,
         chunks=chunks,
@@ -377,5 +402,6 @@ def _scene_plan(story: Story, index: int, start_frame: int, num_frames: int, sta
 def _too_short(story: Story, index: int, fps: float, least_frames: int) -> StoryError:
     scene = story.scenes[index]
     least = math.ceil(least_frames / fps * 1000) / 1000
-    why = "one token slice and its picture" if scene.image is not None else "one token slice"
+    given = filter(None, ("the frame it starts from" * scene.starts_from_file, "the picture it ends on" * (scene.end_image is not None)))
+    why = " and ".join(("one token slice", *given))
     return StoryError(f"scenes[{index}].seconds = {scene.seconds:g}: at {fps:g} fps a scene needs at least {least:g} s ({why})")

@@ -18,7 +18,7 @@ import yaml
 
 MAX_DEPTH = 16  # nested lists and mappings; a story has three
 HEADER_TYPES = {"title": str, "fps": float, "size": int, "seed": int, "style": str, "negative": str}
-OPTIONS = "`4s`, `cut`, `guidance 6` and `steps 12`, with commas between them"
+OPTIONS = "`4s`, `cut`, `guidance 6`, `steps 12`, `image a.png`, `video a.mp4` and `end_image b.png`, with commas between them"
 
 Loc = tuple[str | int, ...]  # ("scenes", 2, "seconds")
 
@@ -206,6 +206,8 @@ def _parse_option(option: str, number: int) -> tuple[str, Any]:
             return "guidance_scale", float(value)
         if name == "steps":
             return "num_steps", int(value)
+        if name in ("image", "video", "end_image") and value.strip():
+            return name, value.strip()
         if option.endswith("s"):
             return "seconds", float(option[:-1])
     except ValueError:

@@ -34,7 +34,10 @@ from phenaki.video_files import (
     resampled_indices,
 )
 
-__all__ = ["OUTPUT_ENDINGS", "Video", "VideoError", "VideoScene", "VideoWriter", "check_output_path", "contact_sheet", "read_image", "read_video"]
+__all__ = [
+    "OUTPUT_ENDINGS", "Video", "VideoError", "VideoScene", "VideoWriter", "check_output_path", "contact_sheet", "middle_square", "read_image",
+    "read_video",
+]  # fmt: skip
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MAX_IMAGE_PIXELS = 64_000_000
@@ -209,7 +212,7 @@ def read_video(path: str | Path, *, size: int | None = None, fps: float | None =
     if path.suffix.lower() in IMAGE_ENDINGS:
         return Video(read_image(path, size)[None], fps or 8.0)
     decode = decode_gif if path.suffix.lower() == ".gif" else decode_video
-    decoded = decode(path, None if size is None else lambda pixels: _square(Image.fromarray(pixels), size))
+    decoded = decode(path, None if size is None else lambda pixels: middle_square(Image.fromarray(pixels), size))
     video = Video(decoded.frames, decoded.fps, decoded.scenes, decoded.script)
     if fps is None or fps == video.fps:
         return video
@@ -255,10 +258,10 @@ def read_image(path: str | Path, size: int | None = None) -> np.ndarray:
             raise
         raise VideoError(f"{path}: not a whole picture ({error}); PNG, JPEG, WebP and BMP are read") from error
     flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return np.asarray(flat) if size is None else _square(flat, size)
+    return np.asarray(flat) if size is None else middle_square(flat, size)
 
 
-def _square(picture: Image.Image, size: int) -> np.ndarray:
+def middle_square(picture: Image.Image, size: int) -> np.ndarray:
     """The middle square, resized to `size` pixels a side."""
     side = min(picture.size)
     left, top = ((length - side) // 2 for length in picture.size)

@@ -36,6 +36,10 @@ ALLOWED = {
     "maskgit": {"config", "layers"},
     "sampling": {"config", "masking"},
     "director": {"cvivit", "maskgit", "sampling", "story"},
+    "repainting": {"cvivit", "director", "maskgit", "masking", "sampling"},
+    "regions": {"video"},
+    "frame_source": {"video", "video_files"},
+    "editing": {"frame_source", "pipeline", "regions", "repainting", "story", "video"},
     "story": {"story_formats"},
     "video": {"atomic", "video_files"},
     "data/tensor_file": {"atomic"},
@@ -142,8 +146,8 @@ def test_a_file_imports_only_its_own_leaves(name):
 
 
 ALGORITHMS = [
-    "layers", "quantizer", "masking", "cvivit", "maskgit", "sampling", "director", "data/captions", "evaluation/metrics", "evaluation/frechet",
-    "evaluation/codebook", "evaluation/tokenizer", "evaluation/i3d", "evaluation/lpips", "training/discriminator", "training/adversarial",
+    "layers", "quantizer", "masking", "cvivit", "maskgit", "sampling", "director", "repainting", "data/captions", "evaluation/metrics",
+    "evaluation/frechet", "evaluation/codebook", "evaluation/tokenizer", "evaluation/i3d", "evaluation/lpips", "training/discriminator", "training/adversarial",
     "training/losses", "evaluation/bootstrap", "evaluation/seams", "evaluation/adherence", "evaluation/story", "evaluation/story_figures",
 ]  # fmt: skip
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,7 +24,7 @@ from phenaki.sampling import SamplingOptions
 from phenaki.story import Story
 from phenaki.text import TextEncoder
 from phenaki.training.settings import load_settings
-from phenaki.video import read_video
+from phenaki.video import Video, read_video
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = "title: A [bold]story[/bold] [/]\nseed: 3\n---\n[1.5s] a bear walks\n[2s, cut] a panda sleeps\n"
@@ -165,6 +166,75 @@ def test_models_that_cannot_be_used(script, model, tmp_path):
     (copy / "config.json").write_text("{")
     assert "not a JSON file" in fails("generate", script, *output, "--model", copy)
     assert "offline" in fails("generate", script, *output, "--model", "nobody/nothing").lower()
+
+
+# ---- edit ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    """Nine frames of 40x32 pixels."""
+    frames = np.random.default_rng(0).integers(0, 256, (9, 4, 5, 3), dtype=np.uint8)
+    Video(frames.repeat(8, axis=1).repeat(8, axis=2), 8.0).save(tmp_path / "clip [red].mp4")
+    return tmp_path / "clip [red].mp4"
+
+
+def test_edit_writes_the_video(clip, model, tmp_path):
+    options = ["--box", "8,8,16,8", "--outside", "--frames", "2-6", "--extend", 0.5, "--seed", 3, "--no-paste", "--size", 48, "--num-steps", 1]
+    told = run("edit", clip, "a [bold]bear[/]", "-o", tmp_path / "b.mp4", "--model", model, "--device", "cpu", *options)
+    video = read_video(tmp_path / "b.mp4")
+    assert told.startswith(f"{tmp_path / 'b.mp4'}: 13 frames, 1.62 s of video in ") and video.frames.shape == (13, 48, 48, 3)
+    edited = video.script["edit"]
+    assert video.script["seed"] == 3 and video.script["scenes"][0]["prompt"] == "a [bold]bear[/]" and edited["clip"] == clip.name
+    assert (edited["box"], edited["outside"], edited["frames"], edited["paste"]) == ([8, 8, 16, 8], True, [2, 6], False)
+
+
+def test_edit_takes_a_mask_and_keeps_a_share(clip, model, tmp_path):
+    Image.new("L", (40, 32), "white").save(tmp_path / "mask.png")
+    run("edit", clip, "a bear", "-o", tmp_path / "b.mp4", "--model", model, "--mask", tmp_path / "mask.png", "--keep", 0.3)
+    assert read_video(tmp_path / "b.mp4").script["edit"]["mask"] is True
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ([], "nothing is to be made anew"),
+        (["--box", "1,2,3"], "box '1,2,3': needed x,y,width,height"),
+        (["--frames", "4"], "frames '4': needed first-last"),
+        (["--outside"], "outside: needs a box"),
+        (["--mask", "gone.png"], "gone.png: No such file"),
+        (["--keep", 2], "keep 2.0"),
+        (["--extend", "inf"], "extend inf"),
+        (["--extend", 1, "--seed", -1], "seed = -1"),
+        (["--extend", 1, "-o", "a.avi"], "unknown ending"),
+        (["--extend", 1, "-o", "clip [red].mp4"], "is the clip itself"),
+    ],
+)
+def test_bad_edits_are_told_before_the_model_is_loaded(clip, no_models, monkeypatch, options, words):
+    monkeypatch.chdir(clip.parent)
+    assert words in fails("edit", clip, "a bear", "-o", "b.mp4", *options)
+    assert not Path("b.mp4").exists()
+
+
+def test_bad_clips_are_told_before_the_model_is_loaded(tmp_path, no_models):
+    (tmp_path / "[red].mp4").write_bytes(b"no video")
+    assert "not a whole video file" in fails("edit", tmp_path / "[red].mp4", "a bear", "-o", tmp_path / "b.mp4", "--extend", 1)
+    assert "gone.mp4" in fails("edit", tmp_path / "gone.mp4", "a bear", "-o", tmp_path / "b.mp4", "--extend", 1)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--box", "0,0,40,32"], "the region is all of the clip"),
+        (["--box", "0,0,4,32"], "the region is nowhere in what the model sees"),
+        (["--box", "8,8,40,8"], "box 8,8,40,8 (x, y, width, height): the clip has 9 frames of 40x32 pixels"),
+        (["--frames", "3-9"], "frames 3-9: the clip has 9 frames"),
+        (["--extend", 0.01], "needed 0.125 s at least"),
+    ],
+)
+def test_regions_that_the_clip_does_not_have(clip, model, tmp_path, options, words):
+    assert words in fails("edit", clip, "a bear", "-o", tmp_path / "b.mp4", "--model", model, *options)
+    assert not (tmp_path / "b.mp4").exists()
 
 
 # ---- plan ----------------------------------------------------------------------------------------------------------

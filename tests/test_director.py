@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from phenaki.director import Past, SceneFiller, SceneText, direct
+from phenaki.director import Given, Past, SceneFiller, SceneText, direct
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY
 from phenaki.masking import between_mask, box_mask, continuation_mask
 from phenaki.sampling import NoiseKey, SamplingOptions
@@ -33,9 +33,10 @@ def text_of(number, negative=None):
 def run(tokenizer, generator):
     """Directs a plan with texts by number; returns the list of what came."""
 
-    def directed(plan, numbers=None, seed=7, options=OPTIONS, pictures=None):
+    def directed(plan, numbers=None, seed=7, options=OPTIONS, pictures=None, given=None):
         texts = [text_of(number) for number in (numbers or range(len(plan.scenes)))]
-        return list(direct(plan, tokenizer, generator, texts, options, seed, GRID, pictures))
+        given = given or {index: Given(start=picture[None]) for index, picture in (pictures or {}).items()}
+        return list(direct(plan, tokenizer, generator, texts, options, seed, GRID, given))
 
     return directed
 
@@ -159,9 +160,9 @@ def test_scenes_of_one_prompt_have_noise_of_their_own(run):
 def test_noise_is_keyed_by_seed_scene_and_chunk_of_the_scene(run, monkeypatch):
     keys, fill = [], SceneFiller.fill
 
-    def watching(self, chunk, past, grid, key):
+    def watching(self, num_slices, past, grid, key, known):
         keys.append(key)
-        return fill(self, chunk, past, grid, key)
+        return fill(self, num_slices, past, grid, key, known)
 
     monkeypatch.setattr(SceneFiller, "fill", watching)
     planned = plan_of(1.6, 1.1)
@@ -218,10 +219,10 @@ def test_scenes_have_their_own_rounds_and_guidance(run, feature_calls):
 def test_what_is_held_does_not_grow(tokenizer, generator, monkeypatch):
     held, fill = [], SceneFiller.fill
 
-    def watching(self, chunk, past, grid, key):
+    def watching(self, num_slices, past, grid, key, known):
         keys = [memory.keys.shape[2] for memory in past.decoder.memory if memory is not None]
         held.append((len(past.slices), max(keys, default=0)))
-        return fill(self, chunk, past, grid, key)
+        return fill(self, num_slices, past, grid, key, known)
 
     monkeypatch.setattr(SceneFiller, "fill", watching)
     planned = plan_of(10.0, 5.0)
@@ -267,6 +268,46 @@ def test_a_picture_of_another_size_is_refused(run, shape):
     message = rf"picture of shape \({', '.join(map(str, shape))}\): this story needs \(3, 32, 32\)"
     with pytest.raises(ValueError, match=message):
         run(planned, pictures={0: torch.zeros(shape)})
+
+
+@torch.no_grad()
+def test_a_scene_goes_on_from_a_video(run, tokenizer, context_calls, monkeypatch):
+    contexts, encode_context = [], SceneFiller._context
+    monkeypatch.setattr(SceneFiller, "_context", lambda self, past: contexts.append(list(past.slices)) or encode_context(self, past))
+    planned = plan_of(1.0, Scene(prompt="a bear", seconds=1.5, video="clip.mp4"))
+    frames = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    own = [chunk for chunk in run(planned, given={1: Given(start=frames)}) if chunk.scene == 1]
+    tokens = tokenizer.encode(frames.transpose(0, 1)[None])
+    assert torch.equal(own[0].tokens, tokens[0]) and own[0].start_frame == 8 and len(own[0].frames) == 1
+    torch.testing.assert_close(own[0].frames[0], tokenizer.decode(tokens)[0, :, -1].clamp(-1, 1), atol=1e-5, rtol=1e-5)
+    assert sum(len(chunk.frames) for chunk in own) == planned.scenes[1].num_frames == 12
+    seen = contexts[len(planned.scenes[0].chunks)]  # of the scene's first chunk
+    assert torch.equal(torch.stack(seen), tokens[0, -2:]), "the video's last slices are what it remembers"
+    assert [ANCHOR, ORDINARY, ORDINARY] in context_calls, "the video's first slice is its anchor"
+    together = torch.cat([tokens[0], *(chunk.tokens for chunk in own[1:])])
+    whole = tokenizer.decode(together[None])[0].clamp(-1, 1).transpose(0, 1)[4:]
+    torch.testing.assert_close(frames_of(own), whole[:12], atol=1e-5, rtol=1e-5)  # the decoder goes on too
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scene", [{}, {"image": "a.png"}])
+def test_a_scene_ends_on_its_picture_which_is_seen_before(run, tokenizer, scene):
+    planned = plan_of(Scene(prompt="a bear", seconds=1.5, end_image="b.png", **scene), 1.0)
+    start, end = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ends = [run(planned, given={0: Given(start[None] if scene else None, picture)}) for picture in (end, -end)]
+    for chunks, picture in zip(ends, (end, -end), strict=True):
+        still = tokenizer.encode(picture[None, :, None].expand(-1, -1, 3, -1, -1))
+        assert torch.equal(tokens_of([chunk for chunk in chunks if chunk.scene == 0])[-1], still[0, 1])
+    last = len(planned.scenes[0].chunks) - 1 + bool(scene)
+    before, with_it, after = (slice(0, last), slice(last, last + 1), slice(last + 1, last + 2))
+    assert torch.equal(*(tokens_of(chunks[before]) for chunks in ends)), "earlier chunks know nothing of it"
+    assert not torch.equal(*(tokens_of(chunks[with_it])[:-1] for chunks in ends)), "what lies before it in its chunk works towards it"
+    assert not torch.equal(*(tokens_of(chunks[after]) for chunks in ends)), "the next scene goes on from it"
+
+
+def test_an_end_of_another_size_is_refused(run):
+    with pytest.raises(ValueError, match=r"picture of shape \(3, 16, 16\): this story needs \(3, 32, 32\)"):
+        run(plan_of(Scene(prompt="a bear", seconds=1.5, end_image="b.png")), given={0: Given(end=torch.zeros(3, 16, 16))})
 
 
 def test_the_anchor_is_shown_once_it_has_left_the_recent_slices(run, context_calls):
@@ -317,9 +358,8 @@ KNOWN = {
 
 
 def fill_with(generator, known, past=None, order="confidence"):
-    chunk = plan_of(0.625).scenes[0].chunks[0]  # 5 frames: 3 slices
     filler = SceneFiller(generator, text_of(1), SamplingOptions(num_steps=4, guidance_scale=3.0, order=order))
-    return filler.fill(chunk, past or Past(), GRID, NoiseKey(3, 0, 0), known)
+    return filler.fill(3, past or Past(), GRID, NoiseKey(3, 0, 0), known)
 
 
 @pytest.mark.parametrize("order", ["confidence", "halton"])

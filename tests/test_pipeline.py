@@ -274,6 +274,54 @@ def test_a_scene_starts_from_its_picture(ready, tmp_path):
     assert np.array_equal(alone.frames[0], video.frames[8])
 
 
+def grey_video(path: Path, count: int, fps: float) -> Path:
+    """Frames of 48x32 pixels, each brighter than the one before."""
+    frames = np.broadcast_to((np.arange(count) * 250 // count).astype(np.uint8)[:, None, None, None], (count, 32, 48, 3)).copy()
+    Video(frames, fps).save(path)
+    return path
+
+
+def test_a_scene_goes_on_from_a_video(ready, tmp_path):
+    clip = grey_video(tmp_path / "a.mp4", 31, 16)
+    (tmp_path / "a.txt").write_text("[1s] a panda\n[1.5s, video a.mp4] a bear\n")
+    video = ready.generate_story(tmp_path / "a.txt", progress=False)
+    assert len(video) == 20 and video.scenes[1].num_frames == 12 and video.script["scenes"][1]["video"] == "a.mp4"
+    last = ready.to_tensor(read_video(clip, size=32).frames[[22, 24, 26, 28, 30]])  # at 8 frames a second: two slices to remember, one before
+    with torch.no_grad():
+        shown = ready.tokenizer.decode(ready.tokenizer.encode(last.transpose(0, 1)[None]))[0, :, -1:].clamp(-1, 1)
+    wanted = pipeline.to_pixels(shown.transpose(0, 1), 32)[0].astype(int)
+    assert np.abs(video.frames[8] - wanted).max() <= 6  # the codec's own scaler, frame by frame
+
+
+def test_a_scene_ends_on_a_picture(ready, tmp_path):
+    for name, colour in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (40, 60), colour).save(tmp_path / f"{name}.png")
+    videos = [ready.generate_story([{"prompt": "a bear", "seconds": 1.5, "end_image": str(tmp_path / f"{name}.png")}]) for name in "ab"]
+    assert all(len(video) == 12 for video in videos) and not np.array_equal(videos[0].frames[-1], videos[1].frames[-1])
+    assert np.array_equal(videos[0].frames[0], videos[1].frames[0]), "the end is seen by the chunk before it alone"
+    assert videos[0].script["scenes"][0]["end_image"] == "a.png"
+
+
+@pytest.mark.parametrize(
+    "field, content, words",
+    [
+        ("video", 2, "2 frames at 8 fps, going on from a video needs 3 at least; give a longer one, or its last frame as `image`"),
+        ("video", b"no video", "not a whole video file"),
+        ("video", None, "No such file"),
+        ("end_image", b"no picture", "not a whole picture"),
+    ],
+)
+def test_files_that_scenes_cannot_use_are_told_before_any_chunk(ready, spied, tmp_path, field, content, words):
+    path = tmp_path / ("a.mp4" if field == "video" else "a.png")
+    if isinstance(content, int):
+        grey_video(path, content, 8)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(VideoError, match=words):
+        ready.stream_story([("a panda", 1), {"prompt": "a bear", field: str(path)}])
+    assert spied == []
+
+
 def test_a_picture_that_cannot_be_read_is_told_before_any_chunk(ready, spied, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(VideoError, match="not a whole picture"):

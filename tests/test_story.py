@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,13 +22,14 @@ def random_story(draw: random.Random) -> tuple[Story, dict]:
         "temporal_patch_size": draw.randint(1, 4),
         "chunk_slices": draw.randint(1, 9),
     }
-    least = (numbers["temporal_patch_size"] + 1) / numbers["fps"]
+    least = (2 * numbers["temporal_patch_size"] + 1) / numbers["fps"]
     scenes = [
         Scene(
             prompt=f"scene {index}",
             seconds=round(least + draw.choice([0.001, draw.random(), draw.random() * 20]), draw.choice([3, 6])),
             cut=draw.random() < 0.3,
-            image="picture.png" if draw.random() < 0.15 else None,
+            **draw.choice([{}, {}, {}, {}, {}, {"image": "picture.png"}, {"video": "clip.mp4"}]),
+            end_image="last.png" if draw.random() < 0.15 else None,
             guidance_scale=draw.choice([None, 1, 6.5]),
             negative=draw.choice([None, "", "blurry"]),
         )
@@ -76,7 +78,7 @@ def test_chunks_cover_the_slices_of_each_segment_once_and_in_order():
         patch, most = numbers["temporal_patch_size"], numbers["chunk_slices"]
         for segment, frames in enumerate(told.segment_frames):
             scenes = [scene for scene in told.scenes if scene.segment == segment]
-            at = 0 if scenes[0].image is None else 1
+            at = int(scenes[0].starts_from_file)
             for scene in scenes:
                 sizes = [chunk.num_slices for chunk in scene.chunks]
                 assert max(sizes) <= most and max(sizes) - min(sizes) <= 1 and len(sizes) == math.ceil(sum(sizes) / most)
@@ -102,10 +104,10 @@ def test_inner_boundaries_stand_on_the_slice_grid():
                 assert before.segment == scene.segment
 
 
-def test_segments_start_at_cuts_and_pictures_only():
+def test_segments_start_at_cuts_and_files_only():
     for story, numbers in STORIES:
         told = plan(story, **numbers)
-        starts = [index == 0 or scene.cut or scene.image is not None for index, scene in enumerate(story.scenes)]
+        starts = [index == 0 or scene.cut or scene.image is not None or scene.video is not None for index, scene in enumerate(story.scenes)]
         assert [scene.starts_segment for scene in told.scenes] == starts
         assert len(told.segment_frames) == sum(starts)
 
@@ -137,11 +139,33 @@ def test_a_picture_is_slice_zero():
     assert told.scenes[1].chunks[0].start_slice == 1 and told.scenes[1].num_slices == 9
 
 
-@pytest.mark.parametrize("image, seconds, least", [(None, 0.01, "0.25 s"), ("panda.png", 0.125, "0.375 s")])
-def test_a_scene_without_a_slice_is_refused(image, seconds, least):
-    story = Story(scenes=[Scene(prompt="a bear"), Scene(prompt="a panda", seconds=seconds, image=image)])
-    with pytest.raises(StoryError, match=rf"scenes\[1\].seconds = {seconds}.*8 fps.*at least {least}"):
+@pytest.mark.parametrize(
+    "files, seconds, least",
+    [
+        ({}, 0.01, "0.25 s (one token slice)"),
+        ({"image": "panda.png"}, 0.125, "0.375 s (one token slice and the frame it starts from)"),
+        ({"video": "clip.mp4"}, 0.125, "0.375 s"),
+        ({"end_image": "panda.png"}, 0.125, "0.5 s (one token slice and the picture it ends on)"),
+        ({"image": "a.png", "end_image": "b.png"}, 0.375, "0.625 s (one token slice and the frame it starts from and the picture it ends on)"),
+    ],
+)
+def test_a_scene_without_a_slice_is_refused(files, seconds, least):
+    story = Story(scenes=[Scene(prompt="a bear"), Scene(prompt="a panda", seconds=seconds, **files)])
+    with pytest.raises(StoryError, match=rf"scenes\[1\].seconds = {seconds}.*8 fps.*at least {re.escape(least)}"):
         plan(story, fps=8, temporal_patch_size=2, chunk_slices=4)
+
+
+@pytest.mark.parametrize("files", [{"image": "a.png"}, {"end_image": "b.png"}, {"video": "a.mp4", "end_image": "b.png"}])
+@pytest.mark.parametrize("patch", range(1, 6))
+def test_the_least_told_is_enough_for_what_is_given(files, patch):
+    def planned(seconds):
+        scenes = [Scene(prompt="a", seconds=1.37), *[Scene(prompt="b", seconds=seconds, **files)] * 5]
+        return plan(Story(scenes=scenes), fps=8, temporal_patch_size=patch, chunk_slices=3)
+
+    with pytest.raises(StoryError) as caught:
+        planned(0.01)
+    least = float(re.search(r"at least ([0-9.]+) s", str(caught.value))[1])
+    assert all(sum(chunk.num_slices for chunk in scene.chunks) >= 1 + ("end_image" in files) for scene in planned(least).scenes[1:])
 
 
 def test_the_least_told_is_enough():
@@ -203,10 +227,22 @@ def test_subtitles(tmp_path):
     assert [(scene.prompt, scene.seconds) for scene in told.scenes] == [("a bear walks", 3.5), ("a panda & co", 1.5)]
 
 
-def test_pictures_are_found_beside_the_script(tmp_path):
-    write(tmp_path, "panda.png", b"picture")
-    script = write(tmp_path, "a.yaml", "scenes:\n  - prompt: a panda\n    image: panda.png\n")
-    assert Story.load(script).scenes[0].image == str((tmp_path / "panda.png").resolve())
+FILES = {"image": "a bear.png", "end_image": "panda.png", "video": "clip.mp4"}
+FILE_STORIES = {
+    "a.yaml": "scenes:\n  - {{prompt: a bear, {0}: {1}}}\n",
+    "a.json": '{{"scenes": [{{"prompt": "a bear", "{0}": "{1}"}}]}}',
+    "a.txt": "[2s, {0} {1}, cut] a bear\n",
+}
+
+
+@pytest.mark.parametrize("script", FILE_STORIES)
+@pytest.mark.parametrize("field", FILES)
+def test_files_are_found_beside_the_script(tmp_path, field, script):
+    write(tmp_path, FILES[field], b"file")
+    scene = Story.load(write(tmp_path, script, FILE_STORIES[script].format(field, FILES[field]))).scenes[0]
+    assert getattr(scene, field) == str((tmp_path / FILES[field]).resolve()) and scene.prompt == "a bear"
+    (tmp_path / FILES[field]).unlink()
+    refused(tmp_path / script, script, f"scenes[0].{field}", "no such file")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -250,6 +286,9 @@ FIELDS = [
     ({"num_steps": 257}, "scenes[0].num_steps = 257", "1 to 256"),
     ({"num_steps": 2.5}, "scenes[0].num_steps = 2.5", "whole number"),
     ({"image": ""}, "scenes[0].image = ''", "path"),
+    ({"video": ""}, "scenes[0].video = ''", "path"),
+    ({"end_image": 3}, "scenes[0].end_image = 3", "path"),
+    ({"image": "a.png", "video": "a.mp4"}, "scenes[0]: image and video", "keep one of them"),
     ({"secnods": 3}, "scenes[0].secnods", "unknown key", "did you mean 'seconds'", "num_steps"),
 ]
 
@@ -368,14 +407,15 @@ def test_bad_files(tmp_path, name, content, words):
         ("C:\\panda.png", ["not absolute"]),
         ("a/../../panda.png", ["`..`"]),
         ("link.png", ["leaves the story's folder"]),
-        ("x\\0y", ["scenes[1].image"]),
+        ("x\\0y", ["scenes[1]."]),
         (".", ["no such file"]),
     ],
 )
-def test_bad_pictures(tmp_path, image, words):
+@pytest.mark.parametrize("field", ["image", "video", "end_image"])
+def test_bad_files_of_scenes(tmp_path, field, image, words):
     outside = write(tmp_path, "panda.png", b"picture")
     (tmp_path / "story").mkdir()
     (tmp_path / "story" / "link.png").symlink_to(outside)
     quoted = f'"{image}"' if image == "x\\0y" else f"'{image}'"
-    script = write(tmp_path / "story", "a.yaml", BEAR + f"  - prompt: a panda\n    image: {quoted}\n")
-    refused(script, "a.yaml:4", "scenes[1].image", *words)
+    script = write(tmp_path / "story", "a.yaml", BEAR + f"  - prompt: a panda\n    {field}: {quoted}\n")
+    refused(script, "a.yaml:4", f"scenes[1].{field}", *words)

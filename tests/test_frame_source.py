@@ -1,0 +1,89 @@
+"""A clip read as a stream: the same frames as read whole, the right ones at another rate, and files that are not whole."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from phenaki.frame_source import FrameSource
+from phenaki.video import Video, VideoError, read_video
+
+
+def frames_of(count: int, height: int = 32, width: int = 48) -> np.ndarray:
+    """Each frame is grey as its number says."""
+    return np.broadcast_to((np.arange(count, dtype=np.uint8) * 5)[:, None, None, None], (count, height, width, 3)).copy()
+
+
+@pytest.fixture
+def clip(tmp_path):
+    Video(frames_of(30), 24.0).save(tmp_path / "a.mp4")
+    return tmp_path / "a.mp4"
+
+
+def test_a_file_is_read_as_it_is_whole(clip):
+    source, whole = FrameSource.of(clip), read_video(clip)
+    assert (source.num_frames, source.fps, source.height, source.width, source.video) == (30, 24, 32, 48, None)
+    assert np.abs(np.stack(list(source.frames())).astype(int) - whole.frames).max() <= 1
+    assert np.array_equal(np.stack(list(source.frames())), np.stack(list(source.frames())))
+    assert FrameSource.of(source) is source
+
+
+@pytest.mark.parametrize("fps", [24, 8, 5, 60])
+def test_at_another_rate(clip, fps):
+    shown = np.stack(list(FrameSource.of(clip).frames_at(fps)))
+    whole = read_video(clip, fps=fps)
+    assert len(shown) == len(whole) == len(FrameSource.of(clip).numbers(fps)) and np.abs(shown.astype(int) - whole.frames).max() <= 1
+
+
+def test_frames_come_as_they_are_asked_for(clip, monkeypatch):
+    read, frames = [], FrameSource.frames
+    monkeypatch.setattr(FrameSource, "frames", lambda self: (read.append(1) or pixels for pixels in frames(self)))
+    next(FrameSource.of(clip).frames_at(24))
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize("fps, numbers", [(24, [26, 27, 28, 29]), (8, [20, 23, 26, 29]), (4, [11, 17, 23, 29]), (1, [5, 29])])
+def test_the_last_frames_end_with_the_very_last(fps, numbers):
+    video = Video(frames_of(30), 24.0)
+    last = FrameSource.of(video).last_frames(4, fps)
+    assert [int(pixels[0, 0, 0]) // 5 for pixels in last] == numbers
+
+
+def test_pictures_gifs_and_folders_are_clips(tmp_path):
+    Image.fromarray(frames_of(2)[1]).save(tmp_path / "a.png")
+    Video(frames_of(6), 8.0).save(tmp_path / "a.gif")
+    (tmp_path / "folder").mkdir()
+    Video(frames_of(3), 8.0).save(tmp_path / "folder" / "%03d.png")
+    counts = {name: FrameSource.of(tmp_path / name).num_frames for name in ("a.png", "a.gif", "folder")}
+    assert counts == {"a.png": 1, "a.gif": 6, "folder": 3}
+    assert len(list(FrameSource.of(tmp_path / "a.png").frames_at(8))) == 1
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("gone.mp4", None, "gone.mp4: "),
+        ("a.mp4", b"#EXTM3U\nfile:///etc/passwd\n", "not a whole video file"),
+        ("a.mkv", b"", "not a whole video file"),
+        ("a.png", b"x", "not a whole picture"),
+    ],
+)
+def test_what_is_no_clip(tmp_path, name, content, words):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(VideoError, match=words):
+        FrameSource.of(tmp_path / name)
+
+
+def test_a_damaged_file_is_told_before_anything_is_made_of_it(clip):
+    data = bytearray(clip.read_bytes())
+    clip.write_bytes(data[: len(data) // 2])
+    with pytest.raises(VideoError, match=r"a\.mp4: "):
+        FrameSource.of(clip)
+
+
+def test_a_file_that_became_shorter_is_told(clip):
+    source = FrameSource.of(clip)
+    Video(frames_of(10), 24.0).save(clip)
+    for read in (lambda: list(source.frames_at(8)), lambda: source.last_frames(3, 8)):
+        with pytest.raises(VideoError, match="fewer frames than a moment ago"):
+            read()
