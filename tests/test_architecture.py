@@ -147,8 +147,9 @@ def test_a_file_imports_only_its_own_leaves(name):
 
 ALGORITHMS = [
     "layers", "quantizer", "masking", "cvivit", "maskgit", "sampling", "director", "repainting", "data/captions", "evaluation/metrics",
-    "evaluation/frechet", "evaluation/codebook", "evaluation/tokenizer", "evaluation/i3d", "evaluation/lpips", "training/discriminator", "training/adversarial",
-    "training/losses", "evaluation/bootstrap", "evaluation/seams", "evaluation/adherence", "evaluation/story", "evaluation/story_figures",
+    "evaluation/frechet", "evaluation/codebook", "evaluation/tokenizer", "evaluation/i3d", "evaluation/lpips", "training/discriminator",
+    "training/adversarial", "training/losses", "evaluation/bootstrap", "evaluation/seams", "evaluation/adherence", "evaluation/story",
+    "evaluation/story_figures",
 ]  # fmt: skip
 
 
