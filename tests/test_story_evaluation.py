@@ -414,7 +414,7 @@ def test_the_video_that_is_judged_is_the_one_that_a_user_gets(folder, scripts):
         ({"--scripts": "1"}, "at least 3"),
         ({"--seconds": "1"}, "needed 2 to 60"),
         ({"--order": "random"}, "allowed are confidence, halton"),
-        ({"--temperature": "0"}, "needed > 0"),
+        ({"--temperature": "0"}, "needed above 0"),
     ],
 )
 def test_mistakes_are_one_message(folder, no_networks, tmp_path, monkeypatch, changed, said):
