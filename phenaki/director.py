@@ -41,6 +41,7 @@ class ChunkFrames:
 class Past:
     """What is remembered inside a segment. slices: the last ones, (h w) each; anchor: (slices made before it, it)."""
 
+    start_frame: int = 0  # of the segment in the story
     decoder: Stream = field(default_factory=Stream)
     slices: list[Tensor] = field(default_factory=list)
     num_slices: int = 0
@@ -62,30 +63,37 @@ def direct(
     seed: int,
     grid: tuple[int, int],
     pictures: dict[int, Tensor] | None = None,
+    made: Sequence[Tensor] = (),
 ) -> Iterator[ChunkFrames]:
     """Yields the frames of a story, chunk by chunk.
 
     texts: one for each scene. grid: rows and columns of tokens. pictures: scene index -> (c h w) float in [-1, 1], for the
     scenes that start from one. A scene's own guidance_scale and num_steps go before those of `options`.
+    made: tokens (t h w) of the first chunks, pictures among them, from a run that stopped there: what follows them is
+    yielded, the same to the bit as it would have been in that run.
     """
-    past, frame = Past(), 0
+    past, number = Past(), 0
     for scene in plan.scenes:
-        own = replace(
-            options, guidance_scale=scene.guidance_scale or options.guidance_scale, num_steps=scene.num_steps or options.num_steps
-        )
-        filler = SceneFiller(generator, texts[scene.index], own)
+        filler = None
         if scene.starts_segment:
-            past = Past()
+            past = Past(scene.start_frame)
         past.anchor = None
-        if scene.image is not None:
-            tokens = _encode_picture(tokenizer, (pictures or {})[scene.index], grid)
-            yield _show(tokenizer, tokens, past, generator, scene, -1, plan, frame)
-            frame = scene.start_frame + 1
-        for chunk in scene.chunks:
-            tokens = filler.fill(chunk, past, grid, NoiseKey(seed, scene.index, chunk.index))
-            shown = _show(tokenizer, tokens, past, generator, scene, chunk.index, plan, frame)
-            frame += len(shown.frames)
-            yield shown
+        for chunk in [*([None] if scene.image is not None else []), *scene.chunks]:  # None: the picture
+            if number < len(made):
+                _recall(tokenizer, made[number], past, generator, scene, plan, decoded=len(made) - number <= tokenizer.decoder_reach)
+            else:
+                if chunk is None:
+                    tokens = _encode_picture(tokenizer, (pictures or {})[scene.index], grid)
+                else:
+                    filler = filler or SceneFiller(generator, texts[scene.index], _own_options(scene, options))
+                    tokens = filler.fill(chunk, past, grid, NoiseKey(seed, scene.index, chunk.index))
+                yield _show(tokenizer, tokens, past, generator, scene, chunk, plan)
+            number += 1
+
+
+def _own_options(scene: ScenePlan, options: SamplingOptions) -> SamplingOptions:
+    given = {"guidance_scale": scene.guidance_scale, "num_steps": scene.num_steps}
+    return replace(options, **{name: value for name, value in given.items() if value is not None})
 
 
 class SceneFiller:
@@ -146,17 +154,36 @@ class SceneFiller:
 
 @torch.no_grad()
 def _show(
-    tokenizer: CViViT, tokens: Tensor, past: Past, generator: MaskGIT, scene: ScenePlan, chunk: int, plan: StoryPlan, frame: int
+    tokenizer: CViViT, tokens: Tensor, past: Past, generator: MaskGIT, scene: ScenePlan, chunk: Chunk | None, plan: StoryPlan
 ) -> ChunkFrames:
     """Decodes slices (t h w) that follow `past`, remembers them, and drops frames past the end of the segment."""
+    start = past.num_frames
+    frames = tokenizer.decode(tokens[None], past.decoder)[0].clamp(-1, 1)
+    _remember(tokenizer, tokens, past, generator, plan.segment_frames[scene.segment])
+    frames = rearrange(frames, "c f h w -> f c h w")[: past.num_frames - start]
+    return ChunkFrames(frames, tokens, scene.index, -1 if chunk is None else chunk.index, past.start_frame + start)
+
+
+@torch.no_grad()
+def _recall(tokenizer: CViViT, tokens: Tensor, past: Past, generator: MaskGIT, scene: ScenePlan, plan: StoryPlan, decoded: bool) -> None:
+    """Remembers slices (t h w) of an earlier run.
+
+    Only the last chunks must be decoded for the decoder's memory: as many as it reaches back in slices. Each chunk has at
+    least one, so every layer's memory is full again, and made by the same sums, before the layer above takes from it what stays.
+    """
+    tokens = tokens.to(next(generator.parameters()).device)
+    if decoded:
+        tokenizer.decode(tokens[None], past.decoder)
+    else:
+        past.decoder.num_slices += len(tokens)
+    _remember(tokenizer, tokens, past, generator, plan.segment_frames[scene.segment])
+
+
+def _remember(tokenizer: CViViT, tokens: Tensor, past: Past, generator: MaskGIT, segment_frames: int) -> None:
     if past.anchor is None:
         past.anchor = (past.num_slices, tokens[0])
-    frames = tokenizer.decode(tokens[None], past.decoder)[0].clamp(-1, 1)
     past.remember(tokens, generator.config.context_slices)
-    wanted = plan.segment_frames[scene.segment] - past.num_frames
-    frames = rearrange(frames, "c f h w -> f c h w")[:wanted]
-    past.num_frames += len(frames)
-    return ChunkFrames(frames, tokens, scene.index, chunk, frame)
+    past.num_frames = min(tokenizer.num_frames(past.num_slices), segment_frames)
 
 
 @torch.no_grad()
