@@ -152,7 +152,7 @@ class VideoWriter:
         label: dict[str, Any] | None = None, resume: bool = False,
     ):  # fmt: skip
         self.path = check_output_path(path)
-        self.size, self.scenes, self.script = tuple(size), scenes, script
+        self.size, self.scenes, self.script, self.label = tuple(size), scenes, script, label
         ending, self.notes = self.path.suffix.lower(), ()
         if ending in (".gif", ".png"):
             if resume:
@@ -191,7 +191,7 @@ class VideoWriter:
             if error is not None:
                 part = self.encoder.abandon()
                 if part is not None:
-                    error.add_note(f"what was made so far plays in {part}")
+                    error.add_note(f"what was made so far plays in {part}{'; with --resume the same run goes on from there' if self.label else ''}")
 
     def _finish(self) -> None:
         if not self.num_frames:
