@@ -46,7 +46,7 @@ def told_errors() -> Iterator[None]:
         errors.print(Text.assemble(("error:", "red"), f" {error}{notes(error)}"), soft_wrap=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        tell(f"{error or 'stopped'}{notes(error)}")
+        tell((str(error) or "stopped") + notes(error))
         raise typer.Exit(130) from error
 
 

@@ -143,7 +143,7 @@ class StreamEncoder:
     def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> Path:
         """Copies the packets of the part file into a whole file with chapters and script; returns that file."""
         whole = self._whole_path()
-        options = {"movflags": "faststart"} if self.path.suffix.lower() == ".mp4" else {}
+        options = {"fflags": "+bitexact", "movflags": "faststart"} if self.path.suffix.lower() == ".mp4" else {"fflags": "+bitexact"}
         with av.open(address(self.part)) as source, av.open(address(whole), mode="w", options=options) as target:
             if script is not None:
                 target.metadata["comment"] = json.dumps(script, ensure_ascii=False)

@@ -35,6 +35,7 @@ ALLOWED = {
     "director": {"cvivit", "maskgit", "sampling", "story"},
     "story": {"story_formats"},
     "video": {"atomic", "video_encoders", "video_files"},
+    "recording": {"checkpoint", "config", "pipeline", "video"},
     "data/tensor_file": {"atomic"},
     "data/tokens": {"data/tensor_file"},
     "data/token_parts": {"data/tensor_file", "data/tokens"},
