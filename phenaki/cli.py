@@ -40,14 +40,14 @@ class World(StrEnum):
 @contextlib.contextmanager
 def told_errors() -> Iterator[None]:
     """Turns the errors of bad input into one message and exit code 2, an interrupt into exit code 130."""
+    notes = lambda error: "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
     try:
         yield
     except (ValueError, OSError) as error:
-        notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-        errors.print(Text.assemble(("error:", "red"), f" {error}{notes}"), soft_wrap=True)
+        errors.print(Text.assemble(("error:", "red"), f" {error}{notes(error)}"), soft_wrap=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        errors.print(Text(str(error) or "stopped"), soft_wrap=True)
+        tell((str(error) or "stopped") + notes(error))
         raise typer.Exit(130) from error
 
 
@@ -67,20 +67,20 @@ def generate(
     negative: Annotated[str | None, typer.Option(help="what the video should not show")] = None,
     fps: Annotated[float | None, typer.Option(help="frames a second of the video")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="go on where the same command was stopped, if it was")] = False,
 ) -> None:
-    """Make a video of a story script."""
+    """Make a video of a story script. While it is made, it plays from a part file beside OUTPUT."""
     with told_errors():
         from phenaki.story import Story
         from phenaki.video import check_output_path
 
         check_output_path(output)
         story = Story.load(script)
-        from phenaki.pipeline import generate_to_file, load
+        from phenaki.pipeline import load
+        from phenaki.recording import generate_to_file
 
-        ready = load(model, device)
-        written = generate_to_file(
-            ready, story, output, seed=seed, fps=fps, guidance_scale=guidance_scale, num_steps=num_steps, negative=negative, progress=True
-        )
+        options = {"seed": seed, "fps": fps, "guidance_scale": guidance_scale, "num_steps": num_steps, "negative": negative}
+        written = generate_to_file(load(model, device), story, output, resume=resume, on_note=tell, **options)
         figures = f"{written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s"
         tell(f"{output}: {figures}")
 

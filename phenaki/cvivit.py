@@ -6,6 +6,7 @@ one slice, `t` over earlier slices at one position. Two configurations matter (d
 stem and head, the first frame repeated to fill a tube, windowed time, FSQ).
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -245,6 +246,11 @@ class CViViT(nn.Module):
     @property
     def codebook_size(self) -> int:
         return self.quantizer.codebook_size
+
+    @property
+    def decoder_reach(self) -> float:
+        """How many slices back a decoded slice can depend on; without a window there is no end to it."""
+        return self.decoder.kinds.count("t") * (self.config.window - 1 if self.config.window else math.inf)
 
     def num_slices(self, num_frames: int) -> int:
         """Slices of a video; ValueError where its number of frames is not 1 + pt*k."""

@@ -53,6 +53,8 @@ class ChunkFrames:
 class Past:
     """What is remembered inside a segment. slices: the last ones, (h w) each; anchor: (slices made before it, it)."""
 
+    start_frame: int = 0  # of the segment in the story
+    num_unseen: int = 0  # frames before the segment's first one: of a video that it goes on from
     decoder: Stream = field(default_factory=Stream)
     slices: list[Tensor] = field(default_factory=list)
     num_slices: int = 0
@@ -74,33 +76,39 @@ def direct(
     seed: int,
     grid: tuple[int, int],
     given: Mapping[int, Given] | None = None,
+    made: Sequence[Tensor] = (),
 ) -> Iterator[ChunkFrames]:
     """Yields the frames of a story, chunk by chunk.
 
     texts: one for each scene. grid: rows and columns of tokens. given: by scene index, for the scenes that start or end on
     pixels of one's own. A scene's own guidance_scale and num_steps go before those of `options`.
+    made: tokens (t h w) of the first chunks, given starts among them, from a run that stopped there: what follows them is
+    yielded, the same to the bit as it would have been in that run.
     """
-    past, frame = Past(), 0
+    past, number = Past(), 0
     for scene in plan.scenes:
-        own = replace(
-            options, guidance_scale=scene.guidance_scale or options.guidance_scale, num_steps=scene.num_steps or options.num_steps
-        )
-        filler = SceneFiller(generator, texts[scene.index], own)
+        filler = None
         if scene.starts_segment:
-            past = Past()
+            past = Past(scene.start_frame)
         past.anchor = None
-        if scene.starts_from_file:
-            tokens = encode_start(tokenizer, given[scene.index].start, grid)
-            yield _show_start(tokenizer, tokens, past, generator, scene)
-            frame = scene.start_frame + 1
-        for chunk in scene.chunks:
-            known = None
-            if scene.end_image is not None and chunk is scene.chunks[-1]:
-                known = _ending(encode_end(tokenizer, given[scene.index].end, grid), chunk)
-            tokens = filler.fill(chunk.num_slices, past, grid, NoiseKey(seed, scene.index, chunk.index), known)
-            shown = _show(tokenizer, tokens, past, generator, scene, chunk.index, plan, frame)
-            frame += len(shown.frames)
-            yield shown
+        for chunk in [*([None] if scene.starts_from_file else []), *scene.chunks]:  # None: what it starts from
+            if number < len(made):
+                decoded = len(made) - number <= tokenizer.decoder_reach
+                _recall(tokenizer, made[number], past, generator, chunk, plan.segment_frames[scene.segment], decoded)
+            elif chunk is None:
+                yield _show(tokenizer, encode_start(tokenizer, given[scene.index].start, grid), past, generator, scene, chunk, plan)
+            else:
+                filler = filler or SceneFiller(generator, texts[scene.index], _own_options(scene, options))
+                ends = scene.end_image is not None and chunk is scene.chunks[-1]
+                known = _ending(encode_end(tokenizer, given[scene.index].end, grid), chunk) if ends else None
+                tokens = filler.fill(chunk.num_slices, past, grid, NoiseKey(seed, scene.index, chunk.index), known)
+                yield _show(tokenizer, tokens, past, generator, scene, chunk, plan)
+            number += 1
+
+
+def _own_options(scene: ScenePlan, options: SamplingOptions) -> SamplingOptions:
+    given = {"guidance_scale": scene.guidance_scale, "num_steps": scene.num_steps}
+    return replace(options, **{name: value for name, value in given.items() if value is not None})
 
 
 class SceneFiller:
@@ -161,27 +169,43 @@ class SceneFiller:
 
 @torch.no_grad()
 def _show(
-    tokenizer: CViViT, tokens: Tensor, past: Past, generator: MaskGIT, scene: ScenePlan, chunk: int, plan: StoryPlan, frame: int
+    tokenizer: CViViT, tokens: Tensor, past: Past, generator: MaskGIT, scene: ScenePlan, chunk: Chunk | None, plan: StoryPlan
 ) -> ChunkFrames:
-    """Decodes slices (t h w) that follow `past`, remembers them, and drops frames past the end of the segment."""
-    if past.anchor is None:
-        past.anchor = (past.num_slices, tokens[0])
+    """Decodes slices (t h w) that follow `past`, remembers them, and drops frames past the end of the segment.
+
+    chunk None: slices that a scene starts from; of their frames only the last one is shown.
+    """
+    start = past.num_frames
     frames = tokenizer.decode(tokens[None], past.decoder)[0].clamp(-1, 1)
-    past.remember(tokens, generator.config.context_slices)
-    wanted = plan.segment_frames[scene.segment] - past.num_frames
-    frames = rearrange(frames, "c f h w -> f c h w")[:wanted]
-    past.num_frames += len(frames)
-    return ChunkFrames(frames, tokens, scene.index, chunk, frame)
+    _remember(tokenizer, tokens, past, generator, chunk, plan.segment_frames[scene.segment])
+    frames = rearrange(frames, "c f h w -> f c h w")[past.num_unseen if chunk is None else 0 :]
+    return ChunkFrames(frames[: past.num_frames - start], tokens, scene.index, -1 if chunk is None else chunk.index, past.start_frame + start)
 
 
 @torch.no_grad()
-def _show_start(tokenizer: CViViT, tokens: Tensor, past: Past, generator: MaskGIT, scene: ScenePlan) -> ChunkFrames:
-    """The last frame of slices (t h w) that a scene starts from; all of them are remembered, as of a video that went before."""
-    past.anchor = (0, tokens[0])
-    frames = tokenizer.decode(tokens[None], past.decoder)[0, :, -1:].clamp(-1, 1)
+def _recall(
+    tokenizer: CViViT, tokens: Tensor, past: Past, generator: MaskGIT, chunk: Chunk | None, segment_frames: int, decoded: bool
+) -> None:
+    """Remembers slices (t h w) of an earlier run.
+
+    Only the last chunks must be decoded for the decoder's memory: as many as it reaches back in slices. Each chunk has at
+    least one, so every layer's memory is full again, and made by the same sums, before the layer above takes from it what stays.
+    """
+    tokens = tokens.to(next(generator.parameters()).device)
+    if decoded:
+        tokenizer.decode(tokens[None], past.decoder)
+    else:
+        past.decoder.num_slices += len(tokens)
+    _remember(tokenizer, tokens, past, generator, chunk, segment_frames)
+
+
+def _remember(tokenizer: CViViT, tokens: Tensor, past: Past, generator: MaskGIT, chunk: Chunk | None, segment_frames: int) -> None:
+    if chunk is None:
+        past.num_unseen = tokenizer.num_frames(len(tokens)) - 1
+    if past.anchor is None:
+        past.anchor = (past.num_slices, tokens[0])
     past.remember(tokens, generator.config.context_slices)
-    past.num_frames = 1
-    return ChunkFrames(rearrange(frames, "c f h w -> f c h w"), tokens, scene.index, -1, scene.start_frame)
+    past.num_frames = min(tokenizer.num_frames(past.num_slices) - past.num_unseen, segment_frames)
 
 
 @torch.no_grad()

@@ -21,7 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from phenaki.frame_source import Clip, FrameSource
-from phenaki.pipeline import DEFAULT_MODEL, Phenaki, StoryChunk, Written, ready_model, sampling_options, story_progress, to_pixels
+from phenaki.pipeline import DEFAULT_MODEL, Phenaki, StoryChunk, ready_model, sampling_options, story_progress, to_pixels
+from phenaki.recording import Written
 from phenaki.regions import ClipRegion, Region, RegionError
 from phenaki.repainting import Repainter, plan_chunks
 from phenaki.story import MAX_SCENE_SECONDS, Story
@@ -159,7 +160,7 @@ def _painted(phenaki: Phenaki, plan: EditPlan, painter: Repainter, told: Edit, p
             pixels[: len(own)] = np.where(anew[..., None], pixels[: len(own)], _squares(own, size))
         pixels = pixels[max(plan.padding - grid[0], 0) :]
         if len(pixels):
-            yield StoryChunk(pixels, 0, prompt, frame, plan.num_frames)
+            yield StoryChunk(pixels, painted.tokens, 0, prompt, frame, plan.num_frames)
         frame += len(pixels)
 
 

@@ -6,8 +6,7 @@ carries over is `director.py`'s, files are `video.py`'s.
 
 import contextlib
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -27,20 +26,48 @@ from phenaki.frame_source import FrameSource
 from phenaki.sampling import SamplingOptions
 from phenaki.story import FILE_FIELDS, ScenePlan, Story, StoryPlan, plan
 from phenaki.text import TextEncoder
-from phenaki.video import Video, VideoError, VideoScene, VideoWriter, middle_square, read_image
+from phenaki.video import Video, VideoError, VideoScene, middle_square, read_image
 
 DEFAULT_MODEL = "storybook"
 
 
 @dataclass(frozen=True)
 class StoryChunk:
-    """A piece of a story video as it is made. frames: uint8 (f, h, w, 3); start_frame counts from the story's start."""
+    """A piece of a story video as it is made.
+
+    frames: uint8 (f, h, w, 3); start_frame counts from the story's start. tokens: (t h w) int64, what the frames were decoded from.
+    """
 
     frames: np.ndarray
+    tokens: Tensor
     scene: int
     prompt: str
     start_frame: int
     num_frames_total: int  # of the whole story
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A story that was checked and can be told: all that its frames are made from besides the model."""
+
+    story: Story  # what was asked for in place of its own values is in it
+    plan: StoryPlan
+    texts: Sequence[SceneText]  # one for each scene
+    options: SamplingOptions
+    given: dict[int, Given]  # by scene: what it starts from or ends on
+
+
+class SceneTexts(Sequence[SceneText]):
+    """The encoded prompts of a plan's scenes, each encoded when its turn comes: a long story holds no more than a short one."""
+
+    def __init__(self, scenes: Sequence[ScenePlan], encode: Callable[[str, str], SceneText]):
+        self.scenes, self.encode = scenes, encode
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> SceneText:
+        return self.encode(self.scenes[index].prompt, self.scenes[index].negative)
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -110,7 +137,7 @@ class Phenaki:
         """When which chunk is told what; `story` is anything `Story.of` takes."""
         return plan_story(Story.of(story), self.info)
 
-    def stream_story(
+    def prepare(
         self,
         story: Any,
         *,
@@ -119,24 +146,32 @@ class Phenaki:
         guidance_scale: float | None = None,
         num_steps: int | None = None,
         negative: str | None = None,
-    ) -> Iterator[StoryChunk]:
-        """Yields the video chunk by chunk, in memory that does not grow with its length.
-
-        Arguments left at None take the story's own value, then the model's. guidance_scale 1 = off. A scene's own
-        guidance_scale, num_steps and negative go first.
-        """
+    ) -> Prepared:
+        """Checks a story, its prompts, pictures and the values that go before its own, before anything is made."""
         story = apply_overrides(Story.of(story), seed=seed, fps=fps, negative=negative)
         planned = plan_story(story, self.info)
         check_not_empty(planned, story.fps or self.info.fps)
         options = sampling_options(self.info.sampling, guidance_scale, num_steps)
-        texts = [self.scene_text(scene.prompt, scene.negative) for scene in planned.scenes]
-        return self._stream(story, planned, texts, options, self._given(planned))
+        for scene in planned.scenes:
+            for prompt in filter(None, (scene.prompt, scene.negative)):
+                self.text_encoder.tokenize(prompt)
+        return Prepared(story, planned, SceneTexts(planned.scenes, self.scene_text), options, self._given(planned))
 
-    def _stream(self, story: Story, planned: StoryPlan, texts: list[SceneText], options: SamplingOptions, given: dict) -> Iterator[StoryChunk]:
-        size, rate = story.size or self.info.tokenizer.image_size, story.fps or self.info.fps
+    def stream_story(self, story: Any, **options: Any) -> Iterator[StoryChunk]:
+        """Yields the video chunk by chunk, in memory that does not grow with its length.
+
+        Options (see `prepare`): seed, fps, guidance_scale, num_steps, negative. Left out, they take the story's own value,
+        then the model's. guidance_scale 1 = off. A scene's own guidance_scale, num_steps and negative go first.
+        """
+        return self.stream(self.prepare(story, **options))
+
+    def stream(self, prepared: Prepared, made: Sequence[Tensor] = ()) -> Iterator[StoryChunk]:
+        """Yields a prepared story. made: tokens of its first chunks, where an earlier run stopped: goes on behind them."""
+        story, planned = prepared.story, prepared.plan
+        size, rate = self.picture_size(story), story.fps or self.info.fps
         total = retimed_length(planned.num_frames, planned.fps, rate)
-        side = self.info.tokenizer.image_size // self.info.tokenizer.patch_size
-        chunks = direct(planned, self.tokenizer, self.generator, texts, options, story.seed, (side, side), given)
+        networks = self.tokenizer, self.generator
+        chunks = direct(planned, *networks, prepared.texts, prepared.options, story.seed, self.grid, prepared.given, made)
         while True:
             with self.precision():
                 chunk = next(chunks, None)
@@ -144,25 +179,31 @@ class Phenaki:
                 return
             start = retimed_start(chunk.start_frame, planned.fps, rate, total)
             frames = retimed(to_pixels(chunk.frames, size), chunk.start_frame, planned.fps, rate, total)
-            yield StoryChunk(frames, chunk.scene, planned.scenes[chunk.scene].prompt, start, total)
+            yield StoryChunk(frames, chunk.tokens, chunk.scene, planned.scenes[chunk.scene].prompt, start, total)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens of a slice."""
+        side = self.info.tokenizer.image_size // self.info.tokenizer.patch_size
+        return side, side
+
+    def picture_size(self, story: Story) -> int:
+        """Pixels a side of the video that a story becomes."""
+        return story.size or self.info.tokenizer.image_size
 
     def generate_story(
         self,
         story: Any,
         *,
-        seed: int | None = None,
-        fps: float | None = None,
-        guidance_scale: float | None = None,
-        num_steps: int | None = None,
-        negative: str | None = None,
         progress: bool = True,
         on_chunk: Callable[[StoryChunk], None] | None = None,
+        **options: Any,
     ) -> Video:
-        """The whole video. `on_chunk` is called with each StoryChunk as it is made; the rest is as in `stream_story`."""
-        story = apply_overrides(Story.of(story), seed=seed, fps=fps, negative=negative)
-        frames = []
+        """The whole video. `on_chunk` is called with each StoryChunk as it is made; the options are those of `stream_story`."""
+        prepared, frames = self.prepare(story, **options), []
+        story = prepared.story
         with story_progress(progress) as advance:
-            for chunk in self.stream_story(story, guidance_scale=guidance_scale, num_steps=num_steps):
+            for chunk in self.stream(prepared):
                 frames.append(chunk.frames)
                 advance(chunk)
                 if on_chunk:
@@ -298,33 +339,11 @@ def story_progress(shown: bool) -> Iterator[Callable[[StoryChunk], None]]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("starting", total=None)
         yield lambda chunk: bar.update(
-            task, total=chunk.num_frames_total, advance=len(chunk.frames), description=f"scene {chunk.scene + 1}: {chunk.prompt[:40]}"
+            task,
+            total=chunk.num_frames_total,
+            completed=chunk.start_frame + len(chunk.frames),
+            description=f"scene {chunk.scene + 1}: {chunk.prompt[:40]}",
         )
-
-
-@dataclass(frozen=True)
-class Written:
-    """What `generate_to_file` wrote, and how long it took."""
-
-    num_frames: int
-    video_seconds: float
-    wall_seconds: float
-
-
-def generate_to_file(phenaki: Phenaki, story: Any, path: str | Path, *, progress: bool = True, **options: Any) -> Written:
-    """Writes a story's video while it is made: memory does not grow with its length. Options: `Phenaki.stream_story`."""
-    started = time.perf_counter()
-    overrides = {key: options.pop(key, None) for key in ("seed", "fps", "negative")}
-    story = apply_overrides(Story.of(story), **overrides)
-    chunks = phenaki.stream_story(story, **options)  # checks everything before a file is opened
-    size, rate, num_frames = story.size or phenaki.info.tokenizer.image_size, story.fps or phenaki.info.fps, 0
-    scenes, script = phenaki.video_scenes(story), phenaki.script(story)
-    with VideoWriter(path, fps=rate, size=(size, size), scenes=scenes, script=script) as writer, story_progress(progress) as advance:
-        for chunk in chunks:
-            writer.write(chunk.frames)
-            num_frames += len(chunk.frames)
-            advance(chunk)
-    return Written(num_frames, num_frames / rate, time.perf_counter() - started)
 
 
 @lru_cache(maxsize=2)

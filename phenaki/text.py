@@ -59,7 +59,7 @@ class EncodedText:
 class TextEncoder:
     """A frozen text encoder and the prompts it has lately encoded. Made by `TextEncoder.load`."""
 
-    def __init__(self, config: TextConfig, model: nn.Module, tokenizer, folder: Path, cache_size: int = 4096) -> None:
+    def __init__(self, config: TextConfig, model: nn.Module, tokenizer, folder: Path, cache_size: int = 64) -> None:
         self.config = config
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer

@@ -19,18 +19,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 
 from phenaki.atomic import put
+from phenaki.video_encoders import GifEncoder, SequenceEncoder, StreamEncoder
 from phenaki.video_files import (
     MAX_BYTES,
     OUTPUT_ENDINGS,
-    GifEncoder,
-    SequenceEncoder,
-    StreamEncoder,
     VideoError,
     VideoScene,
     check_output_path,
     decode_gif,
     decode_video,
-    plays,
     resampled_indices,
 )
 
@@ -123,11 +120,12 @@ class SheetEncoder:
         self.frames: list[np.ndarray] = []
         self.part = path.with_name(f".{path.stem}.part.png")
 
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.frames))
+
     def write(self, frames: np.ndarray) -> None:
         self.frames.append(frames)
-
-    def close(self) -> None:
-        """Nothing lies on disk yet."""
 
     def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> Path:
         info = PngImagePlugin.PngInfo()
@@ -135,65 +133,76 @@ class SheetEncoder:
         Image.fromarray(contact_sheet(np.concatenate(self.frames), scenes, scale=2)).save(self.part, format="PNG", pnginfo=info)
         return self.part
 
+    def discard(self) -> None:
+        """The part file has become the picture."""
+
+    def abandon(self) -> None:
+        self.part.unlink(missing_ok=True)
+
 
 class VideoWriter:
     """A context manager that writes frames as they come, in constant memory for .mp4 and .webm.
 
-    Until the end the work lies in a part file beside `path` that already plays. An exception leaves what stood under `path`
-    as it was, and says where the part file is. size: (h, w) in pixels.
+    Until the end the work of those two lies in a part file beside `path` that already plays (see `part_path`). An exception
+    leaves what stood under `path` as it was, and says where the part file is. size: (h, w) in pixels.
+
+    label: all that the frames are made from, in JSON types. With `resume`, a part file that was left behind under the same
+    label is gone on with: `notes` holds what `write` was told with each of its pieces, `num_frames` counts their frames.
     """
 
     def __init__(
-        self, path: str | Path, *, fps: float, size: tuple[int, int], scenes: Sequence[VideoScene] = (), script: dict[str, Any] | None = None
-    ):
+        self, path: str | Path, *, fps: float, size: tuple[int, int], scenes: Sequence[VideoScene] = (), script: dict[str, Any] | None = None,
+        label: dict[str, Any] | None = None, resume: bool = False,
+    ):  # fmt: skip
         self.path = check_output_path(path)
-        self.size, self.scenes, self.script = tuple(size), scenes, script
-        self.num_frames = 0
-        ending = self.path.suffix.lower()
-        kinds = {".gif": GifEncoder, ".png": SequenceEncoder if "%" in self.path.name else SheetEncoder}
-        self.encoder = kinds.get(ending, StreamEncoder)(self.path, fps, self.size)
+        self.size, self.scenes, self.script, self.label = tuple(size), scenes, script, label
+        ending, self.notes = self.path.suffix.lower(), ()
+        if ending in (".gif", ".png"):
+            if resume:
+                raise VideoError(f"{self.path}: only .mp4 and .webm can be gone on with; make it as one of them")
+            kinds = {".gif": GifEncoder, ".png": SequenceEncoder if "%" in self.path.name else SheetEncoder}
+            self.encoder = kinds[ending](self.path, fps, self.size)
+        else:
+            self.encoder = StreamEncoder(self.path, fps, self.size, label=label, resume=resume)
+            self.notes = self.encoder.notes
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that were written, those of the run before included."""
+        return self.encoder.count
 
     def __enter__(self) -> "VideoWriter":
         return self
 
-    def write(self, frames: np.ndarray) -> None:
-        """frames: uint8 (f, h, w, 3) of the size the writer was made for."""
+    def write(self, frames: np.ndarray, note: bytes = b"") -> None:
+        """frames: uint8 (f, h, w, 3) of the size the writer was made for. note: kept with them in the part file, while there is one."""
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (*self.size, 3):
             raise VideoError(f"frames are {frames.dtype} {frames.shape}: needed uint8 (f, {self.size[0]}, {self.size[1]}, 3)")
-        self.encoder.write(frames)
-        self.num_frames += len(frames)
+        if isinstance(self.encoder, StreamEncoder):
+            self.encoder.write(frames, note)
+        else:
+            self.encoder.write(frames)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if error is not None:
-            self._keep_part(error)
-            return
-        if not self.num_frames:
-            self._keep_part(None)
-            raise VideoError(f"{self.path}: no frames were written")
         try:
-            whole = self.encoder.finish(self.scenes, self.script)
-            if whole is not None:
-                put(whole, self.path)
-                self.encoder.part.unlink(missing_ok=True)
+            if error is None:
+                self._finish()
         except BaseException as failure:
-            self._keep_part(failure)
+            error = failure
             raise
-
-    def _keep_part(self, error: BaseException | None) -> None:
-        """Ends the part file as far as it got; drops it where it does not play, else tells where it is."""
-        try:
-            self.encoder.close()
-        except Exception as close_error:  # a full disk fails here again; what was written before still plays
+        finally:
             if error is not None:
-                error.add_note(f"(closing the part file: {close_error})")
-        self.path.with_name(f".{self.path.stem}.whole{self.path.suffix}").unlink(missing_ok=True)
-        part = getattr(self.encoder, "part", None)
-        if part is None or not part.exists():
-            return
-        if not isinstance(self.encoder, StreamEncoder) or not plays(part):
-            part.unlink()
-        elif error is not None:
-            error.add_note(f"what was made so far plays in {part}")
+                part = self.encoder.abandon()
+                if part is not None:
+                    error.add_note(f"what was made so far plays in {part}{'; with --resume the same run goes on from there' if self.label else ''}")
+
+    def _finish(self) -> None:
+        if not self.num_frames:
+            raise VideoError(f"{self.path}: no frames were written")
+        whole = self.encoder.finish(self.scenes, self.script)
+        if whole is not None:
+            put(whole, self.path)
+        self.encoder.discard()
 
 
 def read_video(path: str | Path, *, size: int | None = None, fps: float | None = None) -> Video:

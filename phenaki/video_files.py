@@ -1,24 +1,21 @@
-"""Video files through PyAV: hardened reading, and writing that never leaves half a file under its final name.
+"""Video files through PyAV: hardened reading, and where one may be written (video_encoders.py writes them).
 
-The only file that imports `av`. While a video is written it lies beside its final name as a part file that already plays;
-when it is whole it is given its chapters, synced and renamed. Untrusted files are opened with a whitelist of formats and
-strict error detection: a default `av.open` follows playlists to other files and passes damaged pictures on.
+Untrusted files are opened with a whitelist of formats and strict error detection: a default `av.open` follows playlists to
+other files and passes damaged pictures on.
 """
 
 import contextlib
 import json
 import math
 import os
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image, ImageSequence
 
 from phenaki.nal_units import damage_of, length_size
@@ -30,17 +27,8 @@ STRICT = "crccheck+bitstream+buffer+explode"
 MAX_SIDE = 4096  # pixels
 MAX_FRAMES = 200_000  # of one file read whole
 MAX_BYTES = 8 << 30  # of its frames in memory
-MAX_GIF_FPS = 100  # a GIF counts hundredths of a second
 FRAMES_TAG = "PHENAKI_FRAMES"  # how many a .webm holds; .mp4 says so by itself
 MAX_SCRIPT_BYTES = 1 << 22  # of the script that travels in a file
-CODECS = {
-    ".mp4": ("libx264", {"crf": "14", "preset": "fast"}),
-    ".webm": ("libvpx-vp9", {"crf": "18", "b": "0", "cpu-used": "5", "deadline": "realtime", "lag-in-frames": "0"}),
-}
-GROWING = {  # a player can read the file up to about a second before its end, while it is still written
-    ".mp4": {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"},
-    ".webm": {"cluster_time_limit": "1000", "flush_packets": "1"},
-}
 Container, Stream, Frame = av.container.InputContainer, av.VideoStream, av.VideoFrame  # for files that read videos through this one
 DECODE_ERRORS = (av.error.FFmpegError, IndexError, EOFError, ValueError, AttributeError)
 
@@ -261,146 +249,6 @@ def decode_gif(path: Path, resize: Resize | None = None, max_frames: int = MAX_F
         elapsed += milliseconds
         frames += [pixels] * max(min(round(elapsed * fps / 1000), max_frames) - len(frames), 0)
     return Decoded(np.stack(frames or [parts[0][0]]), fps, (), values if "scenes" in values else None)
-
-
-class StreamEncoder:
-    """Encodes frames as they come into a part file that plays at any moment; `finish` makes the whole file of it."""
-
-    def __init__(self, path: Path, fps: float, size: tuple[int, int], gop_size: int | None = None):
-        self.path, self.fps = path, Fraction(fps).limit_denominator(100_000)
-        self.part = path.with_name(f".{path.stem}.part{path.suffix}")
-        codec, options = CODECS[path.suffix.lower()]
-        self.container = av.open(address(self.part), mode="w", options=GROWING[path.suffix.lower()])
-        self.stream = self.container.add_stream(codec, rate=self.fps, options=options)
-        self.stream.height, self.stream.width = size
-        self.stream.pix_fmt = "yuv420p" if size[0] % 2 == 0 and size[1] % 2 == 0 else "yuv444p"
-        self.stream.gop_size = gop_size or max(round(fps), 1)  # a second, so that a killed run loses no more
-        self.stream.codec_context.max_b_frames = 0
-        self.stream.codec_context.colorspace = Colorspace.ITU709
-        self.stream.codec_context.color_range = ColorRange.MPEG
-        self.reformatter, self.count, self.closed = VideoReformatter(), 0, False
-
-    def write(self, frames: np.ndarray) -> None:
-        for pixels in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame = self.reformatter.reformat(
-                frame, format=self.stream.pix_fmt, dst_colorspace=Colorspace.ITU709, src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG
-            )
-            frame.pts, frame.time_base = self.count, 1 / self.fps
-            self.container.mux(self.stream.encode(frame))
-            self.count += 1
-
-    def close(self) -> None:
-        """Ends the part file, as far as it got."""
-        if self.closed:
-            return
-        self.closed = True
-        try:
-            self.container.mux(self.stream.encode(None))
-        finally:
-            self.container.close()
-
-    def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> Path:
-        """Ends the part file and copies its packets into a whole file with chapters and script; returns that file."""
-        self.close()
-        whole = self.path.with_name(f".{self.path.stem}.whole{self.path.suffix}")
-        options = {"movflags": "faststart"} if self.path.suffix.lower() == ".mp4" else {}
-        with av.open(address(self.part)) as source, av.open(address(whole), mode="w", options=options) as target:
-            if script is not None:
-                target.metadata["comment"] = json.dumps(script, ensure_ascii=False)
-                target.metadata["title"] = str(script.get("title") or "")
-            in_order = sorted(scenes, key=lambda scene: scene.start_frame)
-            target.set_chapters([self._chapter(number, scene) for number, scene in enumerate(in_order)])
-            stream = target.add_stream_from_template(source.streams.video[0])
-            stream.codec_context.framerate = self.fps  # else a reader of .webm guesses it from rounded milliseconds
-            stream.metadata[FRAMES_TAG] = str(self.count)
-            for packet in source.demux(source.streams.video[0]):
-                if packet.dts is not None:
-                    packet.stream = stream
-                    target.mux(packet)
-        kept, written = checksums(self.part), checksums(whole)
-        lost_chapters = {scene.prompt for scene in scenes} - chapter_titles(whole)
-        if kept != written or len(written) != self.count or lost_chapters:
-            raise VideoError(f"{self.path}: what was written does not read back; is the disk full?")
-        return whole
-
-    def _chapter(self, number: int, scene: VideoScene) -> dict[str, Any]:
-        milliseconds = [round(1000 * frame / self.fps) for frame in (scene.start_frame, scene.start_frame + scene.num_frames)]
-        base = Fraction(1, 1000)
-        return {"id": number, "start": milliseconds[0], "end": milliseconds[1], "time_base": base, "metadata": {"title": scene.prompt}}
-
-
-class GifEncoder:
-    """Keeps frames in 256 colours each and writes them at the end: GIF has no way to grow that players accept.
-
-    Equal frames in a row become one that is shown longer; `decode_gif` takes them apart again by the rate in the comment.
-    """
-
-    def __init__(self, path: Path, fps: float, size: tuple[int, int]):
-        if fps > MAX_GIF_FPS:
-            raise VideoError(f"{path}: {fps:g} frames a second: a GIF has at most {MAX_GIF_FPS}; write .mp4 or .webm")
-        self.path, self.fps, self.frames = path, fps, []
-        self.part = path.with_name(f".{path.stem}.part.gif")
-
-    def write(self, frames: np.ndarray) -> None:
-        self.frames += [Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE) for pixels in frames]
-
-    def close(self) -> None:
-        """Nothing lies on disk yet."""
-
-    def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> Path:
-        ends = [round(100 * (n + 1) / self.fps) for n in range(len(self.frames))]  # GIF counts hundredths of a second
-        durations = [10 * (end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-        comment = json.dumps({**(script or {}), "fps": self.fps}).encode()
-        first, *rest = self.frames
-        first.save(self.part, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0, comment=comment, optimize=False)
-        return self.part
-
-
-class SequenceEncoder:
-    """Single frames as PNG: path holds a place for the number, such as frame_%05d.png."""
-
-    def __init__(self, path: Path, fps: float, size: tuple[int, int]):
-        self.path, self.count = path, 0
-        try:
-            self.path.name % 0
-        except (TypeError, ValueError) as error:
-            raise VideoError(f"{path}: needed one number in the name, as in frame_%05d.png") from error
-
-    def write(self, frames: np.ndarray) -> None:
-        for pixels in frames:
-            target = self.path.with_name(self.path.name % self.count)
-            part = target.with_name(f".{target.name}.part")
-            Image.fromarray(pixels).save(part, format="PNG")
-            os.replace(part, target)
-            self.count += 1
-
-    def close(self) -> None:
-        """Every frame is whole already."""
-
-    def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> None:
-        return None
-
-
-def checksums(path: Path) -> list[int]:
-    """One of every whole encoded frame of a file: `av` does not always notice that a disk is full."""
-    with av.open(address(path)) as container:
-        return [zlib.crc32(packet) for packet in container.demux(video=0) if packet.dts is not None and not packet.is_corrupt]
-
-
-def chapter_titles(path: Path) -> set[str]:
-    """The prompts of a file's scenes."""
-    with av.open(address(path)) as container:
-        return {chapter["metadata"].get("title", "") for chapter in container.chapters()}
-
-
-def plays(path: Path) -> bool:
-    """Whether a player would show at least the first frame of a file, however it ends."""
-    try:
-        with av.open(address(path)) as container:
-            return next(container.decode(video=0), None) is not None
-    except DECODE_ERRORS:
-        return False
 
 
 def address(path: Path) -> str:

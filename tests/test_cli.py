@@ -1,5 +1,6 @@
 """The command line: what each command writes and prints, and that every mistake is one message with exit code 2."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -94,6 +95,29 @@ def test_generates_options_reach_the_video(script, model, tmp_path):
     run("generate", script, "-o", tmp_path / "a.webm", "--model", model, *(part for pair in options.items() for part in pair))
     video = read_video(tmp_path / "a.webm")
     assert len(video) == 42 and video.fps == 12 and video.script["seed"] == 5 and video.script["negative"] == "a red house"
+
+
+def test_generate_goes_on_where_it_was_stopped(script, model, tmp_path, monkeypatch):
+    command = ["generate", script, "--model", model, "--device", "cpu", "-o"]
+    run(*command, tmp_path / "whole.mp4")
+    output, stream = tmp_path / "a.mp4", phenaki.pipeline.Phenaki.stream
+
+    def stopping(self, *arguments):
+        yield from itertools.islice(stream(self, *arguments), 3)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(phenaki.pipeline.Phenaki, "stream", stopping)
+        stopped = runner.invoke(app, [str(argument) for argument in [*command, output]])
+    part = tmp_path / ".a.part.mp4"
+    told = f"stopped\nwhat was made so far plays in {part}; with --resume the same run goes on from there\n"
+    assert stopped.exit_code == 130 and stopped.stderr == told
+    assert "num_steps = 1, not 2" in fails(*command, output, "--resume", "--num-steps", 2) and part.exists()
+    told = run(*command, output, "--resume")
+    assert told.startswith(f"{output}: goes on after 12 frames, 3 of 6 chunks\n{output}: 28 frames, 3.50 s of video in ")
+    assert output.read_bytes() == (tmp_path / "whole.mp4").read_bytes() and not part.exists()
+    assert "begins at the first frame" in run(*command, output, "--resume")
+    assert "only .mp4 and .webm" in fails(*command, tmp_path / "a.gif", "--resume")
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """Any length: frames are exact and in order, edits stay local, cuts forget, and what is held does not grow."""
 
+import itertools
 import random
 from dataclasses import replace
 
 import pytest
 import torch
+from conftest import TOKENIZERS, build_tokenizer
 
 from phenaki.director import Given, Past, SceneFiller, SceneText, direct
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY
@@ -344,6 +346,39 @@ def test_the_anchor_is_the_first_slice_of_its_scene(generator, run, monkeypatch)
         assert torch.equal(tokens[-2:], made[chunk.start_slice - 2 : chunk.start_slice])
         if kinds[0] == ANCHOR:
             assert torch.equal(tokens[0], made[planned.scenes[chunk.scene].chunks[0].start_slice])
+
+
+# Going on after chunks of an earlier run
+
+
+@pytest.mark.parametrize("window", [0, 1, 4])
+@torch.no_grad()
+def test_a_story_goes_on_after_any_chunk_as_if_it_had_not_stopped(generator, window):
+    model = build_tokenizer(replace(TOKENIZERS["default"], decoder_layers="st st t", window=window))
+    frames = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    cut = Scene(prompt="a bear", seconds=1.5, cut=True, end_image="b.png")
+    planned = plan_of(1.6, 7.0, cut, Scene(prompt="a bear", seconds=2.0, image="a.png"), Scene(prompt="a bear", seconds=2.0, video="a.mp4"))
+    given = {2: Given(end=frames[0]), 3: Given(frames[:1]), 4: Given(frames)}
+    arguments = (planned, model, generator, [text_of(n) for n in range(5)], replace(OPTIONS, num_steps=1), 7, GRID, given)
+    whole = list(direct(*arguments))
+    assert len(whole) == planned.num_chunks + 2 > 20
+    for done in range(len(whole) + 1):
+        rest = list(itertools.islice(direct(*arguments, made=[chunk.tokens for chunk in whole[:done]]), 2))
+        assert len(rest) == min(len(whole) - done, 2)
+        for chunk, wanted in zip(rest, whole[done:], strict=False):
+            assert torch.equal(chunk.tokens, wanted.tokens) and torch.equal(chunk.frames, wanted.frames)
+            assert (chunk.scene, chunk.chunk, chunk.start_frame) == (wanted.scene, wanted.chunk, wanted.start_frame)
+
+
+def test_going_on_decodes_and_fills_no_more_than_it_must(tokenizer, run, generator, feature_calls, monkeypatch):
+    planned, decoded = plan_of(20.0), []
+    whole, decode = list(run(planned)), tokenizer.decode
+    feature_calls.clear()
+    monkeypatch.setattr(tokenizer, "decode", lambda tokens, stream: decoded.append(tokens) or decode(tokens, stream))
+    made = [chunk.tokens for chunk in whole[:-1]]
+    rest = list(direct(planned, tokenizer, generator, [text_of(0)], OPTIONS, 7, GRID, made=made))
+    assert len(rest) == 1 and len(feature_calls) == OPTIONS.num_steps and tokenizer.decoder_reach == 4
+    assert [len(tokens[0]) for tokens in decoded] == [len(chunk.tokens) for chunk in whole[-5:]]
 
 
 # Chunks that are partly known

@@ -15,7 +15,8 @@ from phenaki import Scene, Story
 from phenaki.checkpoint import CheckpointError, ModelInfo, load_model, read_info, save_model
 from phenaki.cvivit import CViViT
 from phenaki.maskgit import MaskGIT
-from phenaki.pipeline import Phenaki, choose_device, choose_dtype, generate_to_file, plan_story, retimed, retimed_length
+from phenaki.pipeline import Phenaki, choose_device, choose_dtype, plan_story, retimed, retimed_length
+from phenaki.recording import generate_to_file
 from phenaki.sampling import SamplingOptions
 from phenaki.story import StoryError
 from phenaki.text import TextEncoder

@@ -18,11 +18,11 @@ from PIL import Image
 
 from phenaki.data.clip_files import ClipFile
 from phenaki.video import read_image
+from phenaki.video_encoders import StreamEncoder
 from phenaki.video_files import (
     Container,
     Frame,
     Stream,
-    StreamEncoder,
     VideoError,
     VideoReformatter,
     frame_rate,
@@ -231,18 +231,18 @@ def reencode_clip(file: ClipFile, size: int, fps: float | None, target: Path, on
         height, width = even_size(picture.height, picture.width, size)
         picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3).save(target, format="PNG")
         return ClipFacts(width, height, 1, 0.0, 0.0)
-    path, reformatter, encoder, count = Path(file.name), VideoReformatter(), None, 0
+    path, reformatter, encoder = Path(file.name), VideoReformatter(), None
     with open_video(file) as (container, stream):
         rate = fps or frame_rate(path, stream)
-        timed = timed_frames(whole_frames(path, container, stream), frame_rate(path, stream))
-        for frame in resampled(timed, rate, frame_rate(path, stream)):
-            shape, count = even_size(*shown_size(frame), size), count + 1
+        frames = resampled(timed_frames(whole_frames(path, container, stream), frame_rate(path, stream)), rate, frame_rate(path, stream))
+        while group := list(itertools.islice(frames, SHARD_GOP)):
+            shape = even_size(*shown_size(group[0]), size)
             encoder = encoder or StreamEncoder(target, rate, shape, gop_size=SHARD_GOP)
-            encoder.write(scaled_pixels(frame, reformatter, shape)[None])
+            encoder.write(np.stack([scaled_pixels(frame, reformatter, shape) for frame in group]))
             on_progress()
     encoder.finish((), None).replace(target)
-    encoder.part.unlink()
-    return ClipFacts(shape[1], shape[0], count, count / rate, rate)
+    encoder.discard()
+    return ClipFacts(shape[1], shape[0], encoder.count, encoder.count / rate, rate)
 
 
 def resampled(timed: Iterator[tuple[float, Frame]], rate: float, fps: float) -> Iterator[Frame]:

@@ -1,0 +1,192 @@
+"""The part file of a video that is still being made: an MP4 that plays up to its last piece, and that can be gone on with.
+
+    ftyp moov RECORD(label)   moof mdat RECORD(note)   moof mdat RECORD(note)   ...
+
+A piece is a run of frames that can be decoded without the others, in movie fragments (ISO/IEC 14496-12, 8.8). Behind each
+stands a record, a box of type `uuid` (11.1 there) that players pass over: how many frames, a note of the writer's, and a
+checksum of it all. The file only grows, by one write a piece, so whatever ends it, it is whole up to some record; what
+stands behind that is cut off by whoever goes on. The first record is the label: what this video is to become.
+"""
+
+import contextlib
+import json
+import os
+import struct
+import zlib
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows: nobody is kept from writing at the same time
+    fcntl = None
+
+RECORD = b"phenaki record 1"  # the 16 bytes that tell our `uuid` boxes from others
+HEAD = struct.Struct(">I4s16sII")  # size of the box in bytes, "uuid", RECORD, checksum, frames of the piece
+BOX = struct.Struct(">I4s")  # size, type
+
+
+class PartFileError(ValueError):
+    """A part file that cannot be written, or not be gone on with; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A whole piece with its record. note_at, end: bytes from the start of the file."""
+
+    num_frames: int
+    note: bytes
+    note_at: int
+    end: int
+
+
+def record(piece: bytes, num_frames: int, note: bytes) -> bytes:
+    """The box that stands behind a piece. Its checksum is the CRC-32 of piece, number of frames and note."""
+    return HEAD.pack(HEAD.size + len(note), b"uuid", RECORD, _checksum(zlib.crc32(piece), num_frames, note), num_frames) + note
+
+
+def _checksum(of_piece: int, num_frames: int, note: bytes) -> int:
+    return zlib.crc32(note, zlib.crc32(num_frames.to_bytes(4, "big"), of_piece))
+
+
+def entries(file: BinaryIO) -> Iterator[Entry]:
+    """The whole pieces of a file from its start; ends at the first that is cut short or damaged, whatever the bytes are."""
+    size, at, of_piece = file.seek(0, os.SEEK_END), 0, 0
+    while at + BOX.size <= size:
+        file.seek(at)
+        length, _ = BOX.unpack(file.read(BOX.size))
+        if length < BOX.size or at + length > size:
+            return
+        file.seek(at)
+        box = file.read(length)
+        at += length
+        if length < HEAD.size or box[4:24] != b"uuid" + RECORD:
+            of_piece = zlib.crc32(box, of_piece)
+            continue
+        *_, checksum, num_frames = HEAD.unpack(box[: HEAD.size])
+        note = box[HEAD.size :]
+        if checksum != _checksum(of_piece, num_frames, note):
+            return
+        yield Entry(num_frames, note, at - len(note), at)
+        of_piece = 0
+
+
+class Notes(Sequence[bytes]):
+    """The notes of a part file's pieces in order, read when they are asked for."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.starts, self.lengths = file, array("Q"), array("I")
+
+    def add(self, start: int, length: int) -> None:
+        self.starts.append(start)
+        self.lengths.append(length)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> bytes:
+        self.file.seek(self.starts[index])
+        return self.file.read(self.lengths[index])
+
+
+class PartFile:
+    """A part file, held by one writer at a time. `begin` or `go_on`, then `append`, then `close` or `discard`."""
+
+    def __init__(self, path: Path):
+        self.path, self.file = path, open_alone(path)
+        self.end, self.num_frames = 0, 0  # of what is whole
+
+    def begin(self, start: bytes, label: dict[str, Any]) -> None:
+        """Begins anew. start: the ftyp and moov that fit the pieces; label: JSON types."""
+        self.file.truncate(0)
+        self.end, self.num_frames = 0, 0
+        self.append(start, 0, json.dumps(label, ensure_ascii=False).encode())
+
+    def go_on(self, start: bytes, label: dict[str, Any]) -> Notes:
+        """Keeps the whole pieces, cuts off what stands behind them and returns their notes; begins anew where none is whole.
+
+        PartFileError where the file was to become something else; it is then left as it is.
+        """
+        whole, notes = entries(self.file), Notes(self.file)
+        first = next(whole, None)
+        if first is None:
+            self.begin(start, label)
+            return notes
+        self._check(first, start, label)
+        self.end = first.end
+        for entry in whole:
+            notes.add(entry.note_at, len(entry.note))
+            self.end, self.num_frames = entry.end, self.num_frames + entry.num_frames
+        self.file.truncate(self.end)
+        return notes
+
+    def _check(self, first: Entry, start: bytes, label: dict[str, Any]) -> None:
+        other = difference(json.loads(first.note), json.loads(json.dumps(label)))
+        if other is not None:
+            raise PartFileError(f"{self.path}: was begun with {other}. Give what it was begun with to go on, or begin anew")
+        self.file.seek(0)
+        if self.file.read(first.note_at - HEAD.size) != start:
+            raise PartFileError(f"{self.path}: was begun by another version of the video encoder, or with another codec: begin anew")
+
+    def append(self, piece: bytes, num_frames: int, note: bytes = b"") -> None:
+        """Adds a piece and its record, for every reader at once; OSError where they do not fit, and then no part of them stays.
+
+        It is not synced: a kill loses nothing of it, a power failure what the system has not yet written.
+        """
+        data = memoryview(piece + record(piece, num_frames, note))
+        try:
+            self.file.seek(self.end)
+            while data:
+                data = data[self.file.write(data) :]
+        except BaseException:
+            self.file.truncate(self.end)
+            raise
+        self.end, self.num_frames = self.file.tell(), self.num_frames + num_frames
+
+    def close(self) -> None:
+        """Lets the file go; it stays as it is."""
+        self.file.close()
+
+    def discard(self) -> None:
+        """Removes the file, then lets it go."""
+        self.path.unlink(missing_ok=True)
+        self.file.close()
+
+
+def open_alone(path: Path) -> BinaryIO:
+    """Opens a file, made where it is missing, for one writer alone; PartFileError where another holds it. Unbuffered."""
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b", buffering=0)
+        try:
+            if fcntl is None:
+                return file
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    return file
+        except BlockingIOError as error:
+            file.close()
+            raise PartFileError(f"{path}: another run is writing this video; wait for it, or give another name") from error
+        file.close()  # the run before removed it between our opening and our locking
+
+
+def difference(one: Any, other: Any, name: str = "") -> str | None:
+    """The first place where two values of JSON types differ, as "scenes[1].seconds = 3, not 4"; None where they are alike."""
+    if type(one) is type(other) and isinstance(one, (dict, list)):
+        keys = dict.fromkeys([*one, *other]) if isinstance(one, dict) else range(max(len(one), len(other)))
+        for key in keys:
+            inside = f"{name}[{key}]" if isinstance(one, list) else f"{name}.{key}".lstrip(".")
+            values = [value[key] if (key in value if isinstance(value, dict) else key < len(value)) else None for value in (one, other)]
+            found = difference(*values, inside)
+            if found is not None:
+                return found
+        return None
+    return None if one == other else f"{name} = {_shown(one)}, not {_shown(other)}"
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:56] + " ..."

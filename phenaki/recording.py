@@ -1,0 +1,121 @@
+"""A story into a file: written while it is made, and gone on with where it was cut short.
+
+The part file (part_file.py) keeps each chunk's tokens beside its frames. From them the director finds its past again, so
+what follows is the same to the bit as if nothing had happened. Its label says what the frames are made from; a part file
+with another label is not gone on with.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from phenaki import __version__
+from phenaki.checkpoint import ModelInfo
+from phenaki.config import as_dict
+from phenaki.pipeline import Phenaki, Prepared, story_progress
+from phenaki.story import FILE_FIELDS
+from phenaki.video import VideoWriter
+
+TOKEN = np.dtype("<i4")  # as tokens stand in a chunk's note: t h w of them, one after the other
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `generate_to_file` wrote, and how long it took."""
+
+    num_frames: int
+    video_seconds: float
+    wall_seconds: float
+
+
+def generate_to_file(
+    phenaki: Phenaki,
+    story: Any,
+    path: str | Path,
+    *,
+    progress: bool = True,
+    resume: bool = False,
+    on_note: Callable[[str], None] = lambda note: None,
+    **options: Any,
+) -> Written:
+    """Writes a story's video while it is made: memory does not grow with its length. Options: `Phenaki.stream_story`.
+
+    resume: goes on with what a run of the same story, model and options left behind, if it left anything; the file in the
+    end is the one of a run that was never stopped. ValueError where story, model or options are others.
+    """
+    started = time.perf_counter()
+    prepared = phenaki.prepare(story, **options)  # checks everything before a file is opened
+    story, size, rate = prepared.story, phenaki.picture_size(prepared.story), prepared.story.fps or phenaki.info.fps
+    about = {"scenes": phenaki.video_scenes(story), "script": phenaki.script(story), "label": label_of(phenaki, prepared)}
+    with VideoWriter(path, fps=rate, size=(size, size), resume=resume, **about) as writer, story_progress(progress) as advance:
+        if resume:
+            on_note(f"{writer.path}: {told_of(writer, prepared.plan.num_chunks)}")
+        for chunk in phenaki.stream(prepared, MadeTokens(writer.notes, phenaki.grid)):
+            writer.write(chunk.frames, note_of(chunk.tokens))
+            advance(chunk)
+    return Written(writer.num_frames, writer.num_frames / rate, time.perf_counter() - started)
+
+
+def told_of(writer: VideoWriter, num_chunks: int) -> str:
+    """What a run that goes on found, in words."""
+    if not writer.notes:
+        return "there is nothing to go on with, so it begins at the first frame"
+    return f"goes on after {writer.num_frames} frames, {len(writer.notes)} of {num_chunks} chunks"
+
+
+class MadeTokens(Sequence[Tensor]):
+    """The tokens (t h w) int64 of the chunks that lie in a part file, read when they are asked for."""
+
+    def __init__(self, notes: Sequence[bytes], grid: tuple[int, int]):
+        self.notes, self.grid = notes, grid
+
+    def __len__(self) -> int:
+        return len(self.notes)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(np.frombuffer(self.notes[index], TOKEN).reshape(-1, *self.grid).astype(np.int64))
+
+
+def note_of(tokens: Tensor) -> bytes:
+    """Tokens (t h w) as they are kept with their chunk."""
+    return tokens.cpu().numpy().astype(TOKEN).tobytes()
+
+
+def label_of(phenaki: Phenaki, prepared: Prepared) -> dict[str, Any]:
+    """All that a story's frames are made from, in JSON types; pictures, videos and weights by their SHA-256.
+
+    The kind of device and the versions are among it: others compute other bits.
+    """
+    story, info = prepared.story, phenaki.info
+    script = {**story.to_dict(), "fps": story.fps or info.fps, "size": phenaki.picture_size(story)}
+    for scene in script["scenes"]:
+        scene |= {name: content_hash(Path(scene[name])) for name in FILE_FIELDS if name in scene}
+    weights = weights_hash(info, (phenaki.tokenizer, phenaki.generator))
+    model = {"model": info.name, "weights": weights, "text_encoder": phenaki.text_encoder.fingerprint, "sampling": as_dict(prepared.options)}
+    machine = {"device": phenaki.device.type, "dtype": str(phenaki.dtype), "torch": torch.__version__, "phenaki": __version__}
+    return {**script, **model, **machine}
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, or of the files of a folder of pictures."""
+    digest = hashlib.sha256()
+    for one in sorted(path.iterdir()) if path.is_dir() else (path,):
+        with open(one, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def weights_hash(info: ModelInfo, networks: Sequence[nn.Module]) -> str:
+    """SHA-256 of a model's weights: of its files' hashes, or of the tensors themselves where it was never saved."""
+    digest = hashlib.sha256("".join(f"{name} {value}\n" for name, value in sorted(info.files.items())).encode())
+    for network in networks if not info.files else ():
+        for name, tensor in network.state_dict().items():
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
