@@ -259,12 +259,36 @@ def evaluate(options: argparse.Namespace, clips: ClipArray) -> dict:
     }  # fmt: skip
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.output, figures)
+    options.output.with_suffix(".svg").write_text(drawn_curves(results), encoding="utf-8")
     truth = clips.clips(EVALUATION_SEED, 0, min(SHOWN_CLIPS, len(clips)), options.frames, 1)
     with torch.no_grad():
         made = [as_shown(reconstruct(truth)) for _, reconstruct, _ in trained.values()]
     picture = side_by_side([video[index] for index in range(len(truth)) for video in (truth, *made)])
     options.output.with_suffix(".png").write_bytes(png(picture))
     return figures
+
+
+COLOURS = ("#1f6fb2", "#c2542d", "#5c8a3a", "#8a5ca8")
+
+
+def drawn_curves(sides: dict[str, dict], width: int = 640, height: int = 320, margin: int = 48) -> str:
+    """An SVG of what each side's training batches came to over its seconds of training, in dB."""
+    points = {name: side["curve"] for name, side in sides.items() if not name.endswith("averaged")}  # the same run twice
+    last = max(at for curve in points.values() for at, _ in curve)
+    low, high = (bound(value for curve in points.values() for _, value in curve) for bound in (min, max))
+    across = lambda at: margin + (width - 2 * margin) * at / last
+    down = lambda value: height - margin - (height - 2 * margin) * (value - low) / max(high - low, 1e-6)
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="12">']
+    parts.append(f'<rect width="{width}" height="{height}" fill="white"/>')
+    for value in (low, (low + high) / 2, high):
+        parts.append(f'<text x="4" y="{down(value):.0f}">{value:.1f} dB</text>')
+    for minute in range(0, int(last // 60) + 1):
+        parts.append(f'<text x="{across(60 * minute):.0f}" y="{height - 16}">{minute} min</text>')
+    for index, (name, curve) in enumerate(points.items()):
+        line = " ".join(f"{across(at):.1f},{down(value):.1f}" for at, value in curve)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{COLOURS[index]}" stroke-width="2"/>')
+        parts.append(f'<text x="{margin + 160 * index}" y="16" fill="{COLOURS[index]}">{name}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def array(options: argparse.Namespace, folder: Path, name: str) -> ClipArray:
