@@ -282,7 +282,7 @@ def drawn_curves(sides: dict[str, dict], width: int = 640, height: int = 320, ma
     parts.append(f'<rect width="{width}" height="{height}" fill="white"/>')
     for value in (low, (low + high) / 2, high):
         parts.append(f'<text x="4" y="{down(value):.0f}">{value:.1f} dB</text>')
-    for minute in range(0, int(last // 60) + 1):
+    for minute in range(int(last // 60) + 1):
         parts.append(f'<text x="{across(60 * minute):.0f}" y="{height - 16}">{minute} min</text>')
     for index, (name, curve) in enumerate(points.items()):
         line = " ".join(f"{across(at):.1f},{down(value):.1f}" for at, value in curve)
