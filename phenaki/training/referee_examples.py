@@ -1,0 +1,165 @@
+"""What the referee learns from: stories with the truth of every frame, as rendered and as a tokenizer gives them back.
+
+Actors, places and motions are drawn evenly, with the pairs that the generator never saw in training among them: the referee
+must not have the bias that it judges. Some clips show nobody, a garbled actor or nothing that can be recognised; there the
+right answer is "", the first label.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import product
+
+import torch
+from einops import rearrange, reduce, repeat
+from torch import Tensor
+
+from phenaki.cvivit import CViViT
+from phenaki.data.captions import is_held_out
+from phenaki.data.storybook import SceneTruth, StorybookWorld, StoryTruth, WorldConfig
+from phenaki.evaluation.referee import MOTION_REACH, as_seen, labels_of
+
+UNJUDGED = -1  # in place of a label where nobody can say
+SEEN_SHARE = 1 / 3  # of an actor's pixels that must be inside the picture for it to be judged
+CHANGED = 4 / 255  # of the range [0, 1]: a pixel that differs by more is the actor's
+BLOCKS = 8  # a side of the picture that shuffling cuts it into
+KINDS = {"plain": 0.76, "nobody": 0.10, "garbled": 0.07, "unrecognisable": 0.07}  # share of the clips of each kind
+MAX_CORRUPTION = 0.08  # share of a reconstruction's tokens that are taken from another clip
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Clips with the truth of their frames.
+
+    video: (n 3 f 64 64) uint8; labels: (n f a) int16, for each attribute the index of the referee's name, or UNJUDGED;
+    near_change: (n f) bool, True where a frame less than MOTION_REACH + 1 away belongs to another scene.
+    """
+
+    video: Tensor
+    labels: Tensor
+    near_change: Tensor
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+
+def joined(parts: Sequence[Examples]) -> Examples:
+    return Examples(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Examples)))
+
+
+def held_out_share(config: WorldConfig) -> float:
+    """The share of (actor, place, motion) that training stories never show."""
+    cases = list(product(config.actors, config.places, config.motions))
+    return sum(is_held_out(actor, place) or is_held_out(actor, motion) for actor, place, motion in cases) / len(cases)
+
+
+def draw_stories(world: StorybookWorld, seed: int, indices: range, num_frames: int, held_out: bool | None = None) -> list[StoryTruth]:
+    """Stories of one or two scenes. held_out None: pairs of both kinds, as often as there are such, so that all are as likely."""
+    share, stories = held_out_share(world.config), []
+    for index in indices:
+        hidden = random.Random(f"referee {seed} {index}").random() < share if held_out is None else held_out
+        stories.append(world.story(seed, index, num_frames, held_out=hidden, max_scenes=2))
+    return stories
+
+
+def draw_kinds(seed: int, indices: range) -> list[str]:
+    """What is done to each clip: one of KINDS."""
+    return [random.Random(f"referee kind {seed} {index}").choices(list(KINDS), list(KINDS.values()))[0] for index in indices]
+
+
+def without_actor(story: StoryTruth) -> StoryTruth:
+    """The same scenes with nobody in them; companions stay."""
+    return replace(story, scenes=tuple(replace(scene, actor="") for scene in story.scenes))
+
+
+def draw_examples(world: StorybookWorld, stories: list[StoryTruth], kinds: Sequence[str], seed: int, tokenizer: CViViT | None) -> Examples:
+    """Paints stories of equal length, each as its kind wants it, and passes them through the tokenizer where one is given."""
+    generator = torch.Generator().manual_seed(seed)
+    video, empty = world.render(stories).cpu(), world.render([without_actor(story) for story in stories]).cpu()
+    attributes = labels_of(world.config)
+    labels, near_change = truth_of(world, stories)
+    pixels, actor, motion = actor_pixels(video, empty), list(attributes).index("actor"), list(attributes).index("motion")
+    hidden = ~is_seen(pixels, labels[..., actor])
+    scrambled, garbled = shuffled(video, generator), garbled_where(video, pixels, generator)
+    for i, kind in enumerate(kinds):
+        if kind == "plain":
+            labels[i, hidden[i], actor] = labels[i, hidden[i], motion] = UNJUDGED
+        elif kind == "nobody":
+            video[i], labels[i, :, actor], labels[i, :, motion] = empty[i], 0, 0
+        elif kind == "garbled":
+            video[i], labels[i, :, actor], labels[i, :, motion] = garbled[i], 0, UNJUDGED
+        else:
+            video[i], labels[i] = scrambled[i], 0
+    if tokenizer is not None:
+        video = reconstructed(tokenizer, video, MAX_CORRUPTION, generator)
+    return Examples(to_bytes(as_seen(video)), labels, near_change)
+
+
+def to_bytes(video: Tensor) -> Tensor:
+    """[-1, 1] -> uint8."""
+    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def from_bytes(video: Tensor) -> Tensor:
+    """uint8 -> float in [-1, 1]."""
+    return video.float() / 127.5 - 1
+
+
+def truth_of(world: StorybookWorld, stories: Sequence[StoryTruth]) -> tuple[Tensor, Tensor]:
+    """Labels (n f a) int16 of every frame, in the order of `labels_of`, and near_change (n f)."""
+    names = labels_of(world.config)
+    scenes = [world.scenes_by_frame(story) for story in stories]
+    labels = [[[names[name].index(getattr(scene, name)) for name in names] for scene in clip] for clip in scenes]
+    near = [[is_near_change(clip, frame) for frame in range(len(clip))] for clip in scenes]
+    return torch.tensor(labels, dtype=torch.int16), torch.tensor(near)
+
+
+def is_near_change(scenes: Sequence[SceneTruth], frame: int) -> bool:
+    """Whether the frames in which motion is seen belong to more than one scene; scenes: the scene of each frame."""
+    window = scenes[max(frame - MOTION_REACH, 0) : frame + MOTION_REACH + 1]
+    return any(scene is not scenes[frame] for scene in window)
+
+
+def actor_pixels(video: Tensor, empty: Tensor) -> Tensor:
+    """Where the actor is: (n f h w) bool, the pixels that differ from the picture without it. Both (n c f h w) in [-1, 1]."""
+    return reduce((video - empty).abs() / 2 > CHANGED, "n c f h w -> n f h w", "max")
+
+
+def is_seen(pixels: Tensor, actors: Tensor) -> Tensor:
+    """Whether the actor can be judged: (n f) bool. pixels: (n f h w) of `actor_pixels`; actors: (n f) labels.
+
+    Not where the edge cuts it and less than SEEN_SHARE of its pixels are left, against the most it has in any frame given.
+    """
+    counts = reduce(pixels.float(), "n f h w -> n f", "sum")
+    whole = torch.zeros(int(actors.max()) + 1).scatter_reduce(0, actors.flatten().long(), counts.flatten(), "amax")
+    is_cut = pixels.any(-1)[..., [0, -1]].any(-1) | pixels.any(-2)[..., [0, -1]].any(-1)
+    return (counts > 0) & ~(is_cut & (counts < SEEN_SHARE * whole[actors.long()]))
+
+
+def shuffled(video: Tensor, generator: torch.Generator) -> Tensor:
+    """(n c f h w) made of blocks that come from any place of any of the clips, the same in all frames."""
+    blocks = rearrange(video, "n c f (i y) (j x) -> (n i j) c f y x", i=BLOCKS, j=BLOCKS)
+    picked = blocks[torch.randint(len(blocks), (len(blocks),), generator=generator)]
+    return rearrange(picked, "(n i j) c f y x -> n c f (i y) (j x)", i=BLOCKS, j=BLOCKS)
+
+
+def garbled_where(video: Tensor, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Clips whose blocks with pixels (n f h w) of the actor come from anywhere in the same clip."""
+    scrambled = torch.cat([shuffled(clip[None], generator) for clip in video])
+    touched = reduce(pixels, "n f (i y) (j x) -> n f i j", "max", i=BLOCKS, j=BLOCKS)
+    side = video.shape[-1] // BLOCKS
+    return torch.where(repeat(touched, "n f i j -> n 1 f (i y) (j x)", y=side, x=side), scrambled, video)
+
+
+@torch.inference_mode()
+def reconstructed(tokenizer: CViViT, video: Tensor, max_corruption: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+    """The video as the tokenizer gives it back, (n c f h w).
+
+    With max_corruption up to that share of a clip's tokens, another for each clip, are those of the next clip at their places:
+    so look the slips of a generator.
+    """
+    tokens = tokenizer.encode(video)
+    if max_corruption:
+        rate = max_corruption * torch.rand(len(tokens), 1, 1, 1, generator=generator)
+        tokens = torch.where(torch.rand(tokens.shape, generator=generator) < rate, tokens.roll(1, 0), tokens)
+    return tokenizer.decode(tokens).clamp(-1, 1)
