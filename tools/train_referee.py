@@ -8,6 +8,7 @@ Figures are those of the written file.
 """
 
 import argparse
+import hashlib
 import json
 import shlex
 import sys
@@ -16,12 +17,13 @@ from pathlib import Path
 
 import torch
 
-from phenaki.checkpoint import load_model
-from phenaki.data.storybook import WORLDS, open_world
+from phenaki.checkpoint import Model, load_model
+from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
 from phenaki.evaluation.referee import Referee, labels_of, load_referee, save_referee
 from phenaki.training.optimizers import OptimizerSettings
 from phenaki.training.referee import RefereeTask
 from phenaki.training.referee_bank import Bank, BankSettings
+from phenaki.training.referee_figures import measure_referee
 from phenaki.training.run import Run
 
 VALIDATION_SEED = 999  # never a training seed
@@ -38,37 +40,55 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true", help="matrix products in bf16: twice as fast where the CPU has it")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--figures", type=Path)
+    parser.add_argument("--figures", type=Path, help="a JSON file for what is measured of the written weights")
+    parser.add_argument("--measured", type=int, default=240, help="fresh clips for each figure")
     parser.add_argument("-o", "--output", type=Path, required=True)
     return parser.parse_args()
 
 
-def train(options: argparse.Namespace) -> Path:
-    """The whole training; returns the file of weights."""
-    tokenizer_model = load_model(options.model, options.device)
-    config = replace(WORLDS[options.world], size=tokenizer_model.info.tokenizer.image_size)
-    world = open_world(config, options.data, options.device)
+def train(options: argparse.Namespace, model: Model, world: StorybookWorld, weights: Path) -> None:
+    """The whole training, up to the file of weights."""
     said = lambda done, count: print(f"examples: part {done} of {count}", flush=True) if done % 8 == 0 or done == count else None
     painted = BankSettings(options.clips, seed=options.seed, bf16=options.bf16)
-    bank = Bank(options.output / "examples", world, tokenizer_model.tokenizer, painted)
-    held_out = Bank(options.output / "held-out", world, tokenizer_model.tokenizer, replace(painted, num_clips=64, seed=VALIDATION_SEED))
+    bank = Bank(options.output / "examples", world, model.tokenizer, painted)
+    held_out = replace(painted, num_clips=min(options.clips, 64), seed=VALIDATION_SEED)
     settings = OptimizerSettings(
         num_steps=options.steps, batch_size=options.batch, learning_rate=2e-3, ema_decay=0.995, seed=options.seed,
-        precision="bf16" if options.bf16 else "fp32", save_every=200, log_every=50, validation_batches=4, sample_every=options.steps,
+        precision="bf16" if options.bf16 else "fp32", save_every=200, log_every=50, sample_every=options.steps,
     )  # fmt: skip
     torch.manual_seed(options.seed)
-    referee = Referee(labels_of(config)).to(options.device)
-    task = RefereeTask(referee, bank.load(said), settings, {"bank": bank.identity}, held_out.load())
-    run = Run(options.output, task, settings)
+    referee = Referee(labels_of(world.config)).to(options.device)
+    validation = Bank(options.output / "held-out", world, model.tokenizer, held_out)
+    run = Run(options.output, RefereeTask(referee, bank.load(said), settings, {"bank": bank.identity}, validation.load()), settings)
     run.train(lambda line: print(json.dumps({name: round(value, 5) for name, value in line.items()}), flush=True))
-    path = options.output / f"{options.world}.safetensors"
-    print(f"{path}: sha256 {save_referee(run.averaged(), path)}, {path.stat().st_size / 2**20:.2f} MiB")
-    return path
+    print(f"{weights}: sha256 {save_referee(run.averaged(), weights)}, {weights.stat().st_size / 2**20:.2f} MiB")
+
+
+def measure(options: argparse.Namespace, model: Model, world: StorybookWorld, weights: Path) -> None:
+    """Writes the figures of a file of weights, and prints how often it is right."""
+    figures = measure_referee(load_referee(weights).to(options.device), world, model.tokenizer, options.measured)
+    told = {
+        "command": shlex.join(["python", *sys.argv]),
+        "world": options.world,
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "tokenizer": model.info.name,
+        **figures,
+    }
+    options.figures.parent.mkdir(parents=True, exist_ok=True)
+    options.figures.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    for case in (name for name in figures if name.endswith("pairs")):
+        print(case, {name: one["right"] for name, one in figures[case].items()})
+    print({name: figures[name] for name in ("erased_actors", "garbled_actors")})
 
 
 def main() -> None:
     options = parsed()
-    train(options)
+    model = load_model(options.model, options.device)
+    world = open_world(replace(WORLDS[options.world], size=model.info.tokenizer.image_size), options.data, options.device)
+    weights = options.output / f"{options.world}.safetensors"
+    train(options, model, world, weights)
+    if options.figures:
+        measure(options, model, world, weights)
 
 
 if __name__ == "__main__":

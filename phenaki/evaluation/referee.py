@@ -8,6 +8,7 @@ picture has an answer, and need not be judged right by luck.
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -73,7 +74,7 @@ class FrameTrunk(nn.Module):
         super().__init__()
         widths = (3, 32, 64, 96, self.dim // 2)
         layers: list[nn.Module] = []
-        for depth, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for depth, (before, after) in enumerate(pairwise(widths)):
             side = 5 if depth == 0 else 3
             layers.append(normed(nn.Conv2d(before, after, side, stride=2, padding=side // 2, bias=False)))
             if depth:

@@ -15,7 +15,7 @@ from phenaki.atomic import put
 from phenaki.config import check_range
 from phenaki.cvivit import CViViT
 from phenaki.data.storybook import StorybookWorld
-from phenaki.training.referee_examples import Examples, draw_examples, draw_kinds, draw_stories, joined
+from phenaki.training.referee_examples import MAX_CORRUPTION, Examples, draw_examples, draw_kinds, draw_stories, joined
 
 PART = 32  # clips of a file
 
@@ -76,4 +76,4 @@ class Bank:
         stories = draw_stories(self.world, settings.seed, indices, settings.num_frames)
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=settings.bf16):
             tokenizer = self.tokenizer if number % 2 else None
-            return draw_examples(self.world, stories, draw_kinds(settings.seed, indices), settings.seed + number, tokenizer)
+            return draw_examples(self.world, stories, draw_kinds(settings.seed, indices), settings.seed + number, tokenizer, MAX_CORRUPTION)

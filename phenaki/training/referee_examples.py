@@ -72,26 +72,30 @@ def without_actor(story: StoryTruth) -> StoryTruth:
     return replace(story, scenes=tuple(replace(scene, actor="") for scene in story.scenes))
 
 
-def draw_examples(world: StorybookWorld, stories: list[StoryTruth], kinds: Sequence[str], seed: int, tokenizer: CViViT | None) -> Examples:
+def draw_examples(
+    world: StorybookWorld, stories: list[StoryTruth], kinds: Sequence[str], seed: int = 0, tokenizer: CViViT | None = None,
+    max_corruption: float = 0.0,
+) -> Examples:  # fmt: skip
     """Paints stories of equal length, each as its kind wants it, and passes them through the tokenizer where one is given."""
     generator = torch.Generator().manual_seed(seed)
     video, empty = world.render(stories).cpu(), world.render([without_actor(story) for story in stories]).cpu()
-    attributes = labels_of(world.config)
     labels, near_change = truth_of(world, stories)
-    pixels, actor, motion = actor_pixels(video, empty), list(attributes).index("actor"), list(attributes).index("motion")
-    hidden = ~is_seen(pixels, labels[..., actor])
+    pixels = actor_pixels(video, empty)
+    hidden, actor_columns = ~is_seen(pixels, actors_of(world, stories)), columns(world, "actor", "motion")
     scrambled, garbled = shuffled(video, generator), garbled_where(video, pixels, generator)
     for i, kind in enumerate(kinds):
         if kind == "plain":
-            labels[i, hidden[i], actor] = labels[i, hidden[i], motion] = UNJUDGED
+            labels[i][hidden[i].nonzero(), actor_columns] = UNJUDGED
         elif kind == "nobody":
-            video[i], labels[i, :, actor], labels[i, :, motion] = empty[i], 0, 0
+            video[i], labels[i, :, actor_columns] = empty[i], 0
         elif kind == "garbled":
-            video[i], labels[i, :, actor], labels[i, :, motion] = garbled[i], 0, UNJUDGED
-        else:
+            video[i], labels[i, :, columns(world, "actor")], labels[i, :, columns(world, "motion")] = garbled[i], 0, UNJUDGED
+        elif kind == "unrecognisable":
             video[i], labels[i] = scrambled[i], 0
+        else:
+            raise ValueError(f"kind {kind!r}: allowed are {', '.join(KINDS)}")
     if tokenizer is not None:
-        video = reconstructed(tokenizer, video, MAX_CORRUPTION, generator)
+        video = reconstructed(tokenizer, video, max_corruption, generator)
     return Examples(to_bytes(as_seen(video)), labels, near_change)
 
 
@@ -114,6 +118,17 @@ def truth_of(world: StorybookWorld, stories: Sequence[StoryTruth]) -> tuple[Tens
     return torch.tensor(labels, dtype=torch.int16), torch.tensor(near)
 
 
+def columns(world: StorybookWorld, *attributes: str) -> list[int]:
+    """Where in the labels these attributes stand, without those that the world has no choice of."""
+    names = list(labels_of(world.config))
+    return [names.index(name) for name in attributes if name in names]
+
+
+def actors_of(world: StorybookWorld, stories: Sequence[StoryTruth]) -> Tensor:
+    """Who acts in each frame, by its place in the cast: (n f) int64."""
+    return torch.tensor([[world.config.actors.index(scene.actor) for scene in world.scenes_by_frame(story)] for story in stories])
+
+
 def is_near_change(scenes: Sequence[SceneTruth], frame: int) -> bool:
     """Whether the frames in which motion is seen belong to more than one scene; scenes: the scene of each frame."""
     window = scenes[max(frame - MOTION_REACH, 0) : frame + MOTION_REACH + 1]
@@ -126,14 +141,14 @@ def actor_pixels(video: Tensor, empty: Tensor) -> Tensor:
 
 
 def is_seen(pixels: Tensor, actors: Tensor) -> Tensor:
-    """Whether the actor can be judged: (n f) bool. pixels: (n f h w) of `actor_pixels`; actors: (n f) labels.
+    """Whether the actor can be judged: (n f) bool. pixels: (n f h w) of `actor_pixels`; actors: (n f) int64, who it is.
 
     Not where the edge cuts it and less than SEEN_SHARE of its pixels are left, against the most it has in any frame given.
     """
     counts = reduce(pixels.float(), "n f h w -> n f", "sum")
-    whole = torch.zeros(int(actors.max()) + 1).scatter_reduce(0, actors.flatten().long(), counts.flatten(), "amax")
+    whole = torch.zeros(int(actors.max()) + 1).scatter_reduce(0, actors.flatten(), counts.flatten(), "amax")
     is_cut = pixels.any(-1)[..., [0, -1]].any(-1) | pixels.any(-2)[..., [0, -1]].any(-1)
-    return (counts > 0) & ~(is_cut & (counts < SEEN_SHARE * whole[actors.long()]))
+    return (counts > 0) & ~(is_cut & (counts < SEEN_SHARE * whole[actors]))
 
 
 def shuffled(video: Tensor, generator: torch.Generator) -> Tensor:
