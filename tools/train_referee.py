@@ -20,6 +20,7 @@ import torch
 from phenaki.checkpoint import Model, load_model
 from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
 from phenaki.evaluation.referee import Referee, labels_of, load_referee, save_referee
+from phenaki.training.interrupts import Stopped
 from phenaki.training.optimizers import OptimizerSettings
 from phenaki.training.referee import RefereeTask
 from phenaki.training.referee_bank import Bank, BankSettings
@@ -59,9 +60,9 @@ def train(options: argparse.Namespace, model: Model, world: StorybookWorld, weig
     torch.manual_seed(options.seed)
     referee = Referee(labels_of(world.config)).to(options.device)
     validation = Bank(options.output / "held-out", world, model.tokenizer, held_out)
-    run = Run(options.output, RefereeTask(referee, bank.load(said), settings, {"bank": bank.identity}, validation.load()), settings)
-    run.train(lambda line: print(json.dumps({name: round(value, 5) for name, value in line.items()}), flush=True))
-    print(f"{weights}: sha256 {save_referee(run.averaged(), weights)}, {weights.stat().st_size / 2**20:.2f} MiB")
+    trainer = Run(options.output, RefereeTask(referee, bank.load(said), settings, {"bank": bank.identity}, validation.load()), settings)
+    trainer.train(lambda line: print(json.dumps({name: round(value, 5) for name, value in line.items()}), flush=True))
+    print(f"{weights}: sha256 {save_referee(trainer.averaged(), weights)}, {weights.stat().st_size / 2**20:.2f} MiB")
 
 
 def measure(options: argparse.Namespace, model: Model, world: StorybookWorld, weights: Path) -> None:
@@ -81,14 +82,20 @@ def measure(options: argparse.Namespace, model: Model, world: StorybookWorld, we
     print({name: figures[name] for name in ("erased_actors", "garbled_actors")})
 
 
-def main() -> None:
-    options = parsed()
+def run(options: argparse.Namespace) -> None:
     model = load_model(options.model, options.device)
     world = open_world(replace(WORLDS[options.world], size=model.info.tokenizer.image_size), options.data, options.device)
     weights = options.output / f"{options.world}.safetensors"
     train(options, model, world, weights)
     if options.figures:
         measure(options, model, world, weights)
+
+
+def main() -> None:
+    try:
+        run(parsed())
+    except (ValueError, Stopped) as error:
+        sys.exit(f"train_referee: {error}")
 
 
 if __name__ == "__main__":

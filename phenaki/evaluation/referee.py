@@ -88,14 +88,17 @@ class FrameTrunk(nn.Module):
 
 
 class MotionTrunk(nn.Module):
-    """A window of 2 * MOTION_REACH + 1 frames around each -> what moves in it. Beyond the video's ends there is grey."""
+    """A window of 2 * MOTION_REACH + 1 frames around each -> what moves in it.
+
+    Each frame comes with its change, from the frame before it to the one after it: what stands still is zero there.
+    """
 
     dim = 192
 
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(
-            normed(nn.Conv3d(3, 16, (3, 5, 5), stride=(1, 2, 2), padding=(1, 2, 2), bias=False)),
+            normed(nn.Conv3d(6, 16, (1, 5, 5), stride=(1, 2, 2), padding=(0, 2, 2), bias=False)),
             normed(nn.Conv3d(16, 32, 3, stride=(1, 2, 2), padding=1, bias=False)),
             normed(nn.Conv3d(32, 64, 3, stride=(1, 2, 2), padding=1, bias=False)),
             normed(nn.Conv3d(64, self.dim // 2, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1), bias=False)),
@@ -104,7 +107,8 @@ class MotionTrunk(nn.Module):
 
     def forward(self, video: Tensor) -> Tensor:
         """video: (b 3 f 64 64) -> (b f d)."""
-        x = self.layers(video)  # (b d/2 f 4 4)
+        before, after = torch.cat([video[:, :, :1], video[:, :, :-1]], dim=2), torch.cat([video[:, :, 1:], video[:, :, -1:]], dim=2)
+        x = self.layers(torch.cat([video, after - before], dim=1))  # (b d/2 f 4 4)
         x = torch.cat([reduce(x, "b c f h w -> b c f", "mean"), reduce(x, "b c f h w -> b c f", "max")], dim=1)
         return rearrange(F.relu(self.over_time(x)), "b d f -> b f d")
 
