@@ -48,7 +48,7 @@ ALLOWED = {
     "data/footage_settings": {"config"},
     "evaluation/referee": {"atomic", "data/world"},
     "training/referee_augmentation": set(),
-    "training/referee_examples": {"cvivit", "data/captions", "data/storybook", "evaluation/referee"},
+    "training/referee_examples": {"cvivit", "data/captions", "data/poses", "data/storybook", "evaluation/referee"},
     "training/referee_bank": {"atomic", "config", "cvivit", "data/storybook", "training/referee_examples"},
     "training/referee": {
         "evaluation/referee", "training/optimizers", "training/parallel", "training/referee_augmentation", "training/referee_examples",

@@ -25,7 +25,7 @@ from phenaki.training.referee_examples import (
     draw_stories,
     from_bytes,
     held_out_share,
-    is_seen,
+    inside,
     reconstructed,
     to_bytes,
     truth_of,
@@ -96,25 +96,22 @@ def test_the_actor_is_where_the_picture_differs_from_the_empty_one(tiny_world):
 
 
 def test_an_actor_that_has_left_is_not_judged(tiny_world):
-    """One that walks 40 frames to the right leaves the picture; what is inside is measured on its box."""
-    walker, stander = story({"motion": "walks right", "num_frames": 48}, start_x=0.7), story({"num_frames": 48})
-    examples = draw_examples(tiny_world, [walker, stander], ["plain", "plain"])
-    half = TINY_WORLD.actor_size / 2
-    inside = torch.tensor(1 - (tiny_world.actor_track(walker).x + half - 1).clip(0, None) / (2 * half))  # share of its box
-    actor = examples.labels[0, :, 0]
-    leaving = torch.arange(48) < 40
-    assert (actor[leaving & (inside > 0.6)] == NAMES["actor"].index("panda")).all()
-    assert (actor[leaving & (inside < 0.25)] == UNJUDGED).all() and (leaving & (inside < 0.25)).sum() >= 5
-    assert torch.equal(actor == UNJUDGED, examples.labels[0, :, 3] == UNJUDGED), "nor is its motion"
-    assert (examples.labels[0, :, 1:3] > 0).all() and (examples.labels[1] > 0).all(), "place and time are"
+    """One that walks to the right from 48/64, a pixel a frame: its box of 40 pixels reaches the edge after 4 frames already."""
+    walker = story({"motion": "walks right", "num_frames": 36}, start_x=48 / 64)
+    shown = torch.tensor([min(64 - (48 + frame - 20), 40) / 40 for frame in range(32)], dtype=torch.float64)
+    torch.testing.assert_close(inside(tiny_world, walker)[:32], shown * inside(tiny_world, story({}))[0])
+    examples = draw_examples(tiny_world, [walker], ["plain"])
+    hidden = torch.arange(36) >= 23
+    panda, motion = NAMES["actor"].index("panda"), NAMES["motion"].index("walks right")
+    assert torch.equal(examples.labels[0, :, 0], torch.where(hidden, UNJUDGED, panda).short())
+    assert torch.equal(examples.labels[0, :, 3], torch.where(hidden, UNJUDGED, motion).short())
+    assert (examples.labels[0, :, 1:3] > 0).all(), "place and time are"
 
 
-def test_one_that_is_small_but_whole_is_seen():
-    pixels = torch.zeros(1, 4, 16, 16, dtype=torch.bool)
-    pixels[0, 0, 2:14, 2:14] = True  # its whole self
-    pixels[0, 1, 6:8, 6:8] = True  # far away
-    pixels[0, 2, 2:14, :2] = True  # cut by the edge
-    assert is_seen(pixels, torch.zeros(1, 4, dtype=torch.int64)).tolist() == [[True, True, False, False]]
+def test_one_that_is_near_the_camera_or_far_is_measured_at_its_size():
+    world = open_world(replace(FULL_WORLD, size=16))
+    grown, shrunk = (inside(world, story({"motion": motion, "num_frames": 32}, start_x=0.1)) for motion in ("grows", "shrinks"))
+    assert grown[0] == shrunk[0] < 1 and shrunk[-1] > shrunk[0] > grown[-1], "small ones are whole sooner"
 
 
 # Kinds

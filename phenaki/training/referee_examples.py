@@ -16,11 +16,12 @@ from torch import Tensor
 
 from phenaki.cvivit import CViViT
 from phenaki.data.captions import is_held_out
+from phenaki.data.poses import camera_track, seen_by
 from phenaki.data.storybook import SceneTruth, StorybookWorld, StoryTruth, WorldConfig
 from phenaki.evaluation.referee import MOTION_REACH, as_seen, labels_of
 
 UNJUDGED = -1  # in place of a label where nobody can say
-SEEN_SHARE = 1 / 3  # of an actor's pixels that must be inside the picture for it to be judged
+SEEN_SHARE = 1 / 3  # of an actor's box that must be inside the picture for it to be judged
 CHANGED = 4 / 255  # of the range [0, 1]: a pixel that differs by more is the actor's
 BLOCKS = 8  # a side of the picture that shuffling cuts it into
 KINDS = {"plain": 0.76, "nobody": 0.10, "garbled": 0.07, "unrecognisable": 0.07}  # share of the clips of each kind
@@ -80,12 +81,12 @@ def draw_examples(
     generator = torch.Generator().manual_seed(seed)
     video, empty = world.render(stories).cpu(), world.render([without_actor(story) for story in stories]).cpu()
     labels, near_change = truth_of(world, stories)
-    pixels = actor_pixels(video, empty)
-    hidden, actor_columns = ~is_seen(pixels, actors_of(world, stories)), columns(world, "actor", "motion")
-    scrambled, garbled = shuffled(video, generator), garbled_where(video, pixels, generator)
+    scrambled, garbled = shuffled(video, generator), garbled_where(video, actor_pixels(video, empty), generator)
+    actor_columns = columns(world, "actor", "motion")
     for i, kind in enumerate(kinds):
         if kind == "plain":
-            labels[i][hidden[i].nonzero(), actor_columns] = UNJUDGED
+            hidden = inside(world, stories[i]) < SEEN_SHARE
+            labels[i][hidden.nonzero(), actor_columns] = UNJUDGED
         elif kind == "nobody":
             video[i], labels[i, :, actor_columns] = empty[i], 0
         elif kind == "garbled":
@@ -124,11 +125,6 @@ def columns(world: StorybookWorld, *attributes: str) -> list[int]:
     return [names.index(name) for name in attributes if name in names]
 
 
-def actors_of(world: StorybookWorld, stories: Sequence[StoryTruth]) -> Tensor:
-    """Who acts in each frame, by its place in the cast: (n f) int64."""
-    return torch.tensor([[world.config.actors.index(scene.actor) for scene in world.scenes_by_frame(story)] for story in stories])
-
-
 def is_near_change(scenes: Sequence[SceneTruth], frame: int) -> bool:
     """Whether the frames in which motion is seen belong to more than one scene; scenes: the scene of each frame."""
     window = scenes[max(frame - MOTION_REACH, 0) : frame + MOTION_REACH + 1]
@@ -140,15 +136,12 @@ def actor_pixels(video: Tensor, empty: Tensor) -> Tensor:
     return reduce((video - empty).abs() / 2 > CHANGED, "n c f h w -> n f h w", "max")
 
 
-def is_seen(pixels: Tensor, actors: Tensor) -> Tensor:
-    """Whether the actor can be judged: (n f) bool. pixels: (n f h w) of `actor_pixels`; actors: (n f) int64, who it is.
-
-    Not where the edge cuts it and less than SEEN_SHARE of its pixels are left, against the most it has in any frame given.
-    """
-    counts = reduce(pixels.float(), "n f h w -> n f", "sum")
-    whole = torch.zeros(int(actors.max()) + 1).scatter_reduce(0, actors.flatten(), counts.flatten(), "amax")
-    is_cut = pixels.any(-1)[..., [0, -1]].any(-1) | pixels.any(-2)[..., [0, -1]].any(-1)
-    return (counts > 0) & ~(is_cut & (counts < SEEN_SHARE * whole[actors]))
+def inside(world: StorybookWorld, story: StoryTruth) -> Tensor:
+    """The share of the actor's box that the camera has in the picture, in each frame: (f,) float64 in [0, 1]."""
+    track = seen_by(camera_track([story], world.config.fps), world.actor_track(story))
+    x, y, side = (torch.from_numpy(values) for values in (track.x, track.y, track.scale * world.config.actor_size))
+    width, height = (((middle + side / 2).clamp(max=1) - (middle - side / 2).clamp(min=0)).clamp(min=0) / side for middle in (x, y))
+    return width * height
 
 
 def shuffled(video: Tensor, generator: torch.Generator) -> Tensor:
