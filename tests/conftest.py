@@ -68,4 +68,4 @@ def generator() -> MaskGIT:
             head.weight.normal_(std=0.3)
     return model
 
-pytest_plugins = ["training_toys"]  # its fixtures
+pytest_plugins = ["training_toys", "referee_toys"]  # their fixtures

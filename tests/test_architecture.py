@@ -53,6 +53,14 @@ ALLOWED = {
     "training/batches": {"data/tokens", "masking", "maskgit", "training/optimizers", "training/settings", "training/tasks"},
     "data/storybook": {"data/art", "data/captions", "data/cast", "data/painter", "data/poses", "data/world"},
     "data/footage_settings": {"config"},
+    "evaluation/referee": {"atomic", "data/world"},
+    "training/referee_augmentation": set(),
+    "training/referee_examples": {"cvivit", "data/captions", "data/poses", "data/storybook", "evaluation/referee"},
+    "training/referee_bank": {"atomic", "config", "cvivit", "data/storybook", "training/referee_examples"},
+    "training/referee": {
+        "evaluation/referee", "training/optimizers", "training/parallel", "training/referee_augmentation", "training/referee_examples",
+    },
+    "training/referee_figures": {"cvivit", "data/storybook", "evaluation/referee", "training/referee_examples"},
     "evaluation/pickled_arrays": set(),
     "evaluation/weights": {"atomic"},
     "evaluation/lpips": {"evaluation/weights"},
@@ -152,7 +160,7 @@ ALGORITHMS = [
     "layers", "quantizer", "masking", "cvivit", "maskgit", "sampling", "director", "repainting", "data/captions", "evaluation/metrics",
     "evaluation/frechet", "evaluation/codebook", "evaluation/tokenizer", "evaluation/i3d", "evaluation/lpips", "training/discriminator",
     "training/adversarial", "training/losses", "evaluation/bootstrap", "evaluation/seams", "evaluation/adherence", "evaluation/story",
-    "evaluation/story_figures",
+    "evaluation/story_figures", "training/referee", "training/referee_augmentation", "training/referee_examples", "training/referee_figures",
 ]  # fmt: skip
 
 

@@ -1,0 +1,147 @@
+"""Trains a referee: a task of the common training loop, on a bank of examples that is painted once and looks otherwise each time.
+
+A part of the clips are blends of two, whose right answer is both in their shares: so the referee learns to be unsure.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from phenaki.evaluation.referee import SIZE, Referee
+from phenaki.training.optimizers import OptimizerSettings, generator_for
+from phenaki.training.parallel import Part
+from phenaki.training.referee_augmentation import augmented
+from phenaki.training.referee_examples import UNJUDGED, Examples, from_bytes
+
+FRAMES_JUDGED = 4  # of each clip by the frame trunk: neighbours look alike
+BLEND_SHARE = 0.15  # of the clips
+BLEND_RANGE = (0.3, 0.7)  # share of the first clip in a blend
+NEAR_CHANGE_WEIGHT = 0.3  # of motion's loss where the window has frames of another scene
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips for one step.
+
+    video: (b 3 f 64 64) float in [-1, 1]; labels, other_labels: (b f a) int64, of both clips of a blend (equal where there is
+    none); share: (b,) of the first; near_change: (b f) bool; frames: (k,) those that the frame trunk sees.
+    """
+
+    video: Tensor
+    labels: Tensor
+    other_labels: Tensor
+    share: Tensor
+    near_change: Tensor
+    frames: Tensor
+
+    def rows(self, rows: slice) -> "Batch":
+        return Batch(*(getattr(self, field.name)[rows] for field in fields(Batch) if field.name != "frames"), self.frames)
+
+
+class RefereeTask:
+    """What `Run` trains here. `held_out` examples are for validation."""
+
+    part, critic = "referee", None
+
+    def __init__(self, referee: Referee, bank: Examples, settings: OptimizerSettings, identity: dict[str, Any], held_out: Examples | None = None):
+        self.model, self.bank, self.held_out, self.settings = referee, bank, held_out, settings
+        self.identity = {"labels": {name: list(names) for name, names in referee.labels.items()}, **identity}
+        self.habits: dict[str, Any] = {}
+
+    def build(self) -> Referee:
+        return Referee(self.model.labels)
+
+    def draw(self, step: int, parts: list[Part]) -> list[Batch]:
+        """Clips of the bank as they are seen in this step; some are blends."""
+        size, rng = self.settings.batch_size, generator_for(self.settings.seed, step, "referee")
+        rows = torch.randint(len(self.bank), (size,), generator=rng)
+        others = torch.randint(len(self.bank), (size,), generator=rng)
+        is_blend = torch.rand(size, generator=rng) < BLEND_SHARE
+        others = torch.where(is_blend, others, rows)
+        low, high = BLEND_RANGE
+        share = torch.where(is_blend, low + (high - low) * torch.rand(size, generator=rng), 1.0)
+        video = from_bytes(self.bank.video[rows])
+        video[is_blend] = video[is_blend].lerp(from_bytes(self.bank.video[others[is_blend]]), 1 - rearrange(share[is_blend], "b -> b 1 1 1 1"))
+        labels, other_labels = self.bank.labels[rows].long(), self.bank.labels[others].long()
+        near_change = self.bank.near_change[rows] | self.bank.near_change[others]
+        frames = torch.randperm(video.shape[2], generator=rng)[:FRAMES_JUDGED]
+        batch = Batch(augmented(video, rng), labels, other_labels, share, near_change, frames)
+        return [batch.rows(part.of(size)) for part in parts]
+
+    def num_tokens(self, batch: Batch) -> int:
+        """Frames, of which motion is judged."""
+        return batch.near_change.numel()
+
+    def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        return referee_losses(self.model, batch)
+
+    def rehearse(self, network: Referee, num_rows: int) -> Tensor:
+        video = torch.zeros(num_rows, 3, self.bank.video.shape[2], SIZE, SIZE, device=next(network.parameters()).device)
+        logits = [*network.see_frames(video[:, :, :FRAMES_JUDGED]).values(), network.see_motion(video)]
+        return sum(one.mean() for one in logits)
+
+    def kind(self, batch: Batch, step: int) -> Hashable:
+        return len(batch.share)
+
+    def figures(self, means: dict[str, float]) -> dict[str, float]:
+        return means
+
+    def after_step(self, step: int) -> None:
+        """Nothing: all is learnt by gradients."""
+
+    def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
+        """Nothing: the labels are in the checkpoint's identity."""
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, num_batches: int, num_parts: int) -> dict[str, float]:
+        """Losses on held-out examples as they are, one batch after the other from the first."""
+        if self.held_out is None:
+            return {}
+        said = []
+        for begin in range(0, min(num_batches * self.settings.batch_size, len(self.held_out)), self.settings.batch_size):
+            said.append(referee_losses(model, as_batch(self.held_out, slice(begin, begin + self.settings.batch_size))))
+        return {name: sum(one[name].item() for one in said) / len(said) for name in said[0]}
+
+    def sample(self, model: nn.Module, path: Path) -> None:
+        """Nothing to look at: a referee makes no pictures."""
+
+
+def as_batch(examples: Examples, rows: slice) -> Batch:
+    """Examples as they are, all frames judged."""
+    labels, video = examples.labels[rows].long(), from_bytes(examples.video[rows])
+    return Batch(video, labels, labels, torch.ones(len(labels)), examples.near_change[rows], torch.arange(video.shape[2]))
+
+
+def referee_losses(referee: Referee, batch: Batch) -> dict[str, Tensor]:
+    """Cross-entropy of each attribute over the frames that can be judged, and "loss", their sum."""
+    device = next(referee.parameters()).device
+    video, share = batch.video.to(device), batch.share.to(device)
+    logits = referee.see_frames(video[:, :, batch.frames])
+    if "motion" in referee.labels:
+        logits["motion"] = referee.see_motion(video)
+    losses = {}
+    for index, name in enumerate(referee.labels):
+        frames = slice(None) if name == "motion" else batch.frames
+        weight = torch.where(batch.near_change, NEAR_CHANGE_WEIGHT, 1.0) if name == "motion" else torch.ones(batch.near_change.shape)
+        truths = (batch.labels[:, frames, index].to(device), batch.other_labels[:, frames, index].to(device))
+        losses[name] = blended_loss(logits[name], truths, share, weight[:, frames].to(device))
+    return {"loss": sum(losses.values()), **losses}
+
+
+def blended_loss(logits: Tensor, truths: tuple[Tensor, Tensor], share: Tensor, weight: Tensor) -> Tensor:
+    """share * cross-entropy to the first truth + the rest to the second, the mean over weights.
+
+    logits: (b f n); truths: (b f) int64, UNJUDGED = no loss; share: (b,); weight: (b f).
+    """
+    total, weights = logits.new_zeros((), dtype=torch.float32), weight.new_zeros(())
+    for truth, part in zip(truths, (share, 1 - share), strict=True):
+        loss = F.cross_entropy(rearrange(logits.float(), "b f n -> b n f"), truth, ignore_index=UNJUDGED, reduction="none")
+        counted = weight * part[:, None] * (truth != UNJUDGED)
+        total, weights = total + (loss * counted).sum(), weights + counted.sum()
+    return total / weights.clamp(min=1e-6)

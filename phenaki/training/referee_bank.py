@@ -1,0 +1,79 @@
+"""The examples of a referee's training, painted once and kept as bytes in a folder: half of them as rendered, half as a tokenizer gives them back.
+
+The bank is painted in parts, each written whole, so that a run that is killed goes on with the next one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from phenaki.atomic import put
+from phenaki.config import check_range
+from phenaki.cvivit import CViViT
+from phenaki.data.storybook import StorybookWorld
+from phenaki.training.referee_examples import MAX_CORRUPTION, Examples, draw_examples, draw_kinds, draw_stories, joined
+
+PART = 32  # clips of a file
+
+
+@dataclass(frozen=True)
+class BankSettings:
+    """What is painted."""
+
+    num_clips: int = 2048
+    num_frames: int = 17  # of a clip; 1 + pt*k of the tokenizer
+    seed: int = 0
+    bf16: bool = False  # the tokenizer's matrix products
+
+    def __post_init__(self):
+        check_range(self, "num_clips", "num_frames", at_least=1)
+
+
+class Bank:
+    """A folder of examples of one world, one tokenizer and one seed."""
+
+    def __init__(self, folder: Path, world: StorybookWorld, tokenizer: CViViT, settings: BankSettings):
+        self.folder, self.world, self.tokenizer, self.settings = folder, world, tokenizer, settings
+        weights = sum(value.double().abs().sum() for value in tokenizer.state_dict().values() if value.is_floating_point())
+        self.identity = f"{world.fingerprint} tokenizer {weights.item():.6g} frames {settings.num_frames} seed {settings.seed}"
+
+    def load(self, on_part: Callable[[int, int], None] = lambda done, count: None) -> Examples:
+        """All examples; what is missing is painted. on_part is told (parts done, parts in all)."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        count, parts = -(-self.settings.num_clips // PART), []
+        for number in range(count):
+            parts.append(self._part(number))
+            on_part(number + 1, count)
+        return joined(parts)
+
+    def _part(self, number: int) -> Examples:
+        path = self.folder / f"part-{number:04d}.safetensors"
+        if path.is_file():
+            return self._read(path)
+        examples = self._paint(number)
+        part = path.with_name(f".{path.name}.part")
+        save_file({name: tensor.contiguous() for name, tensor in vars(examples).items()}, part, metadata={"identity": self.identity})
+        put(part, path)
+        return examples
+
+    def _read(self, path: Path) -> Examples:
+        try:
+            with safe_open(path, framework="pt") as file:
+                identity, tensors = (file.metadata() or {}).get("identity"), {name: file.get_tensor(name) for name in file.keys()}
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a whole file of examples ({error}). Remove it, and it is painted again") from error
+        if identity != self.identity:
+            raise ValueError(f"{path}: examples of {identity}, and these are wanted: {self.identity}. Give another output folder")
+        return Examples(**tensors)
+
+    def _paint(self, number: int) -> Examples:
+        """Every second part passes through the tokenizer."""
+        settings, indices = self.settings, range(number * PART, (number + 1) * PART)
+        stories = draw_stories(self.world, settings.seed, indices, settings.num_frames)
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=settings.bf16):
+            tokenizer = self.tokenizer if number % 2 else None
+            return draw_examples(self.world, stories, draw_kinds(settings.seed, indices), settings.seed + number, tokenizer, MAX_CORRUPTION)

@@ -1,0 +1,173 @@
+"""What the referee learns from: stories with the truth of every frame, as rendered and as a tokenizer gives them back.
+
+Actors, places and motions are drawn evenly, with the pairs that the generator never saw in training among them: the referee
+must not have the bias that it judges. Some clips show nobody, a garbled actor or nothing that can be recognised; there the
+right answer is "", the first label.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import product
+
+import torch
+from einops import rearrange, reduce, repeat
+from torch import Tensor
+
+from phenaki.cvivit import CViViT
+from phenaki.data.captions import is_held_out
+from phenaki.data.poses import camera_track, seen_by
+from phenaki.data.storybook import SceneTruth, StorybookWorld, StoryTruth, WorldConfig
+from phenaki.evaluation.referee import MOTION_REACH, as_seen, labels_of
+
+UNJUDGED = -1  # in place of a label where nobody can say
+SEEN_SHARE = 1 / 3  # of an actor's box that must be inside the picture for it to be judged
+CHANGED = 4 / 255  # of the range [0, 1]: a pixel that differs by more is the actor's
+BLOCKS = 8  # a side of the picture that shuffling cuts it into
+KINDS = {"plain": 0.76, "nobody": 0.10, "garbled": 0.07, "unrecognisable": 0.07}  # share of the clips of each kind
+MAX_CORRUPTION = 0.08  # share of a reconstruction's tokens that are taken from another clip
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Clips with the truth of their frames.
+
+    video: (n 3 f 64 64) uint8; labels: (n f a) int16, for each attribute the index of the referee's name, or UNJUDGED;
+    near_change: (n f) bool, True where a frame less than MOTION_REACH + 1 away belongs to another scene.
+    """
+
+    video: Tensor
+    labels: Tensor
+    near_change: Tensor
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+
+def joined(parts: Sequence[Examples]) -> Examples:
+    return Examples(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Examples)))
+
+
+def held_out_share(config: WorldConfig) -> float:
+    """The share of (actor, place, motion) that training stories never show."""
+    cases = list(product(config.actors, config.places, config.motions))
+    return sum(is_held_out(actor, place) or is_held_out(actor, motion) for actor, place, motion in cases) / len(cases)
+
+
+def draw_stories(world: StorybookWorld, seed: int, indices: range, num_frames: int, held_out: bool | None = None) -> list[StoryTruth]:
+    """Stories of one or two scenes. held_out None: pairs of both kinds, as often as there are such, so that all are as likely."""
+    share, stories = held_out_share(world.config), []
+    for index in indices:
+        hidden = random.Random(f"referee {seed} {index}").random() < share if held_out is None else held_out
+        stories.append(world.story(seed, index, num_frames, held_out=hidden, max_scenes=2))
+    return stories
+
+
+def draw_kinds(seed: int, indices: range) -> list[str]:
+    """What is done to each clip: one of KINDS."""
+    return [random.Random(f"referee kind {seed} {index}").choices(list(KINDS), list(KINDS.values()))[0] for index in indices]
+
+
+def without_actor(story: StoryTruth) -> StoryTruth:
+    """The same scenes with nobody in them; companions stay."""
+    return replace(story, scenes=tuple(replace(scene, actor="") for scene in story.scenes))
+
+
+def draw_examples(
+    world: StorybookWorld, stories: list[StoryTruth], kinds: Sequence[str], seed: int = 0, tokenizer: CViViT | None = None,
+    max_corruption: float = 0.0,
+) -> Examples:  # fmt: skip
+    """Paints stories of equal length, each as its kind wants it, and passes them through the tokenizer where one is given."""
+    generator = torch.Generator().manual_seed(seed)
+    video, empty = world.render(stories).cpu(), world.render([without_actor(story) for story in stories]).cpu()
+    labels, near_change = truth_of(world, stories)
+    scrambled, garbled = shuffled(video, generator), garbled_where(video, actor_pixels(video, empty), generator)
+    actor_columns = columns(world, "actor", "motion")
+    for i, kind in enumerate(kinds):
+        if kind == "plain":
+            hidden = inside(world, stories[i]) < SEEN_SHARE
+            labels[i][hidden.nonzero(), actor_columns] = UNJUDGED
+        elif kind == "nobody":
+            video[i], labels[i, :, actor_columns] = empty[i], 0
+        elif kind == "garbled":
+            video[i], labels[i, :, columns(world, "actor")], labels[i, :, columns(world, "motion")] = garbled[i], 0, UNJUDGED
+        elif kind == "unrecognisable":
+            video[i], labels[i] = scrambled[i], 0
+        else:
+            raise ValueError(f"kind {kind!r}: allowed are {', '.join(KINDS)}")
+    if tokenizer is not None:
+        video = reconstructed(tokenizer, video, max_corruption, generator)
+    return Examples(to_bytes(as_seen(video)), labels, near_change)
+
+
+def to_bytes(video: Tensor) -> Tensor:
+    """[-1, 1] -> uint8."""
+    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def from_bytes(video: Tensor) -> Tensor:
+    """uint8 -> float in [-1, 1]."""
+    return video.float() / 127.5 - 1
+
+
+def truth_of(world: StorybookWorld, stories: Sequence[StoryTruth]) -> tuple[Tensor, Tensor]:
+    """Labels (n f a) int16 of every frame, in the order of `labels_of`, and near_change (n f)."""
+    names = labels_of(world.config)
+    scenes = [world.scenes_by_frame(story) for story in stories]
+    labels = [[[names[name].index(getattr(scene, name)) for name in names] for scene in clip] for clip in scenes]
+    near = [[is_near_change(clip, frame) for frame in range(len(clip))] for clip in scenes]
+    return torch.tensor(labels, dtype=torch.int16), torch.tensor(near)
+
+
+def columns(world: StorybookWorld, *attributes: str) -> list[int]:
+    """Where in the labels these attributes stand, without those that the world has no choice of."""
+    names = list(labels_of(world.config))
+    return [names.index(name) for name in attributes if name in names]
+
+
+def is_near_change(scenes: Sequence[SceneTruth], frame: int) -> bool:
+    """Whether the frames in which motion is seen belong to more than one scene; scenes: the scene of each frame."""
+    window = scenes[max(frame - MOTION_REACH, 0) : frame + MOTION_REACH + 1]
+    return any(scene is not scenes[frame] for scene in window)
+
+
+def actor_pixels(video: Tensor, empty: Tensor) -> Tensor:
+    """Where the actor is: (n f h w) bool, the pixels that differ from the picture without it. Both (n c f h w) in [-1, 1]."""
+    return reduce((video - empty).abs() / 2 > CHANGED, "n c f h w -> n f h w", "max")
+
+
+def inside(world: StorybookWorld, story: StoryTruth) -> Tensor:
+    """The share of the actor's box that the camera has in the picture, in each frame: (f,) float64 in [0, 1]."""
+    track = seen_by(camera_track([story], world.config.fps), world.actor_track(story))
+    x, y, side = (torch.from_numpy(values) for values in (track.x, track.y, track.scale * world.config.actor_size))
+    width, height = (((middle + side / 2).clamp(max=1) - (middle - side / 2).clamp(min=0)).clamp(min=0) / side for middle in (x, y))
+    return width * height
+
+
+def shuffled(video: Tensor, generator: torch.Generator) -> Tensor:
+    """(n c f h w) made of blocks that come from any place of any of the clips, the same in all frames."""
+    blocks = rearrange(video, "n c f (i y) (j x) -> (n i j) c f y x", i=BLOCKS, j=BLOCKS)
+    picked = blocks[torch.randint(len(blocks), (len(blocks),), generator=generator)]
+    return rearrange(picked, "(n i j) c f y x -> n c f (i y) (j x)", i=BLOCKS, j=BLOCKS)
+
+
+def garbled_where(video: Tensor, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Clips whose blocks with pixels (n f h w) of the actor come from anywhere in the same clip."""
+    scrambled = torch.cat([shuffled(clip[None], generator) for clip in video])
+    touched = reduce(pixels, "n f (i y) (j x) -> n f i j", "max", i=BLOCKS, j=BLOCKS)
+    side = video.shape[-1] // BLOCKS
+    return torch.where(repeat(touched, "n f i j -> n 1 f (i y) (j x)", y=side, x=side), scrambled, video)
+
+
+@torch.inference_mode()
+def reconstructed(tokenizer: CViViT, video: Tensor, max_corruption: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+    """The video as the tokenizer gives it back, (n c f h w).
+
+    With max_corruption up to that share of a clip's tokens, another for each clip, are those of the next clip at their places:
+    so look the slips of a generator.
+    """
+    tokens = tokenizer.encode(video)
+    if max_corruption:
+        rate = max_corruption * torch.rand(len(tokens), 1, 1, 1, generator=generator)
+        tokens = torch.where(torch.rand(tokens.shape, generator=generator) < rate, tokens.roll(1, 0), tokens)
+    return tokenizer.decode(tokens).clamp(-1, 1)

@@ -1,0 +1,95 @@
+"""How often a referee is right: on fresh stories as rendered and as a tokenizer gives them back, with seen and with held-out pairs.
+
+Counted are frames. An actor is judged where at least a third of it is inside the picture, its motion where besides all
+frames up to MOTION_REACH away are of the same scene. What it says of actors that were erased or garbled tells how often
+it is right by luck.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phenaki.cvivit import CViViT
+from phenaki.data.storybook import StorybookWorld
+from phenaki.evaluation.referee import Referee
+from phenaki.training.referee_examples import UNJUDGED, Examples, draw_examples, draw_stories, from_bytes, truth_of
+
+SEED = 4321  # never a training seed
+BATCH = 8  # clips
+WORST = 3  # confusions that are named
+
+
+def measure_referee(referee: Referee, world: StorybookWorld, tokenizer: CViViT, num_clips: int, num_frames: int = 33) -> dict[str, Any]:
+    """All figures. num_frames: of a clip of one or two scenes, 1 + pt*k of the tokenizer."""
+    figures: dict[str, Any] = {"clips": num_clips, "frames": num_frames}
+    for pairs, held_out in (("seen_pairs", False), ("held_out_pairs", True)):
+        for view, through in (("rendered", None), ("reconstructed", tokenizer)):
+            batches = plain_batches(world, num_clips, num_frames, held_out, through)
+            matrices = confusions(referee, batches)
+            figures[f"{view}_{pairs}"] = {
+                name: {**accuracy(matrix), "confused": worst_pairs(matrix, referee.labels[name])} for name, matrix in matrices.items()
+            }
+    for kind, key in (("nobody", "erased_actors"), ("garbled", "garbled_actors")):
+        figures[key] = luck(referee, world, kind, num_clips, num_frames)
+    return figures
+
+
+def plain_batches(world: StorybookWorld, num_clips: int, num_frames: int, held_out: bool, tokenizer: CViViT | None) -> Iterator[Examples]:
+    """Fresh examples, BATCH clips at a time."""
+    for begin in range(0, num_clips, BATCH):
+        stories = draw_stories(world, SEED, range(begin, min(begin + BATCH, num_clips)), num_frames, held_out)
+        yield draw_examples(world, stories, ["plain"] * len(stories), tokenizer=tokenizer)
+
+
+@torch.no_grad()
+def confusions(referee: Referee, batches: Iterable[Examples]) -> dict[str, Tensor]:
+    """For each attribute a matrix (truth, judged) of frames, int64."""
+    matrices = {name: torch.zeros(len(names), len(names), dtype=torch.int64) for name, names in referee.labels.items()}
+    for examples in batches:
+        judged = judged_labels(referee, examples)
+        for index, (name, matrix) in enumerate(matrices.items()):
+            truth = examples.labels[..., index].long()
+            counts = truth != UNJUDGED
+            if name == "motion":
+                counts &= ~examples.near_change
+            cells = truth[counts] * len(matrix) + judged[name][counts]
+            matrix += torch.bincount(cells, minlength=matrix.numel()).view_as(matrix)
+    return matrices
+
+
+def judged_labels(referee: Referee, examples: Examples) -> dict[str, Tensor]:
+    """The likeliest label of each attribute, (n f) int64."""
+    device = next(referee.parameters()).device
+    return {name: logits.argmax(-1).cpu() for name, logits in referee(from_bytes(examples.video).to(device)).items()}
+
+
+def accuracy(matrix: Tensor) -> dict[str, float]:
+    """Share right, and of how many frames; of the label that is hardest for it, too."""
+    total, shown = matrix.sum().item(), matrix.sum(1) > 0
+    by_label = matrix.diagonal()[shown] / matrix.sum(1)[shown]
+    return {"right": round(matrix.trace().item() / max(total, 1), 5), "worst_label": round(by_label.min().item(), 5) if total else 0.0, "n": total}
+
+
+def worst_pairs(matrix: Tensor, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The most frequent errors: what it was, what it was taken for, in how many of how many frames."""
+    errors = matrix.clone().fill_diagonal_(0)
+    largest = errors.flatten().argsort(descending=True)[:WORST].tolist()
+    pairs = [divmod(cell, len(names)) for cell in largest]
+    rows = [{"truth": names[i], "judged": names[j], "frames": errors[i, j].item(), "of": matrix[i].sum().item()} for i, j in pairs]
+    return [row for row in rows if row["frames"]]
+
+
+@torch.no_grad()
+def luck(referee: Referee, world: StorybookWorld, kind: str, num_clips: int, num_frames: int) -> dict[str, float]:
+    """Of frames whose actor was erased ("nobody") or garbled: in which share is it still named, and in which is nobody seen?"""
+    index, still_right, nobody, total = list(referee.labels).index("actor"), 0, 0, 0
+    for begin in range(0, num_clips, BATCH):
+        stories = draw_stories(world, SEED, range(begin, min(begin + BATCH, num_clips)), num_frames)
+        truth = truth_of(world, stories)[0][..., index]
+        judged = judged_labels(referee, draw_examples(world, stories, [kind] * len(stories), seed=begin))["actor"]
+        still_right += (judged == truth).sum().item()
+        nobody += (judged == 0).sum().item()
+        total += judged.numel()
+    return {"still_named": round(still_right / total, 5), "nobody_seen": round(nobody / total, 5), "n": total}

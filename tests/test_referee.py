@@ -1,0 +1,152 @@
+"""The referee: what it has names for, what each answer depends on, and the weights that ship."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from referee_toys import TINY_WORLD
+from safetensors.torch import save_file
+
+from phenaki.data.world import FULL_WORLD, MEDIUM_WORLD, SMALL_WORLD
+from phenaki.evaluation import referee as module
+from phenaki.evaluation.referee import (
+    HASHES,
+    MOTION_REACH,
+    SHIPPED,
+    Referee,
+    RefereeError,
+    as_seen,
+    judge,
+    labels_of,
+    load_referee,
+    save_referee,
+)
+
+
+def video(b: int = 1, f: int = 3, size: int = 64, seed: int = 0) -> torch.Tensor:
+    return torch.rand(b, 3, f, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+# Names
+
+
+def test_labels_are_the_world_s_names_after_none():
+    labels = labels_of(SMALL_WORLD)
+    assert list(labels) == ["actor", "place", "time", "motion"], "one weather, no companion, no object: nothing to tell apart"
+    assert labels["actor"] == ("", *SMALL_WORLD.actors) and labels["motion"] == ("", *SMALL_WORLD.motions)
+    full = labels_of(FULL_WORLD)
+    assert list(full) == ["actor", "place", "time", "weather", "motion", "companion", "object"]
+    assert full["companion"] == ("", *FULL_WORLD.actors) and full["object"] == ("", *FULL_WORLD.objects)
+    assert "weather" in labels_of(MEDIUM_WORLD)
+    one = labels_of(replace(FULL_WORLD, times=("day",), objects=("tent",), companion_prob=0.0))
+    assert "time" not in one and "companion" not in one and one["object"] == ("", "tent"), "there or not there is a choice"
+
+
+def test_judge_says_the_names_of_the_largest_logits(referee):
+    clips = video(2, 4)
+    said, logits = judge(referee, clips), referee(clips)
+    assert set(said) == set(logits) == set(referee.labels)
+    for name, names in referee.labels.items():
+        assert logits[name].shape == (2, 4, len(names))
+        for clip in range(2):
+            for frame in range(4):
+                assert said[name][clip][frame] == names[int(logits[name][clip, frame].argmax())]
+
+
+# What an answer depends on
+
+
+def test_a_frame_is_judged_by_itself_and_motion_by_its_window(referee):
+    clips = video(1, 2 * MOTION_REACH + 5).requires_grad_()
+    middle = MOTION_REACH + 2
+    for name, reach in (("actor", 0), ("place", 0), ("time", 0), ("motion", MOTION_REACH)):
+        gradient = torch.autograd.grad(referee(clips)[name][0, middle].square().sum(), clips)[0].abs().sum(dim=(0, 1, 3, 4))
+        seen = gradient.nonzero().flatten().tolist()
+        assert seen == list(range(middle - reach, middle + reach + 1)), name
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 9, 20])
+def test_clips_of_any_length_are_judged_alone_as_in_a_batch(referee, num_frames):
+    clips = video(3, num_frames)
+    together = referee(clips)
+    for index in range(3):
+        for name, logits in referee(clips[index : index + 1]).items():
+            torch.testing.assert_close(logits[0], together[name][index], rtol=1e-4, atol=1e-4)
+
+
+def test_videos_of_other_sizes_are_resized(referee):
+    large = video(1, 2, 128)
+    small = as_seen(large)
+    assert small.shape == (1, 3, 2, 64, 64) and small.std() < 0.7 * large.std(), "smoothed, not picked"
+    flat = as_seen(torch.full((1, 3, 2, 96, 96), 0.25))
+    torch.testing.assert_close(flat, torch.full_like(flat, 0.25))
+    for name, logits in referee(large).items():
+        torch.testing.assert_close(logits, referee(small)[name])
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(3, 2, 64, 64), torch.zeros(1, 1, 2, 64, 64), torch.zeros(1, 3, 0, 64, 64), torch.zeros(1, 3, 2, 64, 64, dtype=torch.uint8)]
+)
+def test_what_is_no_video_is_refused(referee, wrong):
+    with pytest.raises(ValueError, match=r"the referee needs float \(b 3 f h w\)"):
+        referee(wrong)
+
+
+# Files
+
+
+def test_a_referee_comes_back_from_its_file(referee, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    digest = save_referee(referee, path)
+    again = load_referee(path, digest)
+    assert again.labels == referee.labels and not again.training
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+    for name, value in referee.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value.half().float() if value.is_floating_point() else value)
+    assert [file.name for file in tmp_path.iterdir()] == ["tiny.safetensors"]
+
+
+def test_damaged_and_foreign_files_are_refused(referee, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    digest = save_referee(referee, path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RefereeError, match="its SHA-256 is not the shipped one"):
+        load_referee(path, digest)
+    path.write_bytes(content[:100])
+    with pytest.raises(RefereeError, match="not a referee"):
+        load_referee(path)
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(RefereeError, match="not a referee"):
+        load_referee(path)
+    save_file({"weight": torch.zeros(2)}, path, metadata={"labels": '{"actor": ["", "fox"]}'})
+    with pytest.raises(RefereeError, match="not a referee"):
+        load_referee(path)
+    with pytest.raises(RefereeError, match="no such file"):
+        load_referee(tmp_path / "none.safetensors")
+
+
+def test_a_world_without_a_referee_is_told(monkeypatch):
+    monkeypatch.setattr(module, "HASHES", {"small": "0"})
+    with pytest.raises(RefereeError, match=r"world 'moon': no referee ships for it \(there is one for: small\)"):
+        Referee.load("moon")
+    with pytest.raises(RefereeError, match="SHA-256"):
+        Referee.load("small")
+
+
+@pytest.mark.parametrize("world", HASHES)
+def test_the_shipped_referee_is_whole_small_and_says_the_same_every_time(world):
+    path = SHIPPED / f"{world}.safetensors"
+    assert path.stat().st_size < 2 * 2**20
+    first, second = Referee.load(world), Referee.load(world)
+    clips = video(1, 3)
+    for name, logits in first(clips).items():
+        assert torch.equal(logits, second(clips)[name]) and logits.isfinite().all()
+
+
+def test_the_small_world_s_referee_knows_its_names_and_sees_nobody_in_noise():
+    referee = Referee.load("small")
+    assert referee.labels == labels_of(SMALL_WORLD) != labels_of(TINY_WORLD)
+    noise = judge(referee, torch.randn(4, 3, 9, 64, 64, generator=torch.Generator().manual_seed(1)).clamp(-1, 1))
+    assert sum(name == "" for clip in noise["actor"] for name in clip) >= 30, "of 36 frames"

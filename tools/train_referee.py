@@ -1,0 +1,102 @@
+"""Trains the referee of a world on rendered truth, measures it, and writes its weights and figures.
+
+    python tools/train_referee.py --world small --data storybook.safetensors -o runs/referee [--figures docs/results/referee.json]
+
+Killed at any moment, the same command goes on from the last checkpoint. The weights are FOLDER/WORLD.safetensors, in half
+precision; to ship them, copy the file to phenaki/evaluation/referees/ and its SHA-256 into HASHES of phenaki/evaluation/referee.py.
+Figures are those of the written file.
+"""
+
+import argparse
+import hashlib
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from phenaki.checkpoint import Model, load_model
+from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
+from phenaki.evaluation.referee import Referee, labels_of, load_referee, save_referee
+from phenaki.training.interrupts import Stopped
+from phenaki.training.optimizers import OptimizerSettings
+from phenaki.training.referee import RefereeTask
+from phenaki.training.referee_bank import Bank, BankSettings
+from phenaki.training.referee_figures import measure_referee
+from phenaki.training.run import Run
+
+VALIDATION_SEED = 999  # never a training seed
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", default="small", choices=WORLDS)
+    parser.add_argument("--data", type=Path, help="the atlas of the world's art; without it, art drawn by code")
+    parser.add_argument("--model", default="storybook", help="whose tokenizer half of the examples pass through")
+    parser.add_argument("--clips", type=int, default=2048, help="painted once")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bf16", action="store_true", help="matrix products in bf16: twice as fast where the CPU has it")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--figures", type=Path, help="a JSON file for what is measured of the written weights")
+    parser.add_argument("--measured", type=int, default=240, help="fresh clips for each figure")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    return parser.parse_args()
+
+
+def train(options: argparse.Namespace, model: Model, world: StorybookWorld, weights: Path) -> None:
+    """The whole training, up to the file of weights."""
+    said = lambda done, count: print(f"examples: part {done} of {count}", flush=True) if done % 8 == 0 or done == count else None
+    painted = BankSettings(options.clips, seed=options.seed, bf16=options.bf16)
+    bank = Bank(options.output / "examples", world, model.tokenizer, painted)
+    held_out = replace(painted, num_clips=min(options.clips, 64), seed=VALIDATION_SEED)
+    settings = OptimizerSettings(
+        num_steps=options.steps, batch_size=options.batch, learning_rate=2e-3, ema_decay=0.995, seed=options.seed,
+        precision="bf16" if options.bf16 else "fp32", save_every=200, log_every=50, sample_every=options.steps,
+    )  # fmt: skip
+    torch.manual_seed(options.seed)
+    referee = Referee(labels_of(world.config)).to(options.device)
+    validation = Bank(options.output / "held-out", world, model.tokenizer, held_out)
+    trainer = Run(options.output, RefereeTask(referee, bank.load(said), settings, {"bank": bank.identity}, validation.load()), settings)
+    trainer.train(lambda line: print(json.dumps({name: round(value, 5) for name, value in line.items()}), flush=True))
+    print(f"{weights}: sha256 {save_referee(trainer.averaged(), weights)}, {weights.stat().st_size / 2**20:.2f} MiB")
+
+
+def measure(options: argparse.Namespace, model: Model, world: StorybookWorld, weights: Path) -> None:
+    """Writes the figures of a file of weights, and prints how often it is right."""
+    figures = measure_referee(load_referee(weights).to(options.device), world, model.tokenizer, options.measured)
+    told = {
+        "command": shlex.join(["python", *sys.argv]),
+        "world": options.world,
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "tokenizer": model.info.name,
+        **figures,
+    }
+    options.figures.parent.mkdir(parents=True, exist_ok=True)
+    options.figures.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    for case in (name for name in figures if name.endswith("pairs")):
+        print(case, {name: one["right"] for name, one in figures[case].items()})
+    print({name: figures[name] for name in ("erased_actors", "garbled_actors")})
+
+
+def run(options: argparse.Namespace) -> None:
+    model = load_model(options.model, options.device)
+    world = open_world(replace(WORLDS[options.world], size=model.info.tokenizer.image_size), options.data, options.device)
+    weights = options.output / f"{options.world}.safetensors"
+    train(options, model, world, weights)
+    if options.figures:
+        measure(options, model, world, weights)
+
+
+def main() -> None:
+    try:
+        run(parsed())
+    except (ValueError, Stopped) as error:
+        sys.exit(f"train_referee: {error}")
+
+
+if __name__ == "__main__":
+    main()
