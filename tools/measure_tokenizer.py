@@ -6,6 +6,7 @@ PSNR is over all pixels and frames of all clips (mean squared error first, then 
 Clips are drawn with a seed that training never uses; `held_out` ones show only (actor, place) and (actor, motion) pairs
 that training never shows. A token of the default model is two factors of 1024 values (the generator's words), so code use
 is the share of those values that appear, for each factor; the share of single FSQ levels in use is given too.
+LPIPS (where `phenaki metrics install` has been run) is the mean over every fourth frame.
 """
 
 import argparse
@@ -20,17 +21,19 @@ import torch
 from phenaki.checkpoint import load_model
 from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
 from phenaki.evaluation.codebook import TokenCounts
-from phenaki.evaluation.metrics import psnr, squared_error
+from phenaki.evaluation.metrics import lpips_by_frame, psnr, squared_error
+from phenaki.evaluation.networks import load_networks
 
 SEED = 777  # never a training seed
 BATCH = 8
+LPIPS_EVERY = 4  # frames
 
 
 @torch.no_grad()
-def measure(model, world: StorybookWorld, num_clips: int, num_frames: int, held_out: bool) -> dict:
-    """PSNR of all, by frame index, and the tokens that were used."""
+def measure(model, world: StorybookWorld, num_clips: int, num_frames: int, held_out: bool, lpips) -> dict:
+    """PSNR and LPIPS of all, by frame index, and the tokens that were used."""
     tokenizer, pt = model.tokenizer, model.info.tokenizer.temporal_patch_size
-    errors, tokens = [], TokenCounts()
+    errors, distances, tokens = [], [], TokenCounts()
     for begin in range(0, num_clips, BATCH):
         stories = [world.story(SEED, begin + i, num_frames, held_out=held_out, max_scenes=2, align=pt) for i in range(BATCH)]
         video = world.render(stories)
@@ -38,12 +41,15 @@ def measure(model, world: StorybookWorld, num_clips: int, num_frames: int, held_
         pixels = ((result.video.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1  # as it would be shown
         errors.append(squared_error(pixels, video))
         tokens.add(result.tokens)
+        if lpips is not None:
+            distances.append(lpips_by_frame(lpips, pixels[:, :, ::LPIPS_EVERY], video[:, :, ::LPIPS_EVERY]))
     by_frame = torch.cat(errors).mean(0)
     decibels = [round(one, 2) for one in psnr(by_frame).tolist()]
     return {
         "clips": num_clips,
         "frames": num_frames,
         "psnr": round(psnr(by_frame.mean()).item(), 2),
+        "lpips": round(torch.cat(distances).mean().item(), 4) if distances else None,
         "psnr_first_frame": decibels[0],
         "psnr_last_frame": decibels[-1],
         "psnr_by_frame": decibels,
@@ -77,14 +83,14 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     model = load_model(options.model)
-    world = open_world(WORLDS[options.world], options.data)
+    world, lpips = open_world(WORLDS[options.world], options.data), load_networks("cpu").lpips
     results = {
         "command": shlex.join(["python", *sys.argv]),
         "model": model.info.name,
         "training": model.info.training,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-        "seen_pairs": measure(model, world, options.clips, options.frames, held_out=False),
-        "held_out_pairs": measure(model, world, options.clips, options.frames, held_out=True),
+        "seen_pairs": measure(model, world, options.clips, options.frames, held_out=False, lpips=lpips),
+        "held_out_pairs": measure(model, world, options.clips, options.frames, held_out=True, lpips=lpips),
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
