@@ -44,7 +44,7 @@ def test_every_phenaki_command_has_the_options_it_is_shown_with():
     assert len(lines) >= 4
     for line in lines:
         words = shlex.split(line)[1:]
-        path = [word for word in words[:2] if word in ("generate", "plan", "train", "tokenizer", "generator", "data", "preview", "check", "evaluate")]
+        path = [word for word in words[:2] if word in ("generate", "plan", "train", "tokenizer", "generator", "data", "preview", "check", "evaluate", "story", "edit")]
         shown = subprocess.run([sys.executable, "-m", "phenaki.cli", *path, "--help"], capture_output=True, text=True, env=plain_terminal())
         assert shown.returncode == 0, shown.stderr
         for option in (word for word in words if word.startswith("-")):
