@@ -21,6 +21,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
+COMMANDS = ("generate", "plan", "edit", "train", "tokenizer", "generator", "data", "preview", "check", "evaluate", "story")
+
+
 def commands() -> list[str]:
     return [line.strip() for line in README.splitlines() if line.startswith("    ") and line.strip()]
 
@@ -44,7 +47,7 @@ def test_every_phenaki_command_has_the_options_it_is_shown_with():
     assert len(lines) >= 4
     for line in lines:
         words = shlex.split(line)[1:]
-        path = [word for word in words[:2] if word in ("generate", "plan", "train", "tokenizer", "generator", "data", "preview", "check", "evaluate", "story", "edit")]
+        path = [word for word in words[:2] if word in COMMANDS]
         shown = subprocess.run([sys.executable, "-m", "phenaki.cli", *path, "--help"], capture_output=True, text=True, env=plain_terminal())
         assert shown.returncode == 0, shown.stderr
         for option in (word for word in words if word.startswith("-")):
