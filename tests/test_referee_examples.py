@@ -114,6 +114,18 @@ def test_one_that_is_near_the_camera_or_far_is_measured_at_its_size():
     assert grown[0] == shrunk[0] < 1 and shrunk[-1] > shrunk[0] > grown[-1], "small ones are whole sooner"
 
 
+def test_a_clip_is_cut_from_anywhere_in_its_story_with_its_truth(tiny_world):
+    stories = [story({"num_frames": 6}, {"place": "city", "time": "night", "motion": "walks left", "num_frames": 14})] * 12
+    whole, parts = draw_examples(tiny_world, stories, ["plain"] * 12), draw_examples(tiny_world, stories, ["plain"] * 12, seed=3, num_frames=5)
+    assert parts.video.shape == (12, 3, 5, 64, 64) and len(whole.video[0, 0]) == 20
+    firsts = set()
+    for clip, labels, near in zip(parts.video, parts.labels, parts.near_change, strict=True):
+        first = next(first for first in range(16) if torch.equal(clip, whole.video[0, :, first : first + 5]))
+        assert torch.equal(labels, whole.labels[0, first : first + 5]) and torch.equal(near, whole.near_change[0, first : first + 5])
+        firsts.add(first)
+    assert len(firsts) > 4
+
+
 # Kinds
 
 
@@ -181,7 +193,7 @@ def test_bytes_and_floats_go_to_and_fro():
 
 
 def test_a_bank_is_painted_once_half_of_it_through_the_tokenizer(coder, tiny_world, tmp_path, monkeypatch):
-    settings = BankSettings(num_clips=2 * PART, num_frames=3)
+    settings = BankSettings(num_clips=2 * PART, num_frames=3, story_frames=3, max_scenes=2)
     bank = Bank(tmp_path / "bank", tiny_world, coder, settings)
     told = []
     first = bank.load(lambda *progress: told.append(progress))
@@ -198,7 +210,7 @@ def test_a_bank_is_painted_once_half_of_it_through_the_tokenizer(coder, tiny_wor
 
 
 def test_a_bank_of_something_else_and_a_damaged_one_are_refused(coder, tiny_world, tmp_path):
-    settings = BankSettings(num_clips=1, num_frames=3)
+    settings = BankSettings(num_clips=1, num_frames=3, story_frames=5)
     Bank(tmp_path, tiny_world, coder, settings).load()
     other = open_world(replace(TINY_WORLD, times=("day", "sunset")))
     for world, changed in ((other, settings), (tiny_world, replace(settings, seed=1)), (tiny_world, replace(settings, num_frames=5))):

@@ -240,3 +240,13 @@ def test_the_program_writes_weights_and_figures(tmp_path, monkeypatch, capsys):
     for case in ("rendered_seen_pairs", "reconstructed_seen_pairs", "rendered_held_out_pairs", "reconstructed_held_out_pairs"):
         assert told[case]["place"]["n"] == 33 and 0 <= told[case]["actor"]["right"] <= 1
     assert told["erased_actors"]["n"] == 33
+
+    weights = tmp_path / "run" / "small.safetensors"
+    options = ["--init-from", str(weights), "--clips", "4", "--steps", "1", "--batch", "2", "--learning-rate", "0", "-o"]
+    monkeypatch.setattr(sys, "argv", ["train_referee.py", *options, str(tmp_path / "again")])
+    train_referee.main()
+    again = load_referee(tmp_path / "again" / "small.safetensors").state_dict()
+    assert all(torch.equal(again[name], value) for name, value in referee.named_parameters()), "it starts from what it is given"
+    monkeypatch.setattr(sys, "argv", ["train_referee.py", "--world", "medium", *options, str(tmp_path / "other")])
+    with pytest.raises(SystemExit, match="it has other names than world 'medium'"):
+        train_referee.main()

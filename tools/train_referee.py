@@ -37,6 +37,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--model", default="storybook", help="whose tokenizer half of the examples pass through")
     parser.add_argument("--clips", type=int, default=2048, help="painted once")
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="at its peak")
+    parser.add_argument("--init-from", type=Path, help="a referee of the same world whose weights it starts from")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true", help="matrix products in bf16: twice as fast where the CPU has it")
@@ -47,6 +49,18 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def first_referee(options: argparse.Namespace, world: StorybookWorld) -> Referee:
+    """What training starts from: fresh weights, or those of another referee of the same names."""
+    torch.manual_seed(options.seed)
+    referee = Referee(labels_of(world.config))
+    if options.init_from:
+        trained = load_referee(options.init_from)
+        if trained.labels != referee.labels:
+            raise ValueError(f"--init-from {options.init_from}: it has other names than world {options.world!r}. Start from a referee of this world")
+        referee.load_state_dict(trained.state_dict())
+    return referee
+
+
 def train(options: argparse.Namespace, model: Model, world: StorybookWorld, weights: Path) -> None:
     """The whole training, up to the file of weights."""
     said = lambda done, count: print(f"examples: part {done} of {count}", flush=True) if done % 8 == 0 or done == count else None
@@ -54,11 +68,10 @@ def train(options: argparse.Namespace, model: Model, world: StorybookWorld, weig
     bank = Bank(options.output / "examples", world, model.tokenizer, painted)
     held_out = replace(painted, num_clips=min(options.clips, 64), seed=VALIDATION_SEED)
     settings = OptimizerSettings(
-        num_steps=options.steps, batch_size=options.batch, learning_rate=2e-3, ema_decay=0.995, seed=options.seed,
+        num_steps=options.steps, batch_size=options.batch, learning_rate=options.learning_rate, ema_decay=0.995, seed=options.seed,
         precision="bf16" if options.bf16 else "fp32", save_every=200, log_every=50, sample_every=options.steps,
     )  # fmt: skip
-    torch.manual_seed(options.seed)
-    referee = Referee(labels_of(world.config)).to(options.device)
+    referee = first_referee(options, world).to(options.device)
     validation = Bank(options.output / "held-out", world, model.tokenizer, held_out)
     trainer = Run(options.output, RefereeTask(referee, bank.load(said), settings, {"bank": bank.identity}, validation.load()), settings)
     trainer.train(lambda line: print(json.dumps({name: round(value, 5) for name, value in line.items()}), flush=True))

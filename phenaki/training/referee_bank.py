@@ -26,11 +26,14 @@ class BankSettings:
 
     num_clips: int = 2048
     num_frames: int = 17  # of a clip; 1 + pt*k of the tokenizer
+    story_frames: int = 49  # of the story that a clip is cut from: long enough to leave the picture
+    max_scenes: int = 4  # of a story
     seed: int = 0
     bf16: bool = False  # the tokenizer's matrix products
 
     def __post_init__(self):
-        check_range(self, "num_clips", "num_frames", at_least=1)
+        check_range(self, "num_clips", "num_frames", "max_scenes", at_least=1)
+        check_range(self, "story_frames", at_least=self.num_frames)
 
 
 class Bank:
@@ -39,7 +42,8 @@ class Bank:
     def __init__(self, folder: Path, world: StorybookWorld, tokenizer: CViViT, settings: BankSettings):
         self.folder, self.world, self.tokenizer, self.settings = folder, world, tokenizer, settings
         weights = sum(value.double().abs().sum() for value in tokenizer.state_dict().values() if value.is_floating_point())
-        self.identity = f"{world.fingerprint} tokenizer {weights.item():.6g} frames {settings.num_frames} seed {settings.seed}"
+        shape = f"frames {settings.num_frames} of {settings.story_frames}, up to {settings.max_scenes} scenes, seed {settings.seed}"
+        self.identity = f"{world.fingerprint} tokenizer {weights.item():.6g} {shape}"
 
     def load(self, on_part: Callable[[int, int], None] = lambda done, count: None) -> Examples:
         """All examples; what is missing is painted. on_part is told (parts done, parts in all)."""
@@ -73,7 +77,8 @@ class Bank:
     def _paint(self, number: int) -> Examples:
         """Every second part passes through the tokenizer."""
         settings, indices = self.settings, range(number * PART, (number + 1) * PART)
-        stories = draw_stories(self.world, settings.seed, indices, settings.num_frames)
+        stories = draw_stories(self.world, settings.seed, indices, settings.story_frames, max_scenes=settings.max_scenes)
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=settings.bf16):
             tokenizer = self.tokenizer if number % 2 else None
-            return draw_examples(self.world, stories, draw_kinds(settings.seed, indices), settings.seed + number, tokenizer, MAX_CORRUPTION)
+            kinds = draw_kinds(settings.seed, indices)
+            return draw_examples(self.world, stories, kinds, settings.seed + number, tokenizer, MAX_CORRUPTION, settings.num_frames)

@@ -54,12 +54,14 @@ def held_out_share(config: WorldConfig) -> float:
     return sum(is_held_out(actor, place) or is_held_out(actor, motion) for actor, place, motion in cases) / len(cases)
 
 
-def draw_stories(world: StorybookWorld, seed: int, indices: range, num_frames: int, held_out: bool | None = None) -> list[StoryTruth]:
-    """Stories of one or two scenes. held_out None: pairs of both kinds, as often as there are such, so that all are as likely."""
+def draw_stories(
+    world: StorybookWorld, seed: int, indices: range, num_frames: int, held_out: bool | None = None, max_scenes: int = 2
+) -> list[StoryTruth]:
+    """Stories of one scene or more. held_out None: pairs of both kinds, as often as there are such, so that all are as likely."""
     share, stories = held_out_share(world.config), []
     for index in indices:
         hidden = random.Random(f"referee {seed} {index}").random() < share if held_out is None else held_out
-        stories.append(world.story(seed, index, num_frames, held_out=hidden, max_scenes=2))
+        stories.append(world.story(seed, index, num_frames, held_out=hidden, max_scenes=max_scenes))
     return stories
 
 
@@ -75,18 +77,23 @@ def without_actor(story: StoryTruth) -> StoryTruth:
 
 def draw_examples(
     world: StorybookWorld, stories: list[StoryTruth], kinds: Sequence[str], seed: int = 0, tokenizer: CViViT | None = None,
-    max_corruption: float = 0.0,
+    max_corruption: float = 0.0, num_frames: int | None = None,
 ) -> Examples:  # fmt: skip
-    """Paints stories of equal length, each as its kind wants it, and passes them through the tokenizer where one is given."""
+    """Paints stories of equal length, each as its kind wants it, and passes them through the tokenizer where one is given.
+
+    num_frames: of each clip, cut from anywhere in its story; all of the story by default.
+    """
     generator = torch.Generator().manual_seed(seed)
-    video, empty = world.render(stories).cpu(), world.render([without_actor(story) for story in stories]).cpu()
-    labels, near_change = truth_of(world, stories)
+    length = num_frames or stories[0].num_frames
+    first = torch.randint(stories[0].num_frames - length + 1, (len(stories),), generator=generator).tolist()
+    video, empty = (cut(world.render(told).cpu(), first, length, 1) for told in (stories, [without_actor(story) for story in stories]))
+    labels, near_change = (cut(truth, first, length, 0) for truth in truth_of(world, stories))
+    hidden = cut(torch.stack([inside(world, story) < SEEN_SHARE for story in stories]), first, length, 0)
     scrambled, garbled = shuffled(video, generator), garbled_where(video, actor_pixels(video, empty), generator)
     actor_columns = columns(world, "actor", "motion")
     for i, kind in enumerate(kinds):
         if kind == "plain":
-            hidden = inside(world, stories[i]) < SEEN_SHARE
-            labels[i][hidden.nonzero(), actor_columns] = UNJUDGED
+            labels[i][hidden[i].nonzero(), actor_columns] = UNJUDGED
         elif kind == "nobody":
             video[i], labels[i, :, actor_columns] = empty[i], 0
         elif kind == "garbled":
@@ -98,6 +105,11 @@ def draw_examples(
     if tokenizer is not None:
         video = reconstructed(tokenizer, video, max_corruption, generator)
     return Examples(to_bytes(as_seen(video)), labels, near_change)
+
+
+def cut(clips: Tensor, first: Sequence[int], num_frames: int, axis: int) -> Tensor:
+    """num_frames frames of each clip, from the one that is `first` for it; axis: that of the frames in one clip."""
+    return torch.stack([clip.narrow(axis, start, num_frames) for clip, start in zip(clips, first, strict=True)])
 
 
 def to_bytes(video: Tensor) -> Tensor:
