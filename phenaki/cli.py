@@ -66,6 +66,7 @@ def generate(
     guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
     negative: Annotated[str | None, typer.Option(help="what the video should not show")] = None,
     fps: Annotated[float | None, typer.Option(help="frames a second of the video")] = None,
+    context: Annotated[str | None, typer.Option(help="what a chunk sees of the ones before: tokens, or frames encoded anew")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="go on where the same command was stopped, if it was")] = False,
 ) -> None:
@@ -79,7 +80,7 @@ def generate(
         from phenaki.pipeline import load
         from phenaki.recording import generate_to_file
 
-        options = {"seed": seed, "fps": fps, "guidance_scale": guidance_scale, "num_steps": num_steps, "negative": negative}
+        options = {"seed": seed, "fps": fps, "guidance_scale": guidance_scale, "num_steps": num_steps, "negative": negative, "context": context}
         written = generate_to_file(load(model, device), story, output, resume=resume, on_note=tell, **options)
         figures = f"{written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s"
         tell(f"{output}: {figures}")

@@ -37,8 +37,9 @@ ALLOWED = {
     "cvivit": {"config", "layers", "quantizer"},
     "maskgit": {"config", "layers"},
     "sampling": {"config", "masking"},
-    "director": {"cvivit", "maskgit", "sampling", "story"},
-    "repainting": {"cvivit", "director", "maskgit", "masking", "sampling"},
+    "past": {"cvivit"},
+    "director": {"cvivit", "maskgit", "past", "sampling", "story"},
+    "repainting": {"cvivit", "director", "maskgit", "masking", "past", "sampling"},
     "regions": {"video"},
     "frame_source": {"video", "video_files"},
     "editing": {"frame_source", "pipeline", "recording", "regions", "repainting", "story", "video"},
@@ -149,7 +150,7 @@ def test_a_file_imports_only_its_own_leaves(name):
 
 
 ALGORITHMS = [
-    "layers", "quantizer", "masking", "cvivit", "maskgit", "sampling", "director", "repainting", "data/captions", "evaluation/metrics",
+    "layers", "quantizer", "masking", "cvivit", "maskgit", "sampling", "past", "director", "repainting", "data/captions", "evaluation/metrics",
     "evaluation/frechet", "evaluation/codebook", "evaluation/tokenizer", "evaluation/i3d", "evaluation/lpips", "training/discriminator",
     "training/adversarial", "training/losses", "evaluation/bootstrap", "evaluation/seams", "evaluation/adherence", "evaluation/story",
     "evaluation/story_figures",
