@@ -85,6 +85,16 @@ ALLOWED = {
     "evaluation/story_figures": {
         "evaluation/adherence", "evaluation/bootstrap", "evaluation/frechet", "evaluation/story_scripts", "evaluation/story_work",
     },
+    "evaluation/looks": {"evaluation/metrics"},
+    "evaluation/drift_scripts": {"data/storybook", "story"},
+    "evaluation/drift": {
+        "data/storybook", "evaluation/adherence", "evaluation/drift_scripts", "evaluation/looks", "evaluation/story", "evaluation/tokenizer",
+        "pipeline", "recording", "story", "video",
+    },
+    "evaluation/drift_figures": {
+        "evaluation/bootstrap", "evaluation/drift", "evaluation/drift_scripts", "evaluation/frechet", "evaluation/looks", "evaluation/story_figures",
+    },
+    "evaluation/drift_plot": set(),
     "evaluation/story_report": {"evaluation/report", "evaluation/story_figures", "evaluation/story_scripts", "evaluation/story_work"},
     "data/order": set(),
     "data/ahead": set(),
@@ -153,7 +163,7 @@ ALGORITHMS = [
     "layers", "quantizer", "masking", "cvivit", "maskgit", "sampling", "past", "director", "repainting", "data/captions", "evaluation/metrics",
     "evaluation/frechet", "evaluation/codebook", "evaluation/tokenizer", "evaluation/i3d", "evaluation/lpips", "training/discriminator",
     "training/adversarial", "training/losses", "evaluation/bootstrap", "evaluation/seams", "evaluation/adherence", "evaluation/story",
-    "evaluation/story_figures",
+    "evaluation/story_figures", "evaluation/looks", "evaluation/drift_figures",
 ]  # fmt: skip
 
 
