@@ -92,7 +92,8 @@ def generate(
         from phenaki.pipeline import load
         from phenaki.recording import generate_to_file
 
-        options = {"seed": seed, "fps": fps, "guidance_scale": guidance_scale, "num_steps": num_steps, "negative": negative, "context": context and context.value}
+        options = {"seed": seed, "fps": fps, "guidance_scale": guidance_scale, "num_steps": num_steps, "negative": negative}
+        options["context"] = context and context.value
         written = generate_to_file(load(model, device), story, output, resume=resume, on_note=tell, **options)
         figures = f"{written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s"
         tell(f"{output}: {figures}")

@@ -81,7 +81,8 @@ def watch_all(
     jobs = [(context, script) for context in contexts for script in scripts]
     counts = [len(window_chunks(phenaki.plan(script.story), script.mode)) for _, script in jobs]
     for number, (context, script) in enumerate(jobs):
-        done = lambda count, before=sum(counts[:number]): on_window(before + count, sum(counts))
+        before = sum(counts[:number])
+        done = lambda count, before=before: on_window(before + count, sum(counts))
         watch(phenaki, script, context, judge, story_path(folder, context, script.mode, script.index), settings, done)
 
 
