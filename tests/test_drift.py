@@ -21,7 +21,16 @@ from phenaki.evaluation.drift_figures import LOOKS, mode_figures
 from phenaki.evaluation.drift_plot import COLOURS, ROWS, drift_plot
 from phenaki.evaluation.drift_program import DriftExam, run_drift_evaluation
 from phenaki.evaluation.drift_scripts import (
-    ENDLESS, HELD, MODES, RECALLING, RETURN_AFTER, RETURNING, SWITCHING, DriftSettings, LongScript, draw_long_script,
+    ENDLESS,
+    HELD,
+    MODES,
+    RECALLING,
+    RETURN_AFTER,
+    RETURNING,
+    SWITCHING,
+    DriftSettings,
+    LongScript,
+    draw_long_script,
 )  # fmt: skip
 from phenaki.evaluation.networks import MetricNetworks
 from phenaki.pipeline import Phenaki, StoryChunk
