@@ -31,6 +31,18 @@ class Network(StrEnum):
     generator = "generator"
 
 
+class ContextKind(StrEnum):
+    tokens = "tokens"
+    frames = "frames"
+
+
+class DriftMode(StrEnum):
+    held = "held"
+    switching = "switching"
+    returning = "returning"
+    recalling = "recalling"
+
+
 class World(StrEnum):
     small = "small"
     medium = "medium"
@@ -66,6 +78,7 @@ def generate(
     guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
     negative: Annotated[str | None, typer.Option(help="what the video should not show")] = None,
     fps: Annotated[float | None, typer.Option(help="frames a second of the video")] = None,
+    context: Annotated[ContextKind | None, typer.Option(help="what a chunk sees of the ones before: tokens, or frames encoded anew")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="go on where the same command was stopped, if it was")] = False,
 ) -> None:
@@ -80,6 +93,7 @@ def generate(
         from phenaki.recording import generate_to_file
 
         options = {"seed": seed, "fps": fps, "guidance_scale": guidance_scale, "num_steps": num_steps, "negative": negative}
+        options["context"] = context and context.value
         written = generate_to_file(load(model, device), story, output, resume=resume, on_note=tell, **options)
         figures = f"{written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s"
         tell(f"{output}: {figures}")
@@ -364,6 +378,45 @@ def evaluate_story_command(
             figures = run_story_evaluation(exam, output, html=html, work=work, on_story=show)
         typer.echo("\n".join(summary(figures)))
         tell(" ".join(str(path) for path in (output, html) if path))
+
+
+@evaluate_app.command("drift")
+def evaluate_drift_command(
+    model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
+    minutes: Annotated[float, typer.Option(help="of each story, 0.5 to 60")] = 10.0,
+    mode: Annotated[list[DriftMode], typer.Option(help="prompts held, switching, returning; recalling: returning with a memory of it")] = (
+        DriftMode.held, DriftMode.switching, DriftMode.returning,
+    ),
+    context: Annotated[list[ContextKind], typer.Option(help="what a chunk sees of the ones before, compared with the model's own way")] = (),
+    stories: Annotated[int, typer.Option(help="of each mode")] = 1,
+    output: Annotated[Path, typer.Option("-o", "--output", "--json", help="figures, .json")] = Path("docs/results/drift.json"),
+    plot: Annotated[Path | None, typer.Option(help="their picture, .png; beside the figures by default")] = None,
+    work: Annotated[Path | None, typer.Option(help="folder of the stories and what was judged of them; OUTPUT-work by default")] = None,
+    data: Annotated[Path | None, typer.Option(help="storybook atlas; a world drawn by code by default")] = None,
+    world: Annotated[World, typer.Option(help="of the storybook")] = World.small,
+    seed: Annotated[int, typer.Option(help="which scripts")] = 777,
+    num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk; the model's own by default")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
+    fvd: Annotated[bool, typer.Option(help="measure FVD, where I3D is installed")] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
+) -> None:
+    """Measure whether a long video stays as good as it began: adherence, FVD, sharpness, colours and motion by minute.
+
+    What was judged is kept: run the same command again to go on after an interruption, or with more modes, contexts, stories.
+    """
+    with told_errors():
+        from phenaki.evaluation.drift_program import DriftExam, run_drift_evaluation, summary
+        from phenaki.evaluation.drift_scripts import DriftSettings
+        from phenaki.pipeline import choose_device
+
+        wishes = {"num_steps": num_steps, "guidance_scale": guidance_scale}
+        sampling = {name: wish for name, wish in wishes.items() if wish is not None}
+        settings = DriftSettings(minutes, tuple(one.value for one in mode), stories, seed)
+        exam = DriftExam(model, world.value, data, settings, tuple(one.value for one in context), sampling, str(choose_device(device)), fvd)
+        with count_progress("windows") as show:
+            figures = run_drift_evaluation(exam, output, plot=plot, work=work, on_window=show)
+        typer.echo("\n".join(summary(figures)))
+        tell(f"{output} {plot or output.with_suffix('.png')}")
 
 
 @contextlib.contextmanager

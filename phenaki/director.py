@@ -1,18 +1,20 @@
 """Any length: walks through a plan chunk by chunk and yields frames as it goes, holding a few slices only.
 
-The director knows what carries over from chunk to chunk (recent slices, the scene's first slice as anchor, the decoder's
-stream) and what a cut forgets. How one chunk is filled is `sampling.py`'s business. It is handed the models.
+The director knows what carries over from chunk to chunk (`past.py` has it), what a cut forgets, and which slices are kept under
+a name for later scenes. How one chunk is filled is `sampling.py`'s business. It is handed the models.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from phenaki.cvivit import CViViT, Stream
+from phenaki.cvivit import CViViT
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, MaskGIT, TextCache
+from phenaki.past import Past
 from phenaki.sampling import Head, NoiseKey, SamplingOptions, guidance_at, guided, sample_chunk
 from phenaki.story import Chunk, ScenePlan, StoryPlan
 
@@ -49,22 +51,18 @@ class ChunkFrames:
     start_frame: int  # in the story
 
 
-@dataclass
-class Past:
-    """What is remembered inside a segment. slices: the last ones, (h w) each; anchor: (slices made before it, it)."""
+@dataclass(frozen=True)
+class Keep:
+    """How much of the past is kept for the next chunk, and as what."""
 
-    start_frame: int = 0  # of the segment in the story
-    num_unseen: int = 0  # frames before the segment's first one: of a video that it goes on from
-    decoder: Stream = field(default_factory=Stream)
-    slices: list[Tensor] = field(default_factory=list)
-    num_slices: int = 0
-    num_frames: int = 0
-    anchor: tuple[int, Tensor] | None = None
+    slices: int
+    as_frames: bool  # decoded and encoded anew
 
-    def remember(self, tokens: Tensor, keep: int) -> None:
-        """Adds slices (t h w) and forgets all but the last `keep`."""
-        self.slices = (self.slices + list(tokens))[-keep:] if keep else []
-        self.num_slices += len(tokens)
+    @classmethod
+    def of(cls, generator: MaskGIT, options: SamplingOptions) -> "Keep":
+        """A generator that sees no recent slices has nothing to encode anew."""
+        slices = generator.config.context_slices
+        return cls(slices, options.context == "frames" and slices > 0)
 
 
 def direct(
@@ -83,26 +81,33 @@ def direct(
     texts: one for each scene. grid: rows and columns of tokens. given: by scene index, for the scenes that start or end on
     pixels of one's own. A scene's own guidance_scale and num_steps go before those of `options`.
     made: tokens (t h w) of the first chunks, given starts among them, from a run that stopped there: what follows them is
-    yielded, the same to the bit as it would have been in that run.
+    yielded, the same to the bit as it would have been in that run. With context "frames" all of them are decoded again, for each
+    chunk's past is made from the frames before it; else only the last ones that matter.
     """
-    past, number = Past(), 0
+    past, named, number = Past(), {}, 0  # named: first slices (h w) of scenes that are remembered
+    keep = Keep.of(generator, options)
+    reach = math.inf if keep.as_frames else tokenizer.decoder_reach
     for scene in plan.scenes:
         filler = None
         if scene.starts_segment:
             past = Past(scene.start_frame)
-        past.anchor = None
-        for chunk in [*([None] if scene.starts_from_file else []), *scene.chunks]:  # None: what it starts from
+        past.anchor = (-1, named[scene.recall]) if scene.recall is not None else None
+        parts = [*([None] if scene.starts_from_file else []), *scene.chunks]  # None: what it starts from
+        for chunk in parts:
             if number < len(made):
-                decoded = len(made) - number <= tokenizer.decoder_reach
-                _recall(tokenizer, made[number], past, generator, chunk, plan.segment_frames[scene.segment], decoded)
+                tokens = made[number].to(next(generator.parameters()).device)
+                _restore(tokenizer, tokens, past, keep, chunk, plan.segment_frames[scene.segment], decoded=len(made) - number <= reach)
             elif chunk is None:
-                yield _show(tokenizer, encode_start(tokenizer, given[scene.index].start, grid), past, generator, scene, chunk, plan)
+                tokens = encode_start(tokenizer, given[scene.index].start, grid)
+                yield _show(tokenizer, tokens, past, keep, scene, chunk, plan)
             else:
                 filler = filler or SceneFiller(generator, texts[scene.index], _own_options(scene, options))
                 ends = scene.end_image is not None and chunk is scene.chunks[-1]
                 known = _ending(encode_end(tokenizer, given[scene.index].end, grid), chunk) if ends else None
                 tokens = filler.fill(chunk.num_slices, past, grid, NoiseKey(seed, scene.index, chunk.index), known)
-                yield _show(tokenizer, tokens, past, generator, scene, chunk, plan)
+                yield _show(tokenizer, tokens, past, keep, scene, chunk, plan)
+            if scene.remember is not None and chunk is parts[0]:
+                named[scene.remember] = tokens[0]
             number += 1
 
 
@@ -155,56 +160,59 @@ class SceneFiller:
         return lambda factors: self.generator.to_logits(features, factors)
 
     def _context(self, past: Past) -> Context | None:
-        """The recent slices, led by the scene's first one where that is no longer among them."""
-        if not past.slices:
-            return None
+        """The recent slices, led by the scene's first one where that is no longer among them, or by the one that it recalls."""
         slices, kinds = list(past.slices), [ORDINARY] * len(past.slices)
-        if past.num_slices == len(slices):
+        if slices and past.starts_a_video:
             kinds[0] = FIRST
-        if self.generator.config.anchor and past.anchor and past.anchor[0] < past.num_slices - len(past.slices):
-            slices, kinds = [past.anchor[1], *slices], [ANCHOR, *kinds]
+        anchor = past.distant_anchor if self.generator.config.anchor else None
+        if anchor is not None:
+            slices, kinds = [anchor, *slices], [ANCHOR, *kinds]
+        if not slices:
+            return None
         device = slices[0].device
         return self.generator.encode_context(torch.stack(slices)[None], torch.tensor(kinds, device=device))
 
 
 @torch.no_grad()
-def _show(
-    tokenizer: CViViT, tokens: Tensor, past: Past, generator: MaskGIT, scene: ScenePlan, chunk: Chunk | None, plan: StoryPlan
-) -> ChunkFrames:
+def _show(tokenizer: CViViT, tokens: Tensor, past: Past, keep: Keep, scene: ScenePlan, chunk: Chunk | None, plan: StoryPlan) -> ChunkFrames:
     """Decodes slices (t h w) that follow `past`, remembers them, and drops frames past the end of the segment.
 
     chunk None: slices that a scene starts from; of their frames only the last one is shown.
     """
     start = past.num_frames
-    frames = tokenizer.decode(tokens[None], past.decoder)[0].clamp(-1, 1)
-    _remember(tokenizer, tokens, past, generator, chunk, plan.segment_frames[scene.segment])
-    frames = rearrange(frames, "c f h w -> f c h w")[past.num_unseen if chunk is None else 0 :]
+    frames = tokenizer.decode(tokens[None], past.decoder).clamp(-1, 1)
+    _remember(tokenizer, tokens, frames, past, keep, chunk, plan.segment_frames[scene.segment])
+    frames = rearrange(frames, "1 c f h w -> f c h w")[past.num_unseen if chunk is None else 0 :]
     return ChunkFrames(frames[: past.num_frames - start], tokens, scene.index, -1 if chunk is None else chunk.index, past.start_frame + start)
 
 
 @torch.no_grad()
-def _recall(
-    tokenizer: CViViT, tokens: Tensor, past: Past, generator: MaskGIT, chunk: Chunk | None, segment_frames: int, decoded: bool
-) -> None:
+def _restore(tokenizer: CViViT, tokens: Tensor, past: Past, keep: Keep, chunk: Chunk | None, segment_frames: int, decoded: bool) -> None:
     """Remembers slices (t h w) of an earlier run.
 
-    Only the last chunks must be decoded for the decoder's memory: as many as it reaches back in slices. Each chunk has at
-    least one, so every layer's memory is full again, and made by the same sums, before the layer above takes from it what stays.
+    Of slices that stay as they were made only the last chunks must be decoded, for the decoder's memory: as many as it reaches
+    back in slices. Each chunk has at least one, so every layer's memory is full again, and made by the same sums, before the
+    layer above takes from it what stays.
     """
-    tokens = tokens.to(next(generator.parameters()).device)
+    frames = None
     if decoded:
-        tokenizer.decode(tokens[None], past.decoder)
+        frames = tokenizer.decode(tokens[None], past.decoder).clamp(-1, 1)
     else:
         past.decoder.num_slices += len(tokens)
-    _remember(tokenizer, tokens, past, generator, chunk, segment_frames)
+    _remember(tokenizer, tokens, frames, past, keep, chunk, segment_frames)
 
 
-def _remember(tokenizer: CViViT, tokens: Tensor, past: Past, generator: MaskGIT, chunk: Chunk | None, segment_frames: int) -> None:
+def _remember(
+    tokenizer: CViViT, tokens: Tensor, frames: Tensor | None, past: Past, keep: Keep, chunk: Chunk | None, segment_frames: int
+) -> None:
+    """frames: (1 c f h w), what the tokens decode to; only needed where the past is kept as frames."""
     if chunk is None:
         past.num_unseen = tokenizer.num_frames(len(tokens)) - 1
     if past.anchor is None:
         past.anchor = (past.num_slices, tokens[0])
-    past.remember(tokens, generator.config.context_slices)
+    past.remember(tokens, keep.slices)
+    if keep.as_frames:
+        past.encode_anew(tokenizer, frames, keep.slices)
     past.num_frames = min(tokenizer.num_frames(past.num_slices) - past.num_unseen, segment_frames)
 
 

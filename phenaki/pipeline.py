@@ -20,7 +20,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from phenaki.checkpoint import CheckpointError, Model, find_model, load_model, read_info, save_model
+from phenaki.checkpoint import CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model
 from phenaki.director import Given, SceneText, direct
 from phenaki.frame_source import FrameSource
 from phenaki.sampling import SamplingOptions
@@ -146,12 +146,14 @@ class Phenaki:
         guidance_scale: float | None = None,
         num_steps: int | None = None,
         negative: str | None = None,
+        context: str | None = None,
     ) -> Prepared:
         """Checks a story, its prompts, pictures and the values that go before its own, before anything is made."""
         story = apply_overrides(Story.of(story), seed=seed, fps=fps, negative=negative)
         planned = plan_story(story, self.info)
         check_not_empty(planned, story.fps or self.info.fps)
-        options = sampling_options(self.info.sampling, guidance_scale, num_steps)
+        check_can_recall(planned, self.info)
+        options = sampling_options(self.info.sampling, guidance_scale, num_steps, context)
         for scene in planned.scenes:
             for prompt in filter(None, (scene.prompt, scene.negative)):
                 self.text_encoder.tokenize(prompt)
@@ -160,8 +162,9 @@ class Phenaki:
     def stream_story(self, story: Any, **options: Any) -> Iterator[StoryChunk]:
         """Yields the video chunk by chunk, in memory that does not grow with its length.
 
-        Options (see `prepare`): seed, fps, guidance_scale, num_steps, negative. Left out, they take the story's own value,
-        then the model's. guidance_scale 1 = off. A scene's own guidance_scale, num_steps and negative go first.
+        Options (see `prepare`): seed, fps, guidance_scale, num_steps, negative, context. Left out, they take the story's own value,
+        then the model's. guidance_scale 1 = off. A scene's own guidance_scale, num_steps and negative go first. context: what a chunk
+        sees of the ones before, "tokens" or "frames" (`SamplingOptions`).
         """
         return self.stream(self.prepare(story, **options))
 
@@ -276,11 +279,13 @@ def video_scenes(story: Story, model_fps: float, planned: StoryPlan) -> tuple[Vi
     return tuple(VideoScene(scene.prompt, start, end - start) for scene, start, end in zip(planned.scenes, starts, ends, strict=True))
 
 
-def sampling_options(own: SamplingOptions, guidance_scale: float | None = None, num_steps: int | None = None) -> SamplingOptions:
+def sampling_options(
+    own: SamplingOptions, guidance_scale: float | None = None, num_steps: int | None = None, context: str | None = None
+) -> SamplingOptions:
     """A model's own options with the values that are not None put in place; ValueError says what is allowed."""
     if num_steps is not None and not isinstance(num_steps, int):
         raise ValueError(f"num_steps {num_steps!r}: needed a whole number of rounds, 1 to 256")
-    given = {"guidance_scale": guidance_scale, "num_steps": num_steps}
+    given = {"guidance_scale": guidance_scale, "num_steps": num_steps, "context": context}
     return replace(own, **{key: value for key, value in given.items() if value is not None})
 
 
@@ -288,6 +293,13 @@ def check_not_empty(planned: StoryPlan, fps: float) -> None:
     """ValueError where a story is too short to have a single frame at its rate."""
     if retimed_length(planned.num_frames, planned.fps, fps) < 1:
         raise ValueError(f"fps {fps:g}: a story of {planned.seconds:g} s has no frame then; needed at least {1 / planned.seconds:.3g}")
+
+
+def check_can_recall(planned: StoryPlan, info: ModelInfo) -> None:
+    """ValueError where a scene recalls another and the model has no place in its context for that."""
+    for scene in planned.scenes:
+        if scene.recall is not None and not info.generator.anchor:
+            raise ValueError(f"scenes[{scene.index}].recall: model {info.name!r} was trained without an anchor slice; leave recall out")
 
 
 def apply_overrides(story: Story, **values: Any) -> Story:

@@ -80,12 +80,17 @@ class MadeTokens(Sequence[Tensor]):
         return len(self.notes)
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(np.frombuffer(self.notes[index], TOKEN).reshape(-1, *self.grid).astype(np.int64))
+        return tokens_of_note(self.notes[index], self.grid)
 
 
 def note_of(tokens: Tensor) -> bytes:
     """Tokens (t h w) as they are kept with their chunk."""
     return tokens.cpu().numpy().astype(TOKEN).tobytes()
+
+
+def tokens_of_note(note: bytes, grid: tuple[int, int]) -> Tensor:
+    """Tokens (t h w) int64 from what `note_of` made of them."""
+    return torch.from_numpy(np.frombuffer(note, TOKEN).reshape(-1, *grid).astype(np.int64))
 
 
 def label_of(phenaki: Phenaki, prepared: Prepared) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from einops import rearrange
 from torch import Tensor
 
 from phenaki.cvivit import CViViT, Stream
-from phenaki.director import Past, SceneFiller, SceneText
+from phenaki.director import SceneFiller, SceneText
 from phenaki.maskgit import MaskGIT
 from phenaki.masking import halton_order
+from phenaki.past import Past
 from phenaki.sampling import NoiseKey, SamplingOptions
 
 

@@ -16,6 +16,7 @@ from phenaki.config import check_range
 from phenaki.masking import halton_order, mask_schedule, num_hidden_after
 
 ORDERS = ("confidence", "halton")
+CONTEXTS = ("tokens", "frames")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class SamplingOptions:
     choice_temperature: float = 4.0  # of the noise on confidence, falling to 0 over the rounds
     mask_schedule: str = "cosine"
     order: str = "confidence"  # which tokens are kept: "confidence" or "halton"
+    context: str = "tokens"  # of a story's chunk: the last slices as they were made, or "frames": their frames, decoded and encoded anew
 
     def __post_init__(self):
         if not 1 <= self.num_steps <= 256:
@@ -39,6 +41,8 @@ class SamplingOptions:
         check_range(self, "choice_temperature", at_least=0, at_most=1000)
         if self.order not in ORDERS:
             raise ValueError(f"order {self.order!r}: allowed are {', '.join(ORDERS)}")
+        if self.context not in CONTEXTS:
+            raise ValueError(f"context {self.context!r}: allowed are {', '.join(CONTEXTS)}")
         mask_schedule(self.mask_schedule)
 
 

@@ -28,11 +28,14 @@ MAX_SCENE_SECONDS = 3600
 MAX_STORY_SECONDS = 24 * 3600
 MAX_FILE_BYTES = 1 << 20
 MAX_ERRORS_TOLD = 5
+MAX_NAME_CHARS = 64
+MAX_REMEMBERED = 16  # names in a story: each is a slice of tokens that is held to its end
 FILE_FIELDS = ("image", "video", "end_image")  # of a scene
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True)]
 Text = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARS)]
+Name = Annotated[str, Field(strict=True, min_length=1, max_length=MAX_NAME_CHARS)]
 
 
 def _one_line(value: Any) -> Any:
@@ -55,8 +58,10 @@ class Scene(BaseModel):
     image: Text | None = Field(None, min_length=1, description="the path of a picture the scene starts from, inside the story's folder")
     video: Text | None = Field(None, min_length=1, description="the path of a video that the scene goes on from, inside the story's folder")
     end_image: Text | None = Field(None, min_length=1, description="the path of a picture the scene ends on, inside the story's folder")
+    remember: Name | None = Field(None, description=f"a name of 1 to {MAX_NAME_CHARS} characters: how the scene begins is kept under it")
+    recall: Name | None = Field(None, description="a name that an earlier scene is remembered under: its beginning is seen again")
 
-    _squeezed = field_validator("prompt", "negative", mode="before")(_one_line)
+    _squeezed = field_validator("prompt", "negative", "remember", "recall", mode="before")(_one_line)
 
     @model_validator(mode="after")
     def _starts_once(self) -> Scene:
@@ -89,6 +94,19 @@ class Story(BaseModel):
     def _not_endless(self) -> Story:
         if self.seconds > MAX_STORY_SECONDS:
             raise ValueError(f"the scenes last {self.seconds:g} s in all: at most {MAX_STORY_SECONDS} s (24 hours) are allowed")
+        return self
+
+    @model_validator(mode="after")
+    def _recalls_what_is_remembered(self) -> Story:
+        names: dict[str, None] = {}
+        for index, scene in enumerate(self.scenes):
+            if scene.recall is not None and scene.recall not in names:
+                problem = f"no earlier scene is remembered as {scene.recall!r} (known here: {', '.join(names) or 'none'})"
+                raise _error_at(("scenes", index, "recall"), scene.recall, problem)
+            if scene.remember is not None:
+                names[scene.remember] = None
+            if len(names) > MAX_REMEMBERED:
+                raise _error_at(("scenes", index, "remember"), scene.remember, f"more than {MAX_REMEMBERED} names: use one of the earlier again")
         return self
 
     @property
@@ -147,6 +165,11 @@ class Story(BaseModel):
     def json_schema(cls) -> dict[str, Any]:
         """The JSON Schema (2020-12) of a story file, as published in docs/story.schema.json."""
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", **cls.model_json_schema()}
+
+
+def _error_at(loc: tuple[str | int, ...], value: Any, problem: str) -> ValidationError:
+    """An error that a validator of the whole story finds in one field."""
+    return ValidationError.from_exception_data("Story", [{"type": "value_error", "loc": loc, "input": value, "ctx": {"error": ValueError(problem)}}])
 
 
 # ---- reading and checking ------------------------------------------------------------------------------------------
@@ -286,6 +309,8 @@ class ScenePlan:
     end_image: str | None  # path; the scene's last slice is then given
     guidance_scale: float | None  # None: the sampler's own
     num_steps: int | None  # None: the sampler's own
+    remember: str | None  # name that its first slice is kept under
+    recall: str | None  # name of an earlier scene's first slice, which it sees in place of its own
     chunks: tuple[Chunk, ...]
 
     @property
@@ -395,6 +420,8 @@ def _scene_plan(story: Story, index: int, start_frame: int, num_frames: int, sta
         end_image=scene.end_image,
         guidance_scale=scene.guidance_scale,
         num_steps=scene.num_steps,
+        remember=scene.remember,
+        recall=scene.recall,
         chunks=chunks,
     )
 

@@ -18,7 +18,11 @@ import yaml
 
 MAX_DEPTH = 16  # nested lists and mappings; a story has three
 HEADER_TYPES = {"title": str, "fps": float, "size": int, "seed": int, "style": str, "negative": str}
-OPTIONS = "`4s`, `cut`, `guidance 6`, `steps 12`, `image a.png`, `video a.mp4` and `end_image b.png`, with commas between them"
+TEXT_OPTIONS = ("image", "video", "end_image", "remember", "recall")  # their value is a text
+OPTIONS = (
+    "`4s`, `cut`, `guidance 6`, `steps 12`, `image a.png`, `video a.mp4`, `end_image b.png`, `remember bear` and `recall bear`, "
+    "with commas between them"
+)
 
 Loc = tuple[str | int, ...]  # ("scenes", 2, "seconds")
 
@@ -206,7 +210,7 @@ def _parse_option(option: str, number: int) -> tuple[str, Any]:
             return "guidance_scale", float(value)
         if name == "steps":
             return "num_steps", int(value)
-        if name in ("image", "video", "end_image") and value.strip():
+        if name in TEXT_OPTIONS and value.strip():
             return name, value.strip()
         if option.endswith("s"):
             return "seconds", float(option[:-1])

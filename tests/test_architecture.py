@@ -37,8 +37,9 @@ ALLOWED = {
     "cvivit": {"config", "layers", "quantizer"},
     "maskgit": {"config", "layers"},
     "sampling": {"config", "masking"},
-    "director": {"cvivit", "maskgit", "sampling", "story"},
-    "repainting": {"cvivit", "director", "maskgit", "masking", "sampling"},
+    "past": {"cvivit"},
+    "director": {"cvivit", "maskgit", "past", "sampling", "story"},
+    "repainting": {"cvivit", "director", "maskgit", "masking", "past", "sampling"},
     "regions": {"video"},
     "frame_source": {"video", "video_files"},
     "editing": {"frame_source", "pipeline", "recording", "regions", "repainting", "story", "video"},
@@ -92,6 +93,16 @@ ALLOWED = {
     "evaluation/story_figures": {
         "evaluation/adherence", "evaluation/bootstrap", "evaluation/frechet", "evaluation/story_scripts", "evaluation/story_work",
     },
+    "evaluation/looks": {"evaluation/metrics"},
+    "evaluation/drift_scripts": {"data/storybook", "story"},
+    "evaluation/drift": {
+        "data/storybook", "evaluation/adherence", "evaluation/drift_scripts", "evaluation/looks", "evaluation/story", "evaluation/tokenizer",
+        "pipeline", "recording", "story", "video",
+    },
+    "evaluation/drift_figures": {
+        "evaluation/bootstrap", "evaluation/drift", "evaluation/drift_scripts", "evaluation/frechet", "evaluation/looks", "evaluation/story_figures",
+    },
+    "evaluation/drift_plot": set(),
     "evaluation/story_report": {"evaluation/report", "evaluation/story_figures", "evaluation/story_scripts", "evaluation/story_work"},
     "data/order": set(),
     "data/ahead": set(),
@@ -157,10 +168,11 @@ def test_a_file_imports_only_its_own_leaves(name):
 
 
 ALGORITHMS = [
-    "layers", "quantizer", "masking", "cvivit", "maskgit", "sampling", "director", "repainting", "data/captions", "evaluation/metrics",
+    "layers", "quantizer", "masking", "cvivit", "maskgit", "sampling", "past", "director", "repainting", "data/captions", "evaluation/metrics",
     "evaluation/frechet", "evaluation/codebook", "evaluation/tokenizer", "evaluation/i3d", "evaluation/lpips", "training/discriminator",
     "training/adversarial", "training/losses", "evaluation/bootstrap", "evaluation/seams", "evaluation/adherence", "evaluation/story",
-    "evaluation/story_figures", "training/referee", "training/referee_augmentation", "training/referee_examples", "training/referee_figures",
+    "evaluation/story_figures", "evaluation/looks", "evaluation/drift_figures",
+    "training/referee", "training/referee_augmentation", "training/referee_examples", "training/referee_figures",
 ]  # fmt: skip
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from conftest import TOKENIZERS, build_tokenizer
 
-from phenaki.director import Given, Past, SceneFiller, SceneText, direct
+from phenaki.director import Given, SceneFiller, SceneText, direct
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY
 from phenaki.masking import between_mask, box_mask, continuation_mask
+from phenaki.past import Past
 from phenaki.sampling import NoiseKey, SamplingOptions
 from phenaki.story import Scene, Story, plan
 

@@ -224,6 +224,26 @@ def test_a_full_disk_leaves_what_can_be_gone_on_with(ready, unkilled, tmp_path, 
     assert path.read_bytes() == unkilled.read_bytes()
 
 
+REMEMBERING = [
+    {"prompt": "a bear walks", "seconds": 2.5, "remember": "bear"},
+    {"prompt": "a red house", "seconds": 2.0, "cut": True},
+    {"prompt": "a bear sleeps", "seconds": 3.0, "recall": "bear", "cut": True},
+]
+
+
+@pytest.mark.parametrize("context", ["tokens", "frames"])
+def test_memories_and_frames_are_found_again(ready, tmp_path, monkeypatch, context):
+    generate_to_file(ready, REMEMBERING, tmp_path / "whole.mp4", context=context)
+    for after in (3, 8):
+        path = tmp_path / f"{after}.mp4"
+        stopped(ready, path, monkeypatch, after=after, story=REMEMBERING, context=context)
+        other = "frames" if context == "tokens" else "tokens"
+        with pytest.raises(PartFileError, match=rf'sampling\.context = "{context}", not "{other}"'):
+            generate_to_file(ready, REMEMBERING, path, resume=True, context=other)
+        generate_to_file(ready, REMEMBERING, path, resume=True, context=context)
+        assert path.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
 @pytest.mark.parametrize("fps", [1.0, 24.0])
 def test_at_another_rate_it_goes_on_too(ready, tmp_path, monkeypatch, fps):
     """At one frame a second some chunks have no frame."""

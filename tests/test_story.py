@@ -419,3 +419,37 @@ def test_bad_files_of_scenes(tmp_path, field, image, words):
     quoted = f'"{image}"' if image == "x\\0y" else f"'{image}'"
     script = write(tmp_path / "story", "a.yaml", BEAR + f"  - prompt: a panda\n    {field}: {quoted}\n")
     refused(script, "a.yaml:4", f"scenes[1].{field}", *words)
+
+
+# ---- scenes remembered by name -------------------------------------------------------------------------------------
+
+REMEMBERED = {
+    "a.yaml": "scenes:\n  - {prompt: a bear, remember: bear}\n  - prompt: a house\n  - {prompt: the bear, recall: bear}\n",
+    "a.json": '{"scenes": [{"prompt": "a bear", "remember": "bear"}, {"prompt": "a house"}, {"prompt": "the bear", "recall": "bear"}]}',
+    "a.txt": "[remember bear] a bear\na house\n[recall  bear] the bear\n",
+}
+
+
+@pytest.mark.parametrize("name", REMEMBERED)
+def test_scenes_are_remembered_by_name_in_every_format(tmp_path, name):
+    story = Story.load(write(tmp_path, name, REMEMBERED[name]))
+    assert [(scene.remember, scene.recall) for scene in story.scenes] == [("bear", None), (None, None), (None, "bear")]
+    planned = plan(story, fps=8, temporal_patch_size=2, chunk_slices=4)
+    assert [(scene.remember, scene.recall) for scene in planned.scenes] == [("bear", None), (None, None), (None, "bear")]
+    assert Story.from_dict(story.to_dict()) == story
+
+
+def test_what_is_recalled_must_have_been_remembered_before(tmp_path):
+    scenes = "scenes:\n  - {prompt: a, remember: fox}\n  - prompt: b\n    remember: bear\n    recall: bear\n"
+    refused(write(tmp_path, "a.yaml", scenes), "a.yaml:5: scenes[1].recall: no earlier scene is remembered as 'bear' (known here: fox)")
+    refused([{"prompt": "a", "recall": "x"}], "scenes[0].recall", "(known here: none)")
+    refused([{"prompt": "a", "remember": ""}], "scenes[0].remember = ''", "1 to 64 characters")
+    refused([{"prompt": "a", "remember": "x" * 65}], "scenes[0].remember", "(65 long)")
+    refused([{"prompt": "a", "remember": 3}], "scenes[0].remember = 3")
+    refused("[recall] a", "option 'recall'", "`recall bear`")
+
+
+def test_so_many_names_and_no_more():
+    scenes = [{"prompt": "a", "remember": f"n{index}"} for index in range(16)]
+    assert len(Story.of([*scenes, scenes[0]]).scenes) == 17, "a name may be given again"
+    refused([*scenes, {"prompt": "a", "remember": "one more"}], "scenes[16].remember: more than 16 names")

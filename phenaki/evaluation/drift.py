@@ -1,0 +1,187 @@
+"""`phenaki evaluate drift`: does a long video stay as good as it began? A story is judged while it is made, window by window.
+
+A window is a run of whole chunks, about four seconds: one prompt's, where prompts change. When it is whole the referee sees it,
+and rendered truth of what it should show; a line of figures is written, and the window's frames and tokens go into the story's
+video. So no more than a window is held, and a killed evaluation goes on after the last window that was judged.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from phenaki.data.storybook import SceneTruth, StorybookWorld, StoryTruth
+from phenaki.evaluation.adherence import adherence, judged_frames, scene_cases, scenes_seen
+from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, LongScript
+from phenaki.evaluation.looks import Looks, looks_of
+from phenaki.evaluation.story import I3D, Referee, features_of
+from phenaki.evaluation.tokenizer import as_shown
+from phenaki.pipeline import Phenaki, Prepared
+from phenaki.recording import note_of, tokens_of_note
+from phenaki.story import StoryPlan
+from phenaki.video import VideoWriter
+
+FVD_FRAMES = 16  # the last ones of a window: the first may still show the change to it
+
+
+@dataclass(frozen=True)
+class Side:
+    """A window as the model made it, or as it was rendered.
+
+    seen: attribute -> what was seen; right: attribute -> as told; impression: the referee's mean logits, all attributes in a row;
+    features: I3D's logits, none where it was not there.
+    """
+
+    seen: dict[str, str]
+    right: dict[str, bool]
+    looks: Looks
+    impression: list[float]
+    features: list[float]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A judged window. start_frame counts from the story's start."""
+
+    index: int
+    start_frame: int
+    num_frames: int
+    made: Side
+    truth: Side
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who judges windows, and the world that draws the truth of them."""
+
+    world: StorybookWorld
+    referee: Referee
+    i3d: I3D | None
+
+    def window(self, script: LongScript, index: int, start_frame: int, video: Tensor) -> Window:
+        """video: (c f h w) in [-1, 1], as the model made it."""
+        scene = replace(script.scene(index), num_frames=video.shape[1])
+        truth = self.world.started_anew(StoryTruth((scene,), 0.0, 0.0, 0), 10_000 * script.index + index)
+        rendered = as_shown(self.world.render([truth]))[0].cpu()
+        return Window(index, start_frame, video.shape[1], self.side(video, scene), self.side(rendered, scene))
+
+    @torch.no_grad()
+    def side(self, video: Tensor, scene: SceneTruth) -> Side:
+        """What is to be known of one video of a scene."""
+        case = scene_cases(StoryTruth((scene,), 0.0, 0.0, 0), tuple(self.referee.labels))[0]
+        logits = {name: one[0].float().cpu() for name, one in self.referee(video[None].to(self.world.device)).items()}
+        seen = {name: [labels[at] for at in logits[name].argmax(-1).tolist()] for name, labels in self.referee.labels.items()}
+        found = scenes_seen([case], seen, self.world.config.fps)
+        right = {answer.attribute: answer.right for answer in adherence([case], found)}
+        means = [logits[name][list(judged_frames(name, case, self.world.config.fps))].mean(0) for name in self.referee.labels]
+        impression = [round(value, 4) for value in torch.cat(means).tolist()]
+        return Side(found[0], right, looks_of(video), impression, features_of(self.i3d, video[:, -FVD_FRAMES:], self.world.device))
+
+
+def window_chunks(plan: StoryPlan, mode: str) -> list[int]:
+    """How many chunks make each window: those of a scene, or as many as come nearest to WINDOW_SECONDS of a held one."""
+    if mode != HELD:
+        return [len(scene.chunks) for scene in plan.scenes]
+    each = max(1, round(WINDOW_SECONDS * plan.fps * plan.num_chunks / plan.num_frames))
+    windows = max(1, plan.num_chunks // each)
+    return [each] * (windows - 1) + [plan.num_chunks - each * (windows - 1)]  # the last takes what is left
+
+
+class JudgedTokens(Sequence[Tensor]):
+    """The tokens (t h w) of the chunks of all judged windows, read from the video's part file when they are asked for."""
+
+    def __init__(self, notes: Sequence[bytes], chunks: Sequence[int], plan: StoryPlan, grid: tuple[int, int]):
+        self.notes, self.grid = notes, grid
+        self.sizes = [chunk.num_slices for scene in plan.scenes for chunk in scene.chunks]
+        self.starts = [0, *accumulate(chunks)]
+        self.windows = [window for window, count in enumerate(chunks) for _ in range(count)]
+
+    def __len__(self) -> int:
+        return self.starts[len(self.notes)]
+
+    def __getitem__(self, index: int) -> Tensor:
+        window = self.windows[index]
+        before = sum(self.sizes[self.starts[window] : index])
+        return tokens_of_note(self.notes[window], self.grid)[before : before + self.sizes[index]]
+
+
+@dataclass(frozen=True)
+class MadeWindow:
+    """A window that was just made. frames: uint8 (f h w 3); tokens: (t h w) int64."""
+
+    index: int
+    start_frame: int
+    frames: np.ndarray
+    tokens: Tensor
+
+    @property
+    def video(self) -> Tensor:
+        """(c f h w) float in [-1, 1]."""
+        return rearrange(torch.from_numpy(self.frames), "f h w c -> c f h w").float() / 127.5 - 1
+
+
+def made_windows(phenaki: Phenaki, prepared: Prepared, chunks: Sequence[int], notes: Sequence[bytes]) -> Iterator[MadeWindow]:
+    """Yields the windows of a story that follow those whose notes are there already."""
+    done = len(notes)
+    stream = phenaki.stream(prepared, JudgedTokens(notes, chunks, prepared.plan, phenaki.grid))
+    for index, count in enumerate(chunks[done:], done):
+        made = [next(stream) for _ in range(count)]
+        frames, tokens = np.concatenate([chunk.frames for chunk in made]), torch.cat([chunk.tokens for chunk in made])
+        yield MadeWindow(index, made[0].start_frame, frames, tokens)
+
+
+def watch(
+    phenaki: Phenaki, script: LongScript, context: str, judge: Judge, path: Path, settings: dict[str, Any],
+    on_window: Callable[[int], None] = lambda _: None,
+) -> None:  # fmt: skip
+    """Makes and judges a story: its video at `path` (.mp4), the windows' figures beside it (.jsonl). Goes on where it was stopped.
+
+    context: what a chunk sees of the ones before, of `CONTEXTS`. settings: what else the story is made of, in JSON types. on_window
+    is told how many windows are judged. ValueError where what was begun there is another story.
+    """
+    prepared = phenaki.prepare(script.story, context=context)
+    chunks, lines, size = window_chunks(prepared.plan, script.mode), path.with_suffix(".jsonl"), phenaki.picture_size(prepared.story)
+    if path.is_file():
+        on_window(len(chunks))
+        return
+    label = {**settings, "context": context, "script": script.story.to_dict()}
+    about = {"scenes": phenaki.video_scenes(prepared.story), "script": phenaki.script(prepared.story), "label": label}
+    with VideoWriter(path, fps=phenaki.info.fps, size=(size, size), resume=True, **about) as writer:
+        keep_lines(lines, len(writer.notes))
+        with open(lines, "a", encoding="utf-8") as file:
+            for window in made_windows(phenaki, prepared, chunks, writer.notes):
+                file.write(json.dumps(asdict(judge.window(script, window.index, window.start_frame, window.video))) + "\n")
+                file.flush()  # before the frames: a window whose frames are there has its line
+                writer.write(window.frames, note_of(window.tokens))
+                on_window(window.index + 1)
+
+
+def keep_lines(path: Path, count: int) -> None:
+    """Cuts a file of lines after the first `count`; ValueError where it has fewer."""
+    with open(path, "a+b") as file:
+        file.seek(0)
+        for number in range(count):
+            if not file.readline().endswith(b"\n"):
+                raise ValueError(f"{path}: {number} of {count} windows are whole. Remove the folder {path.parent}, and run again")
+        file.truncate()
+
+
+def read_windows(path: Path) -> list[Window]:
+    """The judged windows of a story; ValueError where the file is damaged."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [_window(json.loads(line)) for line in file]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: damaged ({error}). Remove the folder {path.parent}, and run again") from error
+
+
+def _window(values: dict[str, Any]) -> Window:
+    sides = {name: Side(**{**values[name], "looks": Looks(**values[name]["looks"])}) for name in ("made", "truth")}
+    return Window(**{**values, **sides})

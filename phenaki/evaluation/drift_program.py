@@ -1,0 +1,184 @@
+"""What `phenaki evaluate drift` does, from a model's name to the file of figures and its picture."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from phenaki.atomic import put, write_text
+from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
+from phenaki.evaluation.drift import FVD_FRAMES, Judge, read_windows, watch, window_chunks
+from phenaki.evaluation.drift_figures import END_SHARE, mode_figures
+from phenaki.evaluation.drift_plot import drift_plot
+from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, DriftSettings, LongScript, draw_long_script
+from phenaki.evaluation.networks import LEAST_I3D, MetricNetworks, load_i3d_network
+from phenaki.evaluation.program import check_outputs
+from phenaki.evaluation.story import Referee, fingerprint
+from phenaki.evaluation.story_program import load_referee, machine, not_measured, with_sampling
+from phenaki.evaluation.story_work import WorkFolder
+from phenaki.pipeline import Phenaki
+from phenaki.sampling import CONTEXTS
+
+USUAL_MINUTES = DriftSettings().minutes
+SHOWN = ("adherence", "fvd", "sharpness", "brightness", "colourfulness", "motion")  # in the summary
+
+
+@dataclass(frozen=True)
+class DriftExam:
+    """What is examined, and how."""
+
+    model: str | Path
+    world: str = "small"
+    atlas: Path | None = None  # None: pictures drawn by code
+    settings: DriftSettings = field(default_factory=DriftSettings)
+    contexts: tuple[str, ...] = ()  # compared with the model's own: "tokens", "frames"
+    sampling: dict[str, Any] = field(default_factory=dict)  # fields of SamplingOptions in place of the model's own
+    device: str = "cpu"
+    fvd: bool = True
+
+    def __post_init__(self):
+        if unknown := [context for context in self.contexts if context not in CONTEXTS]:
+            raise ValueError(f"context {unknown[0]!r}: allowed are {', '.join(CONTEXTS)}")
+
+
+def run_drift_evaluation(
+    exam: DriftExam, output: Path, *, plot: Path | None = None, work: Path | None = None, referee: Referee | None = None,
+    networks: MetricNetworks | None = None, on_window: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Examines a model; writes the figures to `output` (JSON) and their picture to `plot` (PNG, beside it by default); returns the figures.
+
+    work: folder of the stories and their judged windows, beside the output by default; run the same again to go on after an
+    interruption, or with more modes, contexts or stories to add them. on_window is told (windows done, windows in all).
+    """
+    plot = plot or output.with_suffix(".png")
+    check_outputs(output, None)
+    check_plot(plot)
+    phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device), exam.sampling)
+    contexts = tuple(dict.fromkeys([phenaki.info.sampling.context, *exam.contexts]))
+    referee, world = referee or load_referee(exam.world, exam.device), world_for(phenaki, exam)
+    networks = (networks or video_network(exam)).fitting(LEAST_I3D[0], world.config.size)
+    settings = settings_of(exam, phenaki, world, referee)
+    folder = WorkFolder(work or output.with_name(f"{output.stem}-work"), {**settings, "fvd": networks.i3d is not None}).folder
+    scripts = [draw_long_script(world, exam.settings, mode, index) for mode in exam.settings.modes for index in range(exam.settings.stories)]
+    watch_all(phenaki, contexts, scripts, Judge(world, referee, networks.i3d), folder, settings, on_window)
+    figures = {
+        **settings, "modes": list(exam.settings.modes), "stories": exam.settings.stories,
+        "contexts": {context: {mode: figures_of(folder, context, mode, exam, world) for mode in exam.settings.modes} for context in contexts},
+        "not_measured": not_measured(networks),
+    }  # fmt: skip
+    figures["cautions"] = cautions(figures)
+    write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    write_plot(plot, drift_plot(figures))
+    return figures
+
+
+def watch_all(
+    phenaki: Phenaki, contexts: Sequence[str], scripts: Sequence[LongScript], judge: Judge, folder: Path, settings: dict[str, Any],
+    on_window: Callable[[int, int], None],
+) -> None:  # fmt: skip
+    """Makes and judges all stories in each context, one after the other."""
+    jobs = [(context, script) for context in contexts for script in scripts]
+    counts = [len(window_chunks(phenaki.plan(script.story), script.mode)) for _, script in jobs]
+    for number, (context, script) in enumerate(jobs):
+        before = sum(counts[:number])
+        done = lambda count, before=before: on_window(before + count, sum(counts))
+        watch(phenaki, script, context, judge, story_path(folder, context, script.mode, script.index), settings, done)
+
+
+def story_path(folder: Path, context: str, mode: str, index: int) -> Path:
+    """Where a story's video lies; its windows' figures lie beside it."""
+    return folder / f"{context}-{mode}-{index:04d}.mp4"
+
+
+def figures_of(folder: Path, context: str, mode: str, exam: DriftExam, world: StorybookWorld) -> dict[str, Any]:
+    """The figures of one mode in one context, from the work folder."""
+    paths = [story_path(folder, context, mode, index) for index in range(exam.settings.stories)]
+    return mode_figures([read_windows(path.with_suffix(".jsonl")) for path in paths], mode, world.config.fps)
+
+
+def settings_of(exam: DriftExam, phenaki: Phenaki, world: StorybookWorld, referee: Referee) -> dict[str, Any]:
+    """What the stories are of, as plain values; with others they would come out otherwise. Modes, contexts and stories may be added."""
+    info = phenaki.info
+    sampling = {name: value for name, value in asdict(info.sampling).items() if name != "context"}
+    return {
+        "model": {"name": info.name, "training": info.training, "files": info.files},
+        "sampling": sampling,
+        "minutes": exam.settings.minutes,
+        "seed": exam.settings.seed,
+        "world": exam.world,
+        "data": world.fingerprint,
+        "referee": {"fingerprint": fingerprint(referee), "attributes": list(referee.labels)},
+        "fps": world.config.fps,
+        "size": world.config.size,
+        "judged": {"window_seconds": WINDOW_SECONDS, "fvd_frames": FVD_FRAMES, "end_share": END_SHARE},
+        "machine": machine(exam.device),
+        "dtype": str(phenaki.dtype).removeprefix("torch."),
+    }
+
+
+def world_for(phenaki: Phenaki, exam: DriftExam) -> StorybookWorld:
+    """The world at the model's size and rate; its captions leave nothing out."""
+    config = replace(WORLDS[exam.world], fps=phenaki.info.fps, size=phenaki.info.tokenizer.image_size, omit_prob=0.0)
+    return open_world(config, exam.atlas, exam.device)
+
+
+def video_network(exam: DriftExam) -> MetricNetworks:
+    """I3D where it is asked for and installed."""
+    return load_i3d_network(exam.device) if exam.fvd else MetricNetworks(missing={"rfvd": "not measured: --no-fvd"})
+
+
+def check_plot(plot: Path) -> None:
+    """ValueError before the work where the picture could not be written after it."""
+    if plot.suffix != ".png":
+        raise ValueError(f"{plot}: its name must end in .png")
+    if not plot.parent.is_dir():
+        raise ValueError(f"{plot}: there is no folder {plot.parent}. Make it first")
+
+
+def write_plot(path: Path, data: bytes) -> None:
+    """The file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(data)
+    put(part, path)
+
+
+def cautions(figures: dict[str, Any]) -> list[str]:
+    """What a reader of the figures must know."""
+    said = []
+    if figures["minutes"] < USUAL_MINUTES:
+        said.append(f"Of {figures['minutes']:g} minutes: drift is stated of {USUAL_MINUTES:g} or more.")
+    if figures["stories"] == 1:
+        said.append("Of one story a mode: the intervals are of its windows, not of other stories.")
+    modes = next(iter(figures["contexts"].values()))
+    measured = {found["ends"]["windows"] for found in modes.values() if "fvd" in found["ends"]}
+    if measured:
+        said.append(f"FVD is of {min(measured)} windows at either end: it is biased upward for few. Compare it with itself alone.")
+    if HELD in modes:
+        said.append("A held prompt's truth begins anew in every window; a model that goes on may rightly look otherwise.")
+    return said
+
+
+def summary(figures: dict[str, Any]) -> list[str]:
+    """First and last part of every measure in a line for each mode and context."""
+    share = f"{END_SHARE:.0%}"
+    lines = [f"{figures['minutes']:g} minutes, first {share} -> last {share}; in brackets: change beyond that of rendered truth"]
+    for mode in figures["modes"]:
+        for context, modes in figures["contexts"].items():
+            ends = modes[mode]["ends"]
+            lines.append(f"{mode}, {context}: {'  '.join(shown(name, ends[name]) for name in SHOWN if name in ends)}")
+            if "returns" in modes[mode] and modes[mode]["returns"]["each"]:
+                made, truth = (modes[mode]["returns"][side] for side in ("made", "truth"))
+                alike = "  ".join(f"{name.replace('_', ' ')} {made[name]['value']:g} ({truth[name]['value']:g})" for name in made)
+                lines.append(f"    where it returns (rendered truth): {alike}")
+    lines += [f"{name}: {why}" for name, why in figures["not_measured"].items()]
+    return lines + [f"caution: {caution}" for caution in figures["cautions"]]
+
+
+def shown(name: str, ends: dict[str, Any]) -> str:
+    if name == "fvd":
+        return f"FVD {ends['first']:g} -> {ends['last']:g} (ratio {'-' if ends['ratio'] is None else ends['ratio']})"
+    made, beyond = ends["made"], ends["beyond_truth"]
+    if made["drift"] is None:
+        return f"{name} -"
+    return f"{name} {made['first']:.4g} -> {made['last']:.4g} ({'-' if beyond is None else format(beyond, '.1%')})"

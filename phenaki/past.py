@@ -1,0 +1,57 @@
+"""What carries over from chunk to chunk inside a segment of a story: recent slices, the anchor, and what the decoder remembers.
+
+The recent slices are the last ones as they were made, or, in the paper's way (Villegas et al. 2022, on auto-regressive generation), the last
+frames decoded and encoded anew, as the start of a video of its own. Either is a few slices, however long the story.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from phenaki.cvivit import CViViT, Stream
+
+
+@dataclass
+class Past:
+    """What is remembered inside a segment. slices: the recent ones, (h w) int64 each; anchor: (slices made before it, it).
+
+    An anchor with -1 slices before it is of an earlier scene, recalled by its name. frames: (1 c f h w) in [-1, 1], the last ones
+    that were decoded, f = 1 + pt*k; None where slices stay as they were made.
+    """
+
+    start_frame: int = 0  # of the segment in the story
+    num_unseen: int = 0  # frames before the segment's first one: of a video that it goes on from
+    decoder: Stream = field(default_factory=Stream)
+    slices: list[Tensor] = field(default_factory=list)
+    num_slices: int = 0
+    num_frames: int = 0
+    anchor: tuple[int, Tensor] | None = None
+    frames: Tensor | None = None
+
+    @property
+    def starts_a_video(self) -> bool:
+        """Whether the first of the recent slices is that of a video's first frame."""
+        return self.frames is not None or self.num_slices == len(self.slices)
+
+    @property
+    def distant_anchor(self) -> Tensor | None:
+        """The anchor, where it is not among the recent slices."""
+        return self.anchor[1] if self.anchor and self.anchor[0] < self.num_slices - len(self.slices) else None
+
+    def remember(self, tokens: Tensor, keep: int) -> None:
+        """Adds slices (t h w) and forgets all but the last `keep`."""
+        self.slices = (self.slices + list(tokens))[-keep:] if keep else []
+        self.num_slices += len(tokens)
+
+    @torch.no_grad()
+    def encode_anew(self, tokenizer: CViViT, frames: Tensor, keep: int) -> None:
+        """Puts slices of the last frames in place of the recent ones, `keep` of them at most; the decoder goes on from these.
+
+        frames: (1 c f h w) in [-1, 1], what the slices decoded to that were remembered last.
+        """
+        frames = frames if self.frames is None else torch.cat([self.frames, frames], dim=2)
+        self.frames = frames[:, :, -tokenizer.num_frames(keep) :].clone()
+        tokens = tokenizer.encode(self.frames)
+        self.slices, self.decoder = list(tokens[0]), Stream()
+        tokenizer.decode(tokens, self.decoder)

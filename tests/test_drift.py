@@ -1,0 +1,343 @@
+"""`phenaki evaluate drift` with a referee that reads the truth from the pixels, and videos that drift by a known amount or not at all."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_story_evaluation import CONFIG, LABELS, CodedWorld, Reader, features, folder  # noqa: F401
+from typer.testing import CliRunner
+
+from phenaki.cli import app
+from phenaki.data.storybook import StoryTruth, draw_art
+from phenaki.evaluation import drift_program
+from phenaki.evaluation.drift import Judge, JudgedTokens, made_windows, read_windows, watch, window_chunks
+from phenaki.evaluation.drift_figures import LOOKS, mode_figures
+from phenaki.evaluation.drift_plot import COLOURS, ROWS, drift_plot
+from phenaki.evaluation.drift_program import DriftExam, run_drift_evaluation
+from phenaki.evaluation.drift_scripts import (
+    ENDLESS,
+    HELD,
+    MODES,
+    RECALLING,
+    RETURN_AFTER,
+    RETURNING,
+    SWITCHING,
+    DriftSettings,
+    LongScript,
+    draw_long_script,
+)  # fmt: skip
+from phenaki.evaluation.networks import MetricNetworks
+from phenaki.pipeline import Phenaki, StoryChunk
+from phenaki.recording import note_of
+from phenaki.video import read_video
+
+MINUTE = DriftSettings(minutes=1.0)
+GREEN = 30.0  # levels that a drifting video gains from its first frame to its last
+
+Change = Callable[[torch.Tensor, int, float], torch.Tensor]  # video (c f h w) of window i at a share of the story -> what is shown
+
+
+@pytest.fixture(scope="module")
+def world() -> CodedWorld:
+    return CodedWorld(replace(CONFIG, omit_prob=0.0), draw_art(CONFIG.actors, CONFIG.places))
+
+
+@pytest.fixture(scope="module")
+def phenaki(folder) -> Phenaki:  # noqa: F811
+    return Phenaki.from_pretrained(folder, device="cpu")
+
+
+def stand_in(world: CodedWorld, script: LongScript, change: Change, scene_of=lambda script, window: script.scene(window)):
+    """In place of `Phenaki.stream`: shows what the script asks for, changed, half as bright so that nothing is cut off."""
+
+    def stream(self, prepared, made=()):
+        plan, start = prepared.plan, 0
+        windows = [window for window, count in enumerate(window_chunks(plan, script.mode)) for _ in range(count)]
+        for number, chunk in enumerate(chunk for scene in plan.scenes for chunk in scene.chunks):
+            count = min(1 + 2 * (chunk.start_slice + chunk.num_slices - 1), plan.num_frames) - start
+            scene = replace(scene_of(script, windows[number]), num_frames=count)
+            video = world.render([StoryTruth((scene,), 0.5, 0.6, 0)])[0]
+            share = (start + torch.arange(count)) / plan.num_frames
+            video[:, :, 1:] = change(video[:, :, 1:] / 2 - 0.25, windows[number], share[:, None, None])
+            if number >= len(made):
+                frames = ((video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
+                tokens = torch.full((chunk.num_slices, *self.grid), number)
+                yield StoryChunk(frames, tokens, chunk.scene, "", start, plan.num_frames)
+            start += count
+
+    return stream
+
+
+def measured(phenaki, world, mode, path: Path, monkeypatch, change: Change = lambda video, *_: video, settings=MINUTE, **more) -> dict:
+    script = draw_long_script(world, settings, mode, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Phenaki, "stream", stand_in(world, script, change, **more))
+        watch(phenaki, script, "tokens", Judge(world, Reader(), features), path, {})
+    return mode_figures([read_windows(path.with_suffix(".jsonl"))], mode, 8.0)
+
+
+# ---- scripts -------------------------------------------------------------------------------------------------------
+
+
+def test_long_scripts_are_the_same_for_a_seed_and_name_all_that_is_asked(world):
+    for mode in MODES:
+        script = draw_long_script(world, MINUTE, mode, 2)
+        assert script == draw_long_script(world, MINUTE, mode, 2) != draw_long_script(world, MINUTE, mode, 1)
+        assert script == draw_long_script(world, replace(MINUTE, stories=9), mode, 2), "more stories leave those before as they were"
+        assert script.story.seconds == 60 and script.story.seed == 2
+        assert {"actor", "place", "motion"} <= set(script.scenes[0].told) and all("actor" in scene.told for scene in script.scenes)
+    held = [draw_long_script(world, MINUTE, HELD, index) for index in range(9)]
+    assert {script.scene(7).motion for script in held} <= set(ENDLESS) and {len(script.story.scenes) for script in held} == {1}
+    assert len(draw_long_script(world, DriftSettings(minutes=60.0), SWITCHING, 0).story.scenes) == 900
+
+
+def test_the_first_prompt_returns_after_each_ten(world):
+    prompts = [scene.prompt for scene in draw_long_script(world, DriftSettings(minutes=2.0), RETURNING, 0).story.scenes]
+    plain = draw_long_script(world, DriftSettings(minutes=2.0), SWITCHING, 0)
+    assert prompts[0] == prompts[11] == prompts[22] and prompts[1:11] == [scene.caption for scene in plain.scenes[1:11]]
+    recalling = draw_long_script(world, DriftSettings(minutes=2.0), RECALLING, 0).story
+    assert [scene.prompt for scene in recalling.scenes] == prompts
+    assert {index: (scene.remember, scene.recall) for index, scene in enumerate(recalling.scenes) if scene.remember or scene.recall} == {
+        0: ("first", None), 11: (None, "first"), 22: (None, "first"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"minutes": 0.1}, "0.5 to 60"), ({"minutes": 61.0}, "0.5 to 60"), ({"stories": 0}, "needed 1 to"), ({"modes": ("loud",)}, "allowed are held")],
+)
+def test_settings_that_cannot_be_measured_are_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        DriftSettings(**settings)
+
+
+# ---- known answers -------------------------------------------------------------------------------------------------
+
+
+def test_a_video_that_does_not_drift_shows_none(phenaki, world, tmp_path, monkeypatch):
+    found = measured(phenaki, world, HELD, tmp_path / "a.mp4", monkeypatch)
+    assert found["windows"] == 15 and [minute["minute"] for minute in found["minutes"]] == [1] and found["ends"]["windows"] == 2
+    for name in LOOKS:
+        ends = found["ends"][name]
+        assert ends["made"]["drift"] <= 0.02 * ends["made"]["first"] and ends["beyond_truth"] < 0.15, name
+    assert found["ends"]["adherence"]["made"] == {"first": 1.0, "last": 1.0, "drift": 0.0, "ratio": 1.0}
+    assert found["minutes"][0]["adherence"]["made"]["value"] == found["minutes"][0]["adherence"]["truth"]["value"] == 1
+
+
+def test_a_video_that_turns_green_drifts_by_that_much_and_in_nothing_else(phenaki, world, tmp_path, monkeypatch):
+    def greener(video, window, share):
+        return video + share * torch.tensor([0.0, GREEN / 127.5, 0.0])[:, None, None, None]
+
+    found = measured(phenaki, world, HELD, tmp_path / "a.mp4", monkeypatch, greener)["ends"]
+    wanted = GREEN * 13 / 15 * 31 / 32  # from the middle of the first two windows to that of the last two; the first row is not changed
+    assert found["green"]["made"]["drift"] == pytest.approx(wanted, abs=0.6)
+    assert found["brightness"]["made"]["drift"] == pytest.approx(0.587 * wanted, abs=0.6)
+    assert found["red"]["made"]["drift"] < 0.6 > found["blue"]["made"]["drift"] and found["green"]["truth"]["drift"] < 12
+    assert found["fvd"]["ratio"] != 1 and found["adherence"]["made"]["drift"] == 0
+    green = found["green"]
+    assert green["beyond_truth"] == pytest.approx(abs(green["made"]["ratio"] / green["truth"]["ratio"] - 1), abs=1e-3) > 0.1
+
+
+def test_a_video_that_blurs_and_stands_still_is_seen_to(phenaki, world, tmp_path, monkeypatch):
+    def blurs(video, window, share):
+        smooth = torch.nn.functional.avg_pool2d(video.transpose(0, 1), 5, 1, 2, count_include_pad=False).transpose(0, 1)
+        return smooth.mean(1, keepdim=True).expand_as(video) if window >= 13 else video
+
+    found = measured(phenaki, world, HELD, tmp_path / "a.mp4", monkeypatch, blurs)["ends"]
+    assert found["sharpness"]["made"]["ratio"] < 0.3 and found["sharpness"]["beyond_truth"] > 0.5
+    assert found["motion"]["made"]["ratio"] < 0.5
+
+
+def test_a_model_that_forgets_who_it_shows_loses_that_share(phenaki, world, tmp_path, monkeypatch):
+    def wrong(script, window):
+        scene = script.scene(window)
+        return scene if window < 12 else replace(scene, actor=next(name for name in CONFIG.actors if name != scene.actor))
+
+    found = measured(phenaki, world, SWITCHING, tmp_path / "a.mp4", monkeypatch, scene_of=wrong)
+    asked = [4, 4] if "time" in draw_long_script(world, MINUTE, SWITCHING, 0).scenes[13].told else []
+    assert asked and found["ends"]["adherence"]["made"] == {"first": 1.0, "last": 0.75, "drift": 0.25, "ratio": 0.75}
+    assert found["ends"]["adherence"]["truth"]["drift"] == 0 and found["ends"]["adherence"]["beyond_truth"] == 0.25
+    whole = found["minutes"][0]["by_attribute"]
+    assert whole["actor"]["made"]["value"] == 0.8 and whole["place"]["made"]["value"] == 1 and whole["actor"]["made"]["n"] == 15
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_returns_is_held_against_how_it_was(phenaki, world, tmp_path, monkeypatch, kept):
+    def other(script, window):
+        scene = script.scene(window)
+        return scene if kept or not window else replace(scene, place=next(place for place in CONFIG.places if place != scene.place))
+
+    lighter = lambda video, window, share: video + (0 if kept or not window else 0.1)
+    found = measured(phenaki, world, RETURNING, tmp_path / "a.mp4", monkeypatch, lighter, scene_of=other)["returns"]
+    assert [one["minute"] for one in found["each"]] == [pytest.approx(11 * 4 / 60, abs=0.01)] and RETURN_AFTER == 10
+    assert found["made"]["same"]["value"] == (1.0 if kept else 0.75) and found["truth"]["same"]["value"] == 1
+    assert (found["made"]["likeness"]["value"] == pytest.approx(1, abs=1e-3)) == kept
+    assert (found["made"]["colour_distance"]["value"] < 0.5) == kept
+
+
+def test_without_i3d_there_is_no_fvd(phenaki, world, tmp_path, monkeypatch):
+    script = draw_long_script(world, DriftSettings(minutes=0.5), SWITCHING, 0)
+    monkeypatch.setattr(Phenaki, "stream", stand_in(world, script, lambda video, *_: video))
+    watch(phenaki, script, "tokens", Judge(world, Reader(), None), tmp_path / "a.mp4", {})
+    found = mode_figures([read_windows(tmp_path / "a.jsonl")], SWITCHING, 8.0)
+    assert found["minutes"][0]["fvd"] is None and "fvd" not in found["ends"]
+
+
+# ---- windows, and going on -----------------------------------------------------------------------------------------
+
+
+class Blind:
+    """Sees the same in everything, and counts what it is shown."""
+
+    labels = LABELS
+
+    def __init__(self, dies_at: int = 10**9):
+        self.shown, self.dies_at = 0, dies_at
+
+    def __call__(self, video: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.shown += 1
+        if self.shown == self.dies_at:
+            raise KeyboardInterrupt
+        return {name: torch.ones(1, video.shape[2], len(one)) for name, one in LABELS.items()}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_windows_are_whole_chunks_and_all_of_them(phenaki, world, mode):
+    plan = phenaki.plan(draw_long_script(world, MINUTE, mode, 0).story)
+    chunks = window_chunks(plan, mode)
+    assert sum(chunks) == plan.num_chunks and len(chunks) == 15
+    assert len(set(chunks[1:-1])) == 1 or mode != HELD
+
+
+def test_a_window_is_made_when_it_is_asked_for(phenaki, world, monkeypatch):
+    script, made = draw_long_script(world, DriftSettings(minutes=0.5), SWITCHING, 0), []
+    stream = Phenaki.stream
+    monkeypatch.setattr(Phenaki, "stream", lambda *arguments: (made.append(chunk) or chunk for chunk in stream(*arguments)))
+    prepared = phenaki.prepare(script.story)
+    chunks = window_chunks(prepared.plan, SWITCHING)
+    windows = made_windows(phenaki, prepared, chunks, [])
+    first = next(windows)
+    assert len(made) == chunks[0] and len(first.frames) == prepared.plan.scenes[0].num_frames and first.start_frame == 0
+    assert first.video.shape == (3, len(first.frames), 32, 32) and first.video.abs().max() <= 1
+    notes = [note_of(first.tokens), note_of(next(windows).tokens)]
+    tokens = JudgedTokens(notes, chunks, prepared.plan, phenaki.grid)
+    assert len(tokens) == chunks[0] + chunks[1]
+    assert all(torch.equal(tokens[index], chunk.tokens) for index, chunk in enumerate(made[: len(tokens)]))
+
+
+@pytest.mark.parametrize(("mode", "context"), [(HELD, "frames"), (RECALLING, "tokens")])
+def test_a_killed_evaluation_goes_on_to_the_same_video_and_figures(phenaki, world, tmp_path, mode, context):
+    script = draw_long_script(world, DriftSettings(minutes=0.8 if mode == RECALLING else 0.5), mode, 0)
+    watch(phenaki, script, context, Judge(world, Blind(), features), tmp_path / "whole.mp4", {})
+    for dies_at in (1, 8, 10):  # two looks a window
+        with pytest.raises(KeyboardInterrupt):
+            watch(phenaki, script, context, Judge(world, Blind(dies_at), features), tmp_path / "a.mp4", {})
+    counted, blind = [], Blind()
+    watch(phenaki, script, context, Judge(world, blind, features), tmp_path / "a.mp4", {}, counted.append)
+    windows = read_windows(tmp_path / "a.jsonl")
+    assert len(windows) == counted[-1] and blind.shown == 2 * (len(windows) - 3 - 4), "three windows were judged, then four more"
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert len(read_video(tmp_path / "a.mp4")) == sum(window.num_frames for window in windows) == round(script.story.seconds * 8)
+    watch(phenaki, script, context, None, tmp_path / "a.mp4", {}, counted.append)
+    assert counted[-1] == len(windows), "nothing is made or judged again"
+
+
+def test_lines_that_are_missing_are_told(phenaki, world, tmp_path):
+    script = draw_long_script(world, DriftSettings(minutes=0.5), SWITCHING, 0)
+    with pytest.raises(KeyboardInterrupt):
+        watch(phenaki, script, "tokens", Judge(world, Blind(6), None), tmp_path / "a.mp4", {})
+    (tmp_path / "a.jsonl").write_text("")
+    with pytest.raises(ValueError, match="0 of 2 windows are whole"):
+        watch(phenaki, script, "tokens", Judge(world, Blind(), None), tmp_path / "a.mp4", {})
+    (tmp_path / "b.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="damaged"):
+        read_windows(tmp_path / "b.jsonl")
+
+
+# ---- the command and the picture -----------------------------------------------------------------------------------
+
+
+def run(*arguments) -> tuple[int, str]:
+    result = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, ["evaluate", "drift", *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def no_networks(monkeypatch):
+    monkeypatch.setattr(drift_program, "load_referee", lambda world, device: Blind())
+    missing = MetricNetworks(missing={"rfvd": "not measured: run `phenaki metrics install`"})
+    monkeypatch.setattr(drift_program, "load_i3d_network", lambda device: missing)
+
+
+def test_the_command_compares_contexts_and_makes_nothing_twice(folder, no_networks, monkeypatch, tmp_path):  # noqa: F811
+    arguments = ("--model", folder, "--minutes", 0.5, "--mode", "switching", "-o", tmp_path / "a.json", "--context", "frames")
+    code, said = run(*arguments)
+    assert code == 0, said
+    figures = json.loads((tmp_path / "a.json").read_text())
+    assert list(figures["contexts"]) == ["tokens", "frames"] and list(figures["contexts"]["frames"]) == figures["modes"] == ["switching"]
+    one, other = (figures["contexts"][context]["switching"] for context in ("tokens", "frames"))
+    assert one["windows"] == other["windows"] == 8 and one["minutes"] != other["minutes"], "the videos differ"
+    assert one["minutes"][0]["sharpness"]["truth"] == other["minutes"][0]["sharpness"]["truth"], "what they are held against does not"
+    assert "metrics install" in figures["not_measured"]["fvd"] and "switching, frames: adherence" in said and "metrics install" in said
+    assert any("Of one story" in caution for caution in figures["cautions"]) and "context" not in figures["sampling"]
+    names = [f"{context}-switching-0000.{ending}" for context in ("frames", "tokens") for ending in ("jsonl", "mp4")]
+    assert sorted(path.name for path in (tmp_path / "a-work").iterdir()) == sorted([*names, "settings.json"])
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.format == "PNG" and picture.height > 6 * 100
+
+    monkeypatch.setattr("phenaki.pipeline.Phenaki.stream", None)  # nothing is made again
+    assert run(*arguments)[0] == 0 and json.loads((tmp_path / "a.json").read_text()) == figures
+    code, said = run(*arguments, "--num-steps", 2)
+    assert code == 2 and "another evaluation (sampling not as now)" in said
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"-o": "a.txt"}, "must end in .json"),
+        ({"--plot": "a.pdf"}, "must end in .png"),
+        ({"--model": "missing"}, "no such folder"),
+        ({"--minutes": "99"}, "0.5 to 60"),
+        ({"--stories": "0"}, "needed 1 to"),
+        ({"--guidance-scale": "0"}, "needed 1 (off) to 100"),
+    ],
+)
+def test_mistakes_are_one_message(folder, no_networks, tmp_path, monkeypatch, changed, said):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    options = {"--model": folder, "--minutes": 0.5, "-o": "a.json"} | changed
+    code, output = run(*(word for pair in options.items() for word in pair))
+    assert code == 2 and said in output and output.count("error:") == 1 and "Traceback" not in output
+
+
+def test_an_unknown_context_is_refused(folder, tmp_path):  # noqa: F811
+    with pytest.raises(ValueError, match="context 'pixels': allowed are tokens, frames"):
+        run_drift_evaluation(DriftExam(folder, contexts=("pixels",)), tmp_path / "a.json")
+
+
+def figures_of(contexts: dict[str, float]) -> dict:
+    """Two minutes in which every measure falls from 1 to a value."""
+    spans = lambda last: [
+        {"minute": minute, "fvd": None, **{name: {side: {"value": value} for side in ("made", "truth")} for name in ROWS if name != "fvd"}}
+        for minute, value in ((1, 1.0), (2, last))
+    ]
+    modes = lambda last: {mode: {"minutes": spans(last)} for mode in (HELD, SWITCHING)}
+    return {"model": {"name": "m"}, "minutes": 2.0, "contexts": {context: modes(last) for context, last in contexts.items()}}
+
+
+def pixels_of(figures: dict, colour: str) -> int:
+    picture = np.asarray(Image.open(io.BytesIO(drift_plot(figures))))
+    wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+    return int((picture == wanted).all(-1).sum())
+
+
+def test_the_picture_has_a_line_for_what_was_measured_and_none_for_what_was_not():
+    one, two = figures_of({"tokens": 0.5}), figures_of({"tokens": 0.5, "frames": 0.8})
+    assert pixels_of(one, COLOURS["tokens"]) > 2000 and pixels_of(one, COLOURS["frames"]) == 0
+    assert pixels_of(two, COLOURS["frames"]) > 2000 and drift_plot(two) == drift_plot(two) != drift_plot(one)
