@@ -65,7 +65,7 @@ class Outcome:
     num_frames: int = 0
     video_seconds: float = 0.0
     wall_seconds: float = 0.0  # of the last try
-    tries: int = 1  # more than one where a worker died
+    tries: int = 1  # more than one where a process of this machine died
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class RenderWorker:
         self.settings, self.num_threads = settings, num_threads
         self.process: subprocess.Popen | None = None
         self.stopped = False
-        self.last_words = tempfile.TemporaryFile()  # its standard error
+        self.last_words = tempfile.TemporaryFile()  # noqa: SIM115 - its standard error, until `close`
 
     def render(self, job: Job, watcher: Watcher) -> Outcome:
         """Makes a job's video, where the process dies in another one, which goes on behind the last whole chunk."""

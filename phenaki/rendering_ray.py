@@ -11,7 +11,7 @@ Ray itself runs whatever code reaches a cluster: use only one that nobody else c
 import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
