@@ -21,7 +21,12 @@ def put(part: Path, final: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """The file whole or not at all, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
     """The file whole or not at all."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_bytes(data)
     put(part, path)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -49,6 +49,11 @@ class World(StrEnum):
     full = "full"
 
 
+class VideoFormat(StrEnum):
+    mp4 = "mp4"
+    webm = "webm"
+
+
 @contextlib.contextmanager
 def told_errors() -> Iterator[None]:
     """Turns the errors of bad input into one message and exit code 2, an interrupt into exit code 130."""
@@ -70,8 +75,8 @@ def tell(text: str) -> None:
 
 @app.command()
 def generate(
-    script: Annotated[Path, typer.Argument(help="story script: .yaml, .json, .txt, .srt, .vtt")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="video file: .mp4, .webm, .gif, .png")],
+    script: Annotated[Path | None, typer.Argument(help="story script: .yaml, .json, .txt, .srt, .vtt")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="video file: .mp4, .webm, .gif, .png; with --scripts a folder")] = ...,
     model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
     seed: Annotated[int | None, typer.Option(help="the script's own by default")] = None,
     num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk")] = None,
@@ -80,23 +85,56 @@ def generate(
     fps: Annotated[float | None, typer.Option(help="frames a second of the video")] = None,
     context: Annotated[ContextKind | None, typer.Option(help="what a chunk sees of the ones before: tokens, or frames encoded anew")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="go on where the same command was stopped, if it was")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="go on where the same command was stopped, if it was; --scripts always does")] = False,
+    scripts: Annotated[Path | None, typer.Option(help="make a video of each script in this folder instead")] = None,
+    file_format: Annotated[VideoFormat | None, typer.Option("--format", help="of the videos of --scripts; mp4 by default")] = None,
+    workers: Annotated[int | None, typer.Option(help="scripts at a time, each in a process of its own; with --scripts")] = None,
+    ray: Annotated[str | None, typer.Option(help="address of a Ray cluster that does the work: auto, host:port, local; with --scripts")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="make finished videos anew too; with --scripts")] = False,
 ) -> None:
-    """Make a video of a story script. While it is made, it plays from a part file beside OUTPUT."""
+    """Make a video of a story script. While it is made, it plays from a part file beside OUTPUT.
+
+    With --scripts: a video of every script in a folder. Run it again to go on; exit code 1 where a script failed.
+    """
     with told_errors():
-        from phenaki.story import Story
-        from phenaki.video import check_output_path
-
-        check_output_path(output)
-        story = Story.load(script)
-        from phenaki.pipeline import load
-        from phenaki.recording import generate_to_file
-
         options = {"seed": seed, "fps": fps, "guidance_scale": guidance_scale, "num_steps": num_steps, "negative": negative}
         options["context"] = context and context.value
-        written = generate_to_file(load(model, device), story, output, resume=resume, on_note=tell, **options)
-        figures = f"{written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s"
-        tell(f"{output}: {figures}")
+        if scripts is not None:
+            if script is not None:
+                raise ValueError(f"{script}: a script beside --scripts {scripts}; give one of them")
+            ending = f".{file_format or VideoFormat.mp4}"
+            render_scripts(scripts, output, {**options, "model": model, "device": device, "overwrite": overwrite}, ending, workers, ray)
+        elif file_format or overwrite or workers is not None or ray is not None:
+            raise ValueError("--format, --workers, --ray and --overwrite go with --scripts FOLDER")
+        elif script is None:
+            raise ValueError("no script came: give one, or a folder of them by --scripts")
+        else:
+            generate_one(script, output, model, device, resume, options)
+
+
+def generate_one(script: Path, output: Path, model: str, device: str, resume: bool, options: dict[str, Any]) -> None:
+    """One script into one file."""
+    from phenaki.story import Story
+    from phenaki.video import check_output_path
+
+    check_output_path(output)
+    story = Story.load(script)
+    from phenaki.pipeline import load
+    from phenaki.recording import generate_to_file
+
+    written = generate_to_file(load(model, device), story, output, resume=resume, on_note=tell, **options)
+    figures = f"{written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s"
+    tell(f"{output}: {figures}")
+
+
+def render_scripts(scripts: Path, output: Path, values: dict[str, Any], ending: str, workers: int | None, ray: str | None) -> None:
+    """A folder of scripts into a folder of files; exit code 1 where one of them failed."""
+    from phenaki.rendering import RenderSettings
+    from phenaki.rendering_program import run_rendering
+
+    report = run_rendering(scripts, output, RenderSettings(**values), ending=ending, num_workers=workers, ray_address=ray)
+    if report.failed:
+        raise typer.Exit(1)
 
 
 @app.command(name="edit")

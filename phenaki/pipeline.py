@@ -218,11 +218,8 @@ class Phenaki:
         return video_scenes(story, self.info.fps, plan_story(story, self.info))
 
     def script(self, story: Story) -> dict[str, Any]:
-        """What travels with the video: the resolved script and the model's name. Pictures and videos go by file name alone."""
-        values = story.to_dict()
-        for scene in values["scenes"]:
-            scene |= {name: Path(scene[name]).name for name in FILE_FIELDS if name in scene}
-        return {**values, "fps": story.fps or self.info.fps, "model": self.info.name}
+        """What travels with the video."""
+        return resolved_script(story, self.info)
 
     def scene_text(self, prompt: str, negative: str | None) -> SceneText:
         encoded = self.text_encoder.encode([prompt]).to(self.device)
@@ -268,6 +265,14 @@ def plan_story(story: Story, info) -> StoryPlan:
     if info.generator is None:
         raise CheckpointError(f"model {info.name!r} holds a tokenizer alone: train its generator with `phenaki train generator`")
     return plan(story, fps=info.fps, temporal_patch_size=info.tokenizer.temporal_patch_size, chunk_slices=info.generator.chunk_slices)
+
+
+def resolved_script(story: Story, info) -> dict[str, Any]:
+    """A story with the model's own values where it has none, and the model's name. Pictures and videos go by file name alone."""
+    values = story.to_dict()
+    for scene in values["scenes"]:
+        scene |= {name: Path(scene[name]).name for name in FILE_FIELDS if name in scene}
+    return {**values, "fps": story.fps or info.fps, "model": info.name}
 
 
 def video_scenes(story: Story, model_fps: float, planned: StoryPlan) -> tuple[VideoScene, ...]:

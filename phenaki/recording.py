@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from phenaki import __version__
 from phenaki.checkpoint import ModelInfo
 from phenaki.config import as_dict
-from phenaki.pipeline import Phenaki, Prepared, story_progress
+from phenaki.pipeline import Phenaki, Prepared, StoryChunk, story_progress
 from phenaki.story import FILE_FIELDS
 from phenaki.video import VideoWriter
 
@@ -43,9 +43,12 @@ def generate_to_file(
     progress: bool = True,
     resume: bool = False,
     on_note: Callable[[str], None] = lambda note: None,
+    on_chunk: Callable[[StoryChunk], None] = lambda chunk: None,
     **options: Any,
 ) -> Written:
     """Writes a story's video while it is made: memory does not grow with its length. Options: `Phenaki.stream_story`.
+
+    on_chunk: called with each chunk once it is in the file.
 
     resume: goes on with what a run of the same story, model and options left behind, if it left anything; the file in the
     end is the one of a run that was never stopped. ValueError where story, model or options are others.
@@ -60,6 +63,7 @@ def generate_to_file(
         for chunk in phenaki.stream(prepared, MadeTokens(writer.notes, phenaki.grid)):
             writer.write(chunk.frames, note_of(chunk.tokens))
             advance(chunk)
+            on_chunk(chunk)
     return Written(writer.num_frames, writer.num_frames / rate, time.perf_counter() - started)
 
 

@@ -207,6 +207,12 @@ def _scene(chapter: dict[str, Any], fps: float) -> VideoScene:
     return VideoScene(chapter["metadata"].get("title", ""), start, max(end - start, 0))
 
 
+def read_script(path: Path) -> dict[str, Any] | None:
+    """The script that a video file was made from, read without its frames; None where it has none. VideoError: no video file."""
+    with open_strictly(path) as (container, _):
+        return parse_script(_metadata(container).get("comment", ""))
+
+
 def parse_script(text: str) -> dict[str, Any] | None:
     """The script that travels in a file; None where there is none, or something else stands in its place."""
     values = parse_json_object(text)

@@ -46,6 +46,13 @@ ALLOWED = {
     "story": {"story_formats"},
     "video": {"atomic", "video_encoders", "video_files"},
     "recording": {"checkpoint", "config", "pipeline", "story", "video"},
+    "script_folder": {"story_formats", "video_files"},
+    "rendering": {"checkpoint", "part_file", "pipeline", "recording", "script_folder", "story", "video_encoders", "video_files"},
+    "rendering_worker": {"pipeline", "rendering", "script_folder"},
+    "rendering_processes": {"pipeline", "rendering", "script_folder"},
+    "rendering_ray": {"atomic", "checkpoint", "pipeline", "rendering", "rendering_processes", "script_folder", "story"},
+    "rendering_display": {"rendering", "script_folder"},
+    "rendering_program": {"rendering", "rendering_display", "rendering_processes", "rendering_ray"},
     "data/tensor_file": {"atomic"},
     "data/tokens": {"data/ahead", "data/tensor_file"},
     "data/token_parts": {"data/tensor_file", "data/tokens"},
@@ -190,6 +197,7 @@ def test_algorithms_import_no_heavy_package(name):
         ("pydantic", {"story"}),
         ("typer", {"cli"}),
         ("pyarrow", {"data/table"}),
+        ("ray", {"rendering_ray"}),
     ],
 )
 def test_a_heavy_package_has_one_home(package, homes):

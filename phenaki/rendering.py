@@ -1,0 +1,192 @@
+"""Many scripts, one video each: what is made, what is kept, and what failed without stopping the rest.
+
+`render_folder` knows which scripts are to be made; a runner makes them, in any order: `render_here` in this process, the
+ones of rendering_processes.py and rendering_ray.py in others. All of them make a script with `render`, so the same bytes
+come out: no video depends on which others are made, nor where.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phenaki.checkpoint import ModelInfo
+from phenaki.part_file import difference
+from phenaki.pipeline import (
+    DEFAULT_MODEL,
+    Phenaki,
+    StoryChunk,
+    apply_overrides,
+    check_not_empty,
+    load,
+    model_info,
+    plan_story,
+    resolved_script,
+    sampling_options,
+)
+from phenaki.recording import generate_to_file
+from phenaki.script_folder import Job, find_jobs, open_output
+from phenaki.story import Story
+from phenaki.video_encoders import part_path
+from phenaki.video_files import read_script
+
+
+class RenderError(ValueError):
+    """Scripts that cannot be rendered, or not in the way asked for; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """What every script is made with. None: the script's own value, else the model's."""
+
+    model: str = DEFAULT_MODEL  # shipped name, folder or hub id
+    device: str = "auto"
+    seed: int | None = None
+    fps: float | None = None
+    guidance_scale: float | None = None
+    num_steps: int | None = None
+    negative: str | None = None
+    context: str | None = None  # what a chunk sees of the ones before: "tokens" or "frames"
+    overwrite: bool = False  # videos that are there are made anew, and part files are not gone on with
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of `Phenaki.prepare`."""
+        return {name: getattr(self, name) for name in ("seed", "fps", "guidance_scale", "num_steps", "negative", "context")}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a script."""
+
+    job: Job
+    error: str = ""  # why there is no video; "" where there is one
+    num_frames: int = 0
+    video_seconds: float = 0.0
+    wall_seconds: float = 0.0  # of the last try
+    tries: int = 1  # more than one where a process of this machine died
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What became of a folder of scripts, each in one of three lists."""
+
+    made: tuple[Outcome, ...]
+    kept: tuple[Job, ...]  # were finished before
+    failed: tuple[Outcome, ...]
+
+
+class Watcher:
+    """Is told how the work gets on, maybe by several threads. Shows nothing; a display takes its place."""
+
+    def begin(self, num_kept: int, num_jobs: int) -> None:
+        """So many videos are there already, so many jobs come."""
+
+    def frames(self, job: Job, done: int, total: int) -> None:
+        """A chunk of a job's video is there; counts in frames."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def outcome(self, outcome: Outcome) -> None:
+        """A job has ended."""
+
+
+Runner = Callable[[Sequence[Job], RenderSettings, Watcher], Iterator[Outcome]]
+
+
+def render(phenaki: Phenaki, story: Story | Path, job: Job, settings: RenderSettings, watcher: Watcher) -> Outcome:
+    """Makes a job's video of a story, or of the script at a path; goes on with the part file that is there, if one is.
+
+    Whatever goes wrong with it becomes the outcome, so that others can be made.
+    """
+    resume = not settings.overwrite and part_path(job.output).exists()
+    on_chunk = lambda chunk: watcher.frames(job, *frames_of(chunk))
+    try:
+        written = generate_to_file(
+            phenaki, story, job.output, progress=False, resume=resume, on_note=watcher.note, on_chunk=on_chunk, **settings.options
+        )
+    except BrokenPipeError:
+        raise  # whoever was to be told of the frames is gone
+    except Exception as error:
+        return Outcome(job, reason_of(error))
+    return Outcome(job, "", written.num_frames, written.video_seconds, written.wall_seconds)
+
+
+def frames_of(chunk: StoryChunk) -> tuple[int, int]:
+    """Frames of the video up to the end of a chunk, and in all."""
+    return chunk.start_frame + len(chunk.frames), chunk.num_frames_total
+
+
+def reason_of(error: Exception) -> str:
+    """An error in one message: its words where they were written for users, with its type where they were not."""
+    return str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
+
+
+def render_here(jobs: Sequence[Job], settings: RenderSettings, watcher: Watcher) -> Iterator[Outcome]:
+    """Makes the jobs one after the other in this process. Raises what loading the model raises."""
+    phenaki = load(settings.model, settings.device)
+    for job in jobs:
+        yield render(phenaki, job.script, job, settings, watcher)
+
+
+def render_folder(
+    scripts: str | Path,
+    output: str | Path,
+    settings: RenderSettings | None = None,
+    *,
+    ending: str = ".mp4",
+    runner: Runner = render_here,
+    watcher: Watcher | None = None,
+) -> FolderReport:
+    """Makes a video in the folder `output` of every script in the folder `scripts`, each under its script's name.
+
+    A video that is there and was made from this script, with a model of this name, is kept; one made from anything else is a
+    failure of its script (without settings.overwrite). So is all that is wrong with one script. ValueError where nothing can
+    be made at all; stopped at any moment, the same call goes on.
+    """
+    settings, watcher = settings or RenderSettings(), watcher or Watcher()
+    jobs, info = find_jobs(scripts, output, ending), model_info(settings.model)
+    check_settings(settings, info)
+    open_output(output, ending)
+    waiting, kept, outcomes = [], [], []
+    for job in jobs:
+        try:
+            (kept if is_finished(job, settings, info) else waiting).append(job)
+        except (ValueError, OSError) as error:
+            outcomes.append(Outcome(job, reason_of(error)))
+    watcher.begin(len(kept), len(jobs) - len(kept))
+    for outcome in outcomes:
+        watcher.outcome(outcome)
+    if waiting:
+        with contextlib.closing(runner(waiting, settings, watcher)) as ended:
+            for outcome in ended:
+                watcher.outcome(outcome)
+                outcomes.append(outcome)
+    outcomes.sort(key=lambda outcome: outcome.job.output)
+    made, failed = (tuple(outcome for outcome in outcomes if bool(outcome.error) == bad) for bad in (False, True))
+    return FolderReport(made, tuple(kept), failed)
+
+
+def check_settings(settings: RenderSettings, info: ModelInfo) -> None:
+    """ValueError for values that no script could be made with."""
+    anything = apply_overrides(Story.of(["anything"]), seed=settings.seed, fps=settings.fps, negative=settings.negative)
+    plan_story(anything, info)
+    sampling_options(info.sampling, settings.guidance_scale, settings.num_steps)
+
+
+def is_finished(job: Job, settings: RenderSettings, info: ModelInfo) -> bool:
+    """Whether a job's video is there. ValueError where its script cannot be told, or the video was made from something else.
+
+    Opens no weights.
+    """
+    story = apply_overrides(Story.load(job.script), seed=settings.seed, fps=settings.fps, negative=settings.negative)
+    check_not_empty(plan_story(story, info), story.fps or info.fps)
+    if settings.overwrite or not job.output.exists():
+        return False
+    other = difference(read_script(job.output), json.loads(json.dumps(resolved_script(story, info))))
+    if other is not None:
+        raise RenderError(f"{job.output}: is there, made with {other}. Move it away, or --overwrite makes all videos anew")
+    return True

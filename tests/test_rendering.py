@@ -1,0 +1,380 @@
+"""A folder of scripts: each becomes the video that it becomes alone, however many are made at once and whatever fails or dies."""
+
+import os
+import signal
+import sys
+import threading
+import time
+import unicodedata
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from test_cli import fails, run, runner
+from test_pipeline import save_tiny
+
+import phenaki.rendering
+from phenaki.cli import app
+from phenaki.pipeline import Phenaki, load
+from phenaki.recording import generate_to_file
+from phenaki.rendering import RenderError, RenderSettings, Watcher, render_folder
+from phenaki.rendering_processes import MAX_TRIES, RenderWorker, render_in_processes
+from phenaki.rendering_program import choose_runner
+from phenaki.script_folder import Job, ScriptFolderError, find_jobs, open_output
+from phenaki.text import TextEncoder
+from phenaki.video_encoders import part_path
+
+SCRIPTS = {
+    "a.txt": "[1.5s] a bear walks\n[2s] a panda sleeps\n",
+    "b [x].yaml": "seed: 4\nscenes:\n  - {prompt: a red house, seconds: 2}\n",
+    "c.srt": "1\n00:00:00,000 --> 00:00:02,500\na bear sits\n",
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model"), TextEncoder.load().fingerprint)
+
+
+@pytest.fixture(scope="module")
+def settings(model) -> RenderSettings:
+    return RenderSettings(str(model), "cpu")
+
+
+@pytest.fixture
+def scripts(tmp_path) -> Path:
+    folder = tmp_path / "scripts"
+    folder.mkdir()
+    for name, text in SCRIPTS.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def alone(settings, scripts, tmp_path):
+    """The bytes that a script becomes when it is made by itself."""
+
+    def make(name: str) -> bytes:
+        path = tmp_path / "alone.mp4"
+        generate_to_file(load(settings.model, "cpu"), scripts / name, path, progress=False)
+        return path.read_bytes()
+
+    return make
+
+
+@pytest.fixture
+def no_models(monkeypatch):
+    """Loading a model fails the test."""
+
+    def load(*arguments):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(phenaki.rendering, "load", load)
+
+
+class Notebook(Watcher):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.notes, self.outcomes, self.counts, self.began = [], [], {}, None
+
+    def begin(self, num_kept, num_jobs):
+        self.began = num_kept, num_jobs
+
+    def frames(self, job, done, total):
+        self.counts.setdefault(job.script.name, []).append((done, total))
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def outcome(self, outcome):
+        self.outcomes.append(outcome)
+
+
+# ---- which video of which script -----------------------------------------------------------------------------------
+
+
+def test_every_script_of_a_folder_has_a_video_of_its_name(scripts):
+    for other in (".hidden.txt", "README.md", "clip.mp4"):
+        (scripts / other).write_text("x")
+    (scripts / "folder.txt").mkdir()
+    (scripts / "d.txt").symlink_to(scripts / "a.txt")
+    jobs = find_jobs(scripts, "out", ".webm")
+    assert [(job.script.name, str(job.output)) for job in jobs] == [
+        ("a.txt", "out/a.webm"), ("b [x].yaml", "out/b [x].webm"), ("c.srt", "out/c.webm"), ("d.txt", "out/d.webm"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("one, other", [("a.txt", "a.yaml"), ("Bear.txt", "bear.srt"), ("\u00e9.txt", unicodedata.normalize("NFD", "\u00e9.json"))])
+def test_two_scripts_of_one_video_are_refused_before_anything_is_made(scripts, settings, tmp_path, no_models, one, other):
+    for name in (one, other):
+        (scripts / name).write_text("a bear\n")
+    with pytest.raises(ScriptFolderError, match="would both become"):
+        render_folder(scripts, tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_that_lead_out_of_the_folder_are_refused(scripts, tmp_path):
+    (tmp_path / "secret.txt").write_text("a bear\n")
+    (scripts / "z.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(ScriptFolderError, match=r"z\.txt is a link that leaves the folder"):
+        find_jobs(scripts, tmp_path / "out")
+
+
+def test_folders_that_cannot_be(scripts, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, words in (("nosuch", "there is none"), ("scripts/a.txt", "there is a file"), ("empty", "holds no story scripts")):
+        with pytest.raises(ScriptFolderError, match=words):
+            find_jobs(tmp_path / folder, tmp_path / "out")
+    with pytest.raises(ScriptFolderError, match=r"'\.gif': needed \.mp4 or \.webm"):
+        find_jobs(scripts, tmp_path / "out", ".gif")
+    for folder in ("scripts/a.txt", "nosuch/out"):
+        with pytest.raises(ScriptFolderError, match="no folder that videos can be written to"):
+            open_output(tmp_path / folder)
+
+
+# ---- in this process -----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_becomes_the_videos_that_its_scripts_become_alone(scripts, settings, alone, tmp_path):
+    book = Notebook()
+    report = render_folder(scripts, tmp_path / "out", settings, watcher=book)
+    assert [outcome.num_frames for outcome in report.made] == [28, 16, 20] and not report.kept and not report.failed
+    assert book.began == (0, 3) and book.outcomes == list(report.made) and not book.notes
+    assert book.counts["a.txt"][-1] == (28, 28) and len(book.counts["a.txt"]) > 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "b [x].mp4", "c.mp4"]
+    for outcome in report.made:
+        assert outcome.job.output.read_bytes() == alone(outcome.job.script.name)
+
+
+def test_what_is_finished_is_kept_and_what_was_made_from_else_is_told(scripts, settings, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    render_folder(scripts, out, settings)
+    before = {path.name: path.stat() for path in out.iterdir()}
+    with monkeypatch.context() as patched:
+        patched.setattr(phenaki.rendering, "load", None)  # needs no model any more
+        report = render_folder(scripts, out, settings)
+        assert len(report.kept) == 3 and not report.made and not report.failed
+        (scripts / "a.txt").write_text("[1.5s] a bear walks\n[2s] a panda sits\n")
+        (out / "c.mp4").write_bytes(b"no video")
+        report = render_folder(scripts, out, settings)
+        assert [job.script.name for job in report.kept] == ["b [x].yaml"] and not report.made
+        assert 'scenes[1].prompt = "a panda sleeps", not "a panda sits"' in report.failed[0].error and "--overwrite" in report.failed[0].error
+        assert "not a whole video file" in report.failed[1].error
+        assert len(render_folder(scripts, out, RenderSettings(settings.model, "cpu", seed=9)).failed) == 3
+    assert (out / "a.mp4").stat() == before["a.mp4"] and (out / "c.mp4").read_bytes() == b"no video"
+    report = render_folder(scripts, out, RenderSettings(settings.model, "cpu", overwrite=True))
+    assert len(report.made) == 3 and (out / "b [x].mp4").stat().st_mtime_ns > before["b [x].mp4"].st_mtime_ns
+
+
+def test_what_fails_does_not_stop_the_rest(scripts, settings, alone, tmp_path):
+    (scripts / "a0.yaml").write_text("scenes:\n  - {prompt: a bear, secnods: 3}\n")
+    (scripts / "a1.txt").write_text("bear " * 90)  # only the text encoder finds out
+    report = render_folder(scripts, tmp_path / "out", settings)
+    assert [outcome.job.script.name for outcome in report.made] == list(SCRIPTS)
+    assert "a0.yaml:2: " in report.failed[0].error and "did you mean 'seconds'" in report.failed[0].error
+    assert "64 at most" in report.failed[1].error
+    assert (tmp_path / "out" / "c.mp4").read_bytes() == alone("c.srt")
+
+
+def test_an_error_nobody_thought_of_is_told_with_its_type(scripts, settings, tmp_path, monkeypatch):
+    stream = Phenaki.stream
+
+    def failing(self, prepared, made):
+        if "panda" in prepared.plan.scenes[-1].prompt:
+            raise RuntimeError("out of memory")
+        return stream(self, prepared, made)
+
+    monkeypatch.setattr(Phenaki, "stream", failing)
+    report = render_folder(scripts, tmp_path / "out", settings)
+    assert len(report.made) == 2 and [outcome.error for outcome in report.failed] == ["RuntimeError: out of memory"]
+
+
+class Impatient(Notebook):
+    """Stops the run after some chunks."""
+
+    def __init__(self, after: int):
+        super().__init__()
+        self.after = after
+
+    def frames(self, job, done, total):
+        super().frames(job, done, total)
+        if sum(map(len, self.counts.values())) == self.after:
+            raise KeyboardInterrupt
+
+
+def test_stopped_it_goes_on_to_the_same_bytes(scripts, settings, alone, tmp_path):
+    out, book = tmp_path / "out", Notebook()
+    with pytest.raises(KeyboardInterrupt):
+        render_folder(scripts, out, settings, watcher=Impatient(after=8))
+    assert (out / "a.mp4").exists() and not (out / "b [x].mp4").exists() and part_path(out / "b [x].mp4").exists()
+    report = render_folder(scripts, out, settings, watcher=book)
+    assert len(report.kept) == 1 and len(report.made) == 2 and len(book.notes) == 1 and "goes on after" in book.notes[0]
+    for job in find_jobs(scripts, out):
+        assert job.output.read_bytes() == alone(job.script.name)
+
+
+def test_a_part_file_of_another_story_is_told_and_overwritten_when_asked(scripts, settings, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        render_folder(scripts, out, settings, watcher=Impatient(after=2))
+    (scripts / "a.txt").write_text("[3s] a bear\n")
+    report = render_folder(scripts, out, settings)
+    assert [outcome.job.script.name for outcome in report.failed] == ["a.txt"] and "was begun with" in report.failed[0].error
+    report = render_folder(scripts, out, RenderSettings(settings.model, "cpu", overwrite=True))
+    assert not report.failed and report.made[0].num_frames == 24
+
+
+# ---- in several processes ------------------------------------------------------------------------------------------
+
+
+def holder_of(path: Path) -> int | None:
+    """The id of another process that has a file open."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(link) == str(path) and int(link.parts[2]) != os.getpid():
+                return int(link.parts[2])
+        except OSError:
+            continue
+    return None
+
+
+def kill_holder_of(paths, least_bytes: int = 6000) -> list[int]:
+    """Kills, once, the first process seen to have written some chunks of one of the part files (`paths()` lists them)."""
+    killed = []
+
+    def watch():
+        end = time.monotonic() + 300
+        while not killed and time.monotonic() < end:
+            for path in paths():
+                if path.exists() and path.stat().st_size > least_bytes and (holder := holder_of(path)):
+                    os.kill(holder, signal.SIGKILL)
+                    killed.append(holder)
+                    return
+            time.sleep(0.002)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return killed
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the process by /proc")
+def test_two_processes_one_of_them_killed_make_the_same_bytes(scripts, settings, alone, tmp_path):
+    (scripts / "a.txt").write_text("[60s] a bear walks\n")
+    wanted = {name: alone(name) for name in SCRIPTS}
+    out, book = (tmp_path / "out").resolve(), Notebook()
+    killed = kill_holder_of(lambda: [part_path(out / "a.mp4")])
+    report = render_folder(scripts, out, settings, runner=partial(render_in_processes, num_workers=2), watcher=book)
+    assert len(killed) == 1 and len(report.made) == 3 and not report.failed
+    assert {outcome.job.script.name: outcome.tries for outcome in report.made} == {"a.txt": 2, "b [x].yaml": 1, "c.srt": 1}
+    assert f"a.txt: its process died (SIGKILL), try 1 of {MAX_TRIES}" in book.notes and any("goes on after" in note for note in book.notes)
+    assert book.counts["a.txt"][-1] == (480, 480)
+    for job in find_jobs(scripts, out):
+        assert job.output.read_bytes() == wanted[job.script.name]
+    assert len(list(out.iterdir())) == 3
+
+
+def stand_in(tmp_path: Path, monkeypatch, script: str) -> None:
+    """A shell script in place of the Python that the worker processes run."""
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+needs_sh = pytest.mark.skipif(not Path("/bin/sh").exists(), reason="the stand-in is a shell script")
+
+
+@needs_sh
+def test_a_script_whose_processes_always_die_fails(settings, tmp_path, monkeypatch):
+    stand_in(tmp_path, monkeypatch, f"echo x >> {tmp_path}/starts; echo no memory >&2; exit 3")
+    book, job = Notebook(), Job(Path("a.txt"), tmp_path / "a.mp4")
+    (outcome,) = render_in_processes([job], settings, book, 2)
+    assert outcome.error == "its process died 3 times (status 3: no memory); too little memory?" and outcome.tries == 3
+    assert (tmp_path / "starts").read_text() == "x\n" * 3 and len(book.notes) == 3
+
+
+@needs_sh
+def test_a_model_that_does_not_load_stops_everything(settings, tmp_path, monkeypatch):
+    stand_in(tmp_path, monkeypatch, """read line; echo '{"status": "unable", "error": "no weights"}'""")
+    jobs = [Job(Path(f"{name}.txt"), tmp_path / f"{name}.mp4") for name in "abc"]
+    with pytest.raises(RenderError, match="no weights"):
+        list(render_in_processes(jobs, settings, Watcher(), 2))
+
+
+@needs_sh
+def test_the_processes_end_with_the_run(settings, tmp_path, monkeypatch):
+    answer = """echo '{"status": "done", "num_frames": 8}'"""
+    stand_in(tmp_path, monkeypatch, f"""echo $$ >> {tmp_path}/ids; read line; echo '{{"status": "ready"}}'; read line; {answer}; exec sleep 600""")
+    jobs = [Job(Path(f"{name}.txt"), tmp_path / f"{name}.mp4") for name in "abcd"]
+    outcomes = render_in_processes(jobs, settings, Watcher(), 2)
+    assert next(outcomes).num_frames == 8
+    outcomes.close()
+    ids = [int(line) for line in (tmp_path / "ids").read_text().split()]
+    assert len(ids) == 2
+    for one in ids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(one, 0)
+
+
+def test_workers_share_the_threads(settings, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(RenderWorker, "render", lambda self, job, watcher: seen.append(self.num_threads))
+    jobs = [Job(Path(f"{index}.txt"), tmp_path / f"{index}.mp4") for index in range(3)]
+    for num_workers in (1, 2, 3, 100):
+        list(render_in_processes(jobs, settings, Watcher(), num_workers))
+    assert seen == [8] * 3 + [4] * 3 + [2] * 6
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+def test_the_command_makes_a_folder_of_videos(scripts, model, tmp_path):
+    command = ["generate", "--scripts", scripts, "-o", tmp_path / "out", "--model", model, "--device", "cpu", "--format", "webm", "--num-steps", 1]
+    (scripts / "a.txt").write_text("[0.01s] a bear\n")
+    result = runner.invoke(app, [str(argument) for argument in command])
+    told = result.stderr.splitlines()
+    assert result.exit_code == 1 and result.stdout == "" and len(told) == 4
+    assert told[0].startswith("failed: a.txt: ") and told[1].startswith(f"{tmp_path / 'out' / 'b [x].webm'}: 16 frames, 2.00 s of video in ")
+    assert told[3] == f"{tmp_path / 'out'}: 2 videos made, 0 kept, 1 failed"
+    (scripts / "a.txt").unlink()
+    assert run(*command) == f"2 of 2 videos are there already\n{tmp_path / 'out'}: 0 videos made, 2 kept, 0 failed\n"
+
+
+def test_a_stopped_command_says_how_to_go_on(scripts, model, tmp_path, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(phenaki.rendering, "render", stop)
+    result = runner.invoke(app, ["generate", "--scripts", str(scripts), "-o", str(tmp_path / "out"), "--model", str(model), "--device", "cpu"])
+    assert result.exit_code == 130 and result.stderr == "stopped\nfinished videos and part files stay: the same command goes on from there\n"
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--scripts", "nosuch"], "needed a folder of scripts, there is none"),
+        (["a.txt", "--scripts", "scripts"], "a.txt: a script beside --scripts"),
+        (["a.txt", "--workers", 2], "go with --scripts FOLDER"),
+        (["a.txt", "--ray", "auto"], "go with --scripts FOLDER"),
+        (["a.txt", "--overwrite"], "go with --scripts FOLDER"),
+        ([], "no script came"),
+        (["--scripts", "scripts", "--workers", 0], "0 workers: needed 1 to 1024"),
+        (["--scripts", "scripts", "--num-steps", 0], "num_steps 0: needed 1 to 256"),
+        (["--scripts", "scripts", "--seed", -1], "seed = -1"),
+        (["--scripts", "scripts", "--model", "nosuch"], "no such folder"),
+        (["--scripts", "scripts", "--device", "gpu"], "device 'gpu'"),
+    ],
+)
+def test_bad_options_of_a_folder_are_told(scripts, model, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    assert words in fails("generate", *options, "-o", "out", *([] if "--model" in options else ["--model", model]))
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_ray_that_is_not_installed_is_told(scripts, tmp_path, monkeypatch, no_models):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "pip install 'phenaki[ray]'" in fails("generate", "--scripts", scripts, "-o", tmp_path / "out", "--ray", "auto")
+    assert not (tmp_path / "out").exists()
+    assert choose_runner(1) is choose_runner() is phenaki.rendering.render_here
