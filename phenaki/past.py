@@ -36,8 +36,11 @@ class Past:
 
     @property
     def distant_anchor(self) -> Tensor | None:
-        """The anchor, where it is not among the recent slices."""
-        return self.anchor[1] if self.anchor and self.anchor[0] < self.num_slices - len(self.slices) else None
+        """The anchor, where it is not among the recent slices. One of this scene is only seen with recent slices before the chunk."""
+        if self.anchor is None:
+            return None
+        before, tokens = self.anchor
+        return tokens if before < 0 or (self.slices and before < self.num_slices - len(self.slices)) else None
 
     def remember(self, tokens: Tensor, keep: int) -> None:
         """Adds slices (t h w) and forgets all but the last `keep`."""

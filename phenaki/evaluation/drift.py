@@ -90,7 +90,7 @@ def window_chunks(plan: StoryPlan, mode: str) -> list[int]:
     if mode != HELD:
         return [len(scene.chunks) for scene in plan.scenes]
     each = max(1, round(WINDOW_SECONDS * plan.fps * plan.num_chunks / plan.num_frames))
-    windows = max(1, plan.num_chunks // each)
+    windows = max(1, round(plan.num_chunks / each))
     return [each] * (windows - 1) + [plan.num_chunks - each * (windows - 1)]  # the last takes what is left
 
 
