@@ -191,6 +191,8 @@ def _recall(
     Only the last chunks must be decoded for the decoder's memory: as many as it reaches back in slices. Each chunk has at
     least one, so every layer's memory is full again, and made by the same sums, before the layer above takes from it what stays.
     """
+    if chunk is not None and len(tokens) != chunk.num_slices:
+        raise ValueError(f"chunk {chunk.index} of scene {chunk.scene} was made with {len(tokens)} slices, the plan has {chunk.num_slices}: begin anew")
     tokens = tokens.to(next(generator.parameters()).device)
     if decoded:
         tokenizer.decode(tokens[None], past.decoder)

@@ -123,7 +123,10 @@ class StreamEncoder:
             else:
                 self.file.begin(self.start, label or {})
         except OSError:
-            self.file.discard()  # nothing was in it yet
+            if resume:  # what is in it may still be gone on with
+                self.file.close()
+            else:
+                self.file.discard()
             raise
         except ValueError:
             self.file.close()

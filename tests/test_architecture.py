@@ -44,7 +44,7 @@ ALLOWED = {
     "editing": {"frame_source", "pipeline", "recording", "regions", "repainting", "story", "video"},
     "story": {"story_formats"},
     "video": {"atomic", "video_encoders", "video_files"},
-    "recording": {"checkpoint", "config", "pipeline", "story", "video"},
+    "recording": {"checkpoint", "config", "part_file", "pipeline", "story", "video"},
     "data/tensor_file": {"atomic"},
     "data/tokens": {"data/ahead", "data/tensor_file"},
     "data/token_parts": {"data/tensor_file", "data/tokens"},
@@ -78,7 +78,7 @@ ALLOWED = {
     "evaluation/story_scripts": {"data/captions", "data/storybook", "evaluation/adherence", "story"},
     "evaluation/story_work": {"atomic", "evaluation/adherence", "evaluation/seams", "video"},
     "evaluation/story": {
-        "data/storybook", "evaluation/adherence", "evaluation/seams", "evaluation/story_scripts", "evaluation/story_work", "evaluation/tokenizer",
+        "checkpoint", "data/storybook", "evaluation/adherence", "evaluation/seams", "evaluation/story_scripts", "evaluation/story_work", "evaluation/tokenizer",
         "pipeline",
     },
     "evaluation/story_figures": {

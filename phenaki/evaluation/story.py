@@ -15,6 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from phenaki.checkpoint import state_sha256
 from phenaki.data.storybook import StorybookWorld
 from phenaki.evaluation.adherence import Seen, scene_cases
 from phenaki.evaluation.seams import seam_parts
@@ -106,8 +107,5 @@ def check_labels(script: Script, referee: Referee) -> None:
 
 def fingerprint(referee: Referee) -> str:
     """Names a referee by its labels and weights."""
-    digest = hashlib.sha256(repr(sorted(referee.labels.items())).encode())
-    if isinstance(referee, nn.Module):
-        for name, tensor in sorted(referee.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    weights = state_sha256([referee]) if isinstance(referee, nn.Module) else ""
+    return hashlib.sha256(f"{sorted(referee.labels.items())} {weights}".encode()).hexdigest()[:16]
