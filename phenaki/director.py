@@ -192,7 +192,8 @@ def _recall(
     least one, so every layer's memory is full again, and made by the same sums, before the layer above takes from it what stays.
     """
     if chunk is not None and len(tokens) != chunk.num_slices:
-        raise ValueError(f"chunk {chunk.index} of scene {chunk.scene} was made with {len(tokens)} slices, the plan has {chunk.num_slices}: begin anew")
+        made = f"chunk {chunk.index} of scene {chunk.scene} was made with {len(tokens)} slices"
+        raise ValueError(f"{made}, the plan has {chunk.num_slices}: begin anew")
     tokens = tokens.to(next(generator.parameters()).device)
     if decoded:
         tokenizer.decode(tokens[None], past.decoder)

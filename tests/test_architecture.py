@@ -78,8 +78,8 @@ ALLOWED = {
     "evaluation/story_scripts": {"data/captions", "data/storybook", "evaluation/adherence", "story"},
     "evaluation/story_work": {"atomic", "evaluation/adherence", "evaluation/seams", "video"},
     "evaluation/story": {
-        "checkpoint", "data/storybook", "evaluation/adherence", "evaluation/seams", "evaluation/story_scripts", "evaluation/story_work", "evaluation/tokenizer",
-        "pipeline",
+        "checkpoint", "data/storybook", "evaluation/adherence", "evaluation/seams", "evaluation/story_scripts", "evaluation/story_work",
+        "evaluation/tokenizer", "pipeline",
     },
     "evaluation/story_figures": {
         "evaluation/adherence", "evaluation/bootstrap", "evaluation/frechet", "evaluation/story_scripts", "evaluation/story_work",

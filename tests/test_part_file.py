@@ -110,7 +110,7 @@ def test_a_label_that_cannot_be_read_is_refused(tmp_path, label):
     path = tmp_path / "part.mp4"
     path.write_bytes(START + record(START, 0, label))
     part = PartFile(path)
-    with pytest.raises(PartFileError, match="its label cannot be read|was begun with"):
+    with pytest.raises(PartFileError, match=r"its label cannot be read|was begun with"):
         part.go_on(START, LABEL)
     part.close()
 

@@ -7,7 +7,7 @@ referee misses there, no model can be blamed for.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,12 +55,13 @@ def tell(phenaki: Phenaki, script: Script) -> Told:
 
 
 def evaluate_stories(
-    scripts: Iterable[Script], teller: Callable[[Script], Told], world: StorybookWorld, referee: Referee, i3d: I3D | None, work: WorkFolder,
+    scripts: Sequence[Script], teller: Callable[[Script], Told], world: StorybookWorld, referee: Referee, i3d: I3D | None, work: WorkFolder,
     on_story: Callable[[int], None] = lambda _: None,
 ) -> None:  # fmt: skip
     """Sees to it that the work folder has a record of every script; on_story is told how many there are."""
-    for count, script in enumerate(scripts, 1):
+    for script in scripts:
         check_labels(script, referee)
+    for count, script in enumerate(scripts, 1):
         if work.record(script.index) is None:
             told = teller(script)
             frames = to_pixels(rearrange(told.video, "c f h w -> f c h w"), world.config.size)
