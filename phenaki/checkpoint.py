@@ -208,6 +208,15 @@ def _shards(state: dict[str, Tensor], dtype: torch.dtype) -> Iterable[dict[str, 
     yield shard
 
 
+def state_sha256(networks: Iterable[nn.Module]) -> str:
+    """The hash of the tensors of networks, names and bytes, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for network in networks:
+        for name, tensor in sorted(network.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def sha256(path: Path) -> str:
     """The hash of a file, as hexadecimal digits."""
     with open(path, "rb") as file:

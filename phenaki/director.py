@@ -194,6 +194,9 @@ def _restore(tokenizer: CViViT, tokens: Tensor, past: Past, keep: Keep, chunk: C
     back in slices. Each chunk has at least one, so every layer's memory is full again, and made by the same sums, before the
     layer above takes from it what stays.
     """
+    if chunk is not None and len(tokens) != chunk.num_slices:
+        made = f"chunk {chunk.index} of scene {chunk.scene} was made with {len(tokens)} slices"
+        raise ValueError(f"{made}, the plan has {chunk.num_slices}: begin anew")
     frames = None
     if decoded:
         frames = tokenizer.decode(tokens[None], past.decoder).clamp(-1, 1)

@@ -26,7 +26,7 @@ from phenaki.recording import Written
 from phenaki.regions import ClipRegion, Region, RegionError
 from phenaki.repainting import Repainter, plan_chunks
 from phenaki.story import MAX_SCENE_SECONDS, Story
-from phenaki.video import Video, VideoError, VideoScene, VideoWriter, check_output_path, middle_square
+from phenaki.video import Video, VideoScene, VideoWriter, check_output_path, check_spares, middle_square
 
 
 @dataclass(frozen=True)
@@ -224,10 +224,7 @@ def edit_to_file(phenaki: Phenaki, clip: Clip, told: Edit, path: str | Path, *, 
 
 def check_result_path(path: str | Path, source: FrameSource) -> Path:
     """A path that the result can be written to; VideoError where it is not one, or where the clip itself lies."""
-    path = check_output_path(path)
-    if source.path is not None and path.exists() and path.samefile(source.path):
-        raise VideoError(f"{path}: is the clip itself; give the result another name")
-    return path
+    return check_spares(check_output_path(path), [source.path] if source.path else [])
 
 
 def edit_script(phenaki: Phenaki, source: FrameSource, told: Edit, num_frames: int) -> dict[str, Any]:

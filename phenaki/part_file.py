@@ -27,6 +27,8 @@ except ImportError:  # Windows: nobody is kept from writing at the same time
 RECORD = b"phenaki record 1"  # the 16 bytes that tell our `uuid` boxes from others
 HEAD = struct.Struct(">I4s16sII")  # size of the box in bytes, "uuid", RECORD, checksum, frames of the piece
 BOX = struct.Struct(">I4s")  # size, type
+MAX_NOTE_BYTES = 1 << 26  # of a label or a note
+READ_BYTES = 1 << 20  # at once, of what is not kept
 
 
 class PartFileError(ValueError):
@@ -45,6 +47,8 @@ class Entry:
 
 def record(piece: bytes, num_frames: int, note: bytes) -> bytes:
     """The box that stands behind a piece. Its checksum is the CRC-32 of piece, number of frames and note."""
+    if len(note) > MAX_NOTE_BYTES:
+        raise PartFileError(f"a note of {len(note)} bytes: at most {MAX_NOTE_BYTES} are kept; tell the story in shorter files")
     return HEAD.pack(HEAD.size + len(note), b"uuid", RECORD, _checksum(zlib.crc32(piece), num_frames, note), num_frames) + note
 
 
@@ -53,25 +57,38 @@ def _checksum(of_piece: int, num_frames: int, note: bytes) -> int:
 
 
 def entries(file: BinaryIO) -> Iterator[Entry]:
-    """The whole pieces of a file from its start; ends at the first that is cut short or damaged, whatever the bytes are."""
+    """The whole pieces of a file from its start; ends at the first that is cut short or damaged, whatever the bytes are.
+
+    Of a piece a part at a time is in memory, of its record all.
+    """
     size, at, of_piece = file.seek(0, os.SEEK_END), 0, 0
     while at + BOX.size <= size:
         file.seek(at)
-        length, _ = BOX.unpack(file.read(BOX.size))
+        head = file.read(HEAD.size)
+        length, _ = BOX.unpack(head[: BOX.size])
         if length < BOX.size or at + length > size:
             return
-        file.seek(at)
-        box = file.read(length)
-        at += length
-        if length < HEAD.size or box[4:24] != b"uuid" + RECORD:
-            of_piece = zlib.crc32(box, of_piece)
+        if length < HEAD.size or head[4:24] != b"uuid" + RECORD:
+            of_piece = _checksum_of_bytes(file, at, length, of_piece)
+            at += length
             continue
-        *_, checksum, num_frames = HEAD.unpack(box[: HEAD.size])
-        note = box[HEAD.size :]
+        *_, checksum, num_frames = HEAD.unpack(head)
+        if length > HEAD.size + MAX_NOTE_BYTES:
+            return
+        note = file.read(length - HEAD.size)
+        at += length
         if checksum != _checksum(of_piece, num_frames, note):
             return
         yield Entry(num_frames, note, at - len(note), at)
         of_piece = 0
+
+
+def _checksum_of_bytes(file: BinaryIO, at: int, length: int, before: int) -> int:
+    """The CRC-32 of `length` bytes from `at` on, carried on from that of what stands before them."""
+    file.seek(at)
+    for start in range(0, length, READ_BYTES):
+        before = zlib.crc32(file.read(min(READ_BYTES, length - start)), before)
+    return before
 
 
 class Notes(Sequence[bytes]):
@@ -124,7 +141,11 @@ class PartFile:
         return notes
 
     def _check(self, first: Entry, start: bytes, label: dict[str, Any]) -> None:
-        other = difference(json.loads(first.note), json.loads(json.dumps(label)))
+        try:
+            begun = json.loads(first.note)
+        except (ValueError, RecursionError) as error:
+            raise PartFileError(f"{self.path}: its label cannot be read, this program did not write it: begin anew") from error
+        other = difference(begun, json.loads(json.dumps(label)))
         if other is not None:
             raise PartFileError(f"{self.path}: was begun with {other}. Give what it was begun with to go on, or begin anew")
         self.file.seek(0)
@@ -157,9 +178,15 @@ class PartFile:
 
 
 def open_alone(path: Path) -> BinaryIO:
-    """Opens a file, made where it is missing, for one writer alone; PartFileError where another holds it. Unbuffered."""
+    """Opens a file, made where it is missing, for one writer alone. Unbuffered.
+
+    PartFileError where another holds it, or where it is a link: what that leads to is not ours to write over.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
     while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b", buffering=0)
+        if path.is_symlink():
+            raise PartFileError(f"{path}: is a link, and would be written through; remove it, or give another name")
+        file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
         try:
             if fcntl is None:
                 return file

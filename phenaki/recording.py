@@ -6,6 +6,7 @@ with another label is not gone on with.
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from phenaki import __version__
-from phenaki.checkpoint import ModelInfo
+from phenaki.checkpoint import ModelInfo, sha256, state_sha256
 from phenaki.config import as_dict
+from phenaki.part_file import PartFileError
 from phenaki.pipeline import Phenaki, Prepared, StoryChunk, story_progress
-from phenaki.story import FILE_FIELDS
-from phenaki.video import VideoWriter
+from phenaki.story import FILE_FIELDS, Story
+from phenaki.video import VideoWriter, check_output_path, check_spares, pictures_in
 
 TOKEN = np.dtype("<i4")  # as tokens stand in a chunk's note: t h w of them, one after the other
+STRANGE = "this program did not write it. Begin anew, without resume"
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,29 @@ def generate_to_file(
     started = time.perf_counter()
     prepared = phenaki.prepare(story, **options)  # checks everything before a file is opened
     story, size, rate = prepared.story, phenaki.picture_size(prepared.story), prepared.story.fps or phenaki.info.fps
+    check_spares(check_output_path(path), files_of(story))
     about = {"scenes": phenaki.video_scenes(story), "script": phenaki.script(story), "label": label_of(phenaki, prepared)}
     with VideoWriter(path, fps=rate, size=(size, size), resume=resume, **about) as writer, story_progress(progress) as advance:
         if resume:
-            on_note(f"{writer.path}: {told_of(writer, prepared.plan.num_chunks)}")
-        for chunk in phenaki.stream(prepared, MadeTokens(writer.notes, phenaki.grid)):
+            on_note(f"{writer.path}: {told_of(writer, prepared.plan.num_pieces)}")
+        for chunk in phenaki.stream(prepared, MadeTokens(writer.notes, phenaki.grid, phenaki.tokenizer.codebook_size)):
+            check_frames(writer, chunk.start_frame)
             writer.write(chunk.frames, note_of(chunk.tokens))
             advance(chunk)
             on_chunk(chunk)
+        check_frames(writer, sum(scene.num_frames for scene in writer.scenes))
     return Written(writer.num_frames, writer.num_frames / rate, time.perf_counter() - started)
+
+
+def files_of(story: Story) -> list[Path]:
+    """The pictures and videos that a story's scenes start from or end on."""
+    return [Path(getattr(scene, name)) for scene in story.scenes for name in FILE_FIELDS if getattr(scene, name) is not None]
+
+
+def check_frames(writer: VideoWriter, due: int) -> None:
+    """PartFileError where the part file does not have the frames that stand before frame `due`, and no others."""
+    if writer.num_frames != due:
+        raise PartFileError(f"{writer.path}: its part file has {writer.num_frames} frames where its chunks have {due}: {STRANGE}")
 
 
 def told_of(writer: VideoWriter, num_chunks: int) -> str:
@@ -75,16 +92,25 @@ def told_of(writer: VideoWriter, num_chunks: int) -> str:
 
 
 class MadeTokens(Sequence[Tensor]):
-    """The tokens (t h w) int64 of the chunks that lie in a part file, read when they are asked for."""
+    """The tokens (t h w) int64 in [0, codebook_size) of the chunks that lie in a part file, read when they are asked for.
 
-    def __init__(self, notes: Sequence[bytes], grid: tuple[int, int]):
-        self.notes, self.grid = notes, grid
+    PartFileError for a note that does not hold such.
+    """
+
+    def __init__(self, notes: Sequence[bytes], grid: tuple[int, int], codebook_size: int):
+        self.notes, self.grid, self.codebook_size = notes, grid, codebook_size
 
     def __len__(self) -> int:
         return len(self.notes)
 
     def __getitem__(self, index: int) -> Tensor:
-        return tokens_of_note(self.notes[index], self.grid)
+        note, slice_bytes = self.notes[index], TOKEN.itemsize * math.prod(self.grid)
+        if not note or len(note) % slice_bytes:
+            raise PartFileError(f"chunk {index + 1} of the part file has a note of {len(note)} bytes, a slice has {slice_bytes}: {STRANGE}")
+        tokens = tokens_of_note(note, self.grid)
+        if not 0 <= int(tokens.min()) <= int(tokens.max()) < self.codebook_size:
+            raise PartFileError(f"chunk {index + 1} of the part file has tokens that are none of the model's {self.codebook_size}: {STRANGE}")
+        return tokens
 
 
 def note_of(tokens: Tensor) -> bytes:
@@ -113,18 +139,14 @@ def label_of(phenaki: Phenaki, prepared: Prepared) -> dict[str, Any]:
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a file, or of the files of a folder of pictures."""
-    digest = hashlib.sha256()
-    for one in sorted(path.iterdir()) if path.is_dir() else (path,):
-        with open(one, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    """SHA-256 of a file, or of the pictures of a folder in the order in which they are shown."""
+    if not path.is_dir():
+        return sha256(path)
+    return hashlib.sha256("\n".join(map(sha256, pictures_in(path))).encode()).hexdigest()
 
 
 def weights_hash(info: ModelInfo, networks: Sequence[nn.Module]) -> str:
     """SHA-256 of a model's weights: of its files' hashes, or of the tensors themselves where it was never saved."""
-    digest = hashlib.sha256("".join(f"{name} {value}\n" for name, value in sorted(info.files.items())).encode())
-    for network in networks if not info.files else ():
-        for name, tensor in network.state_dict().items():
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    if not info.files:
+        return state_sha256(networks)
+    return hashlib.sha256("".join(f"{name} {value}\n" for name, value in sorted(info.files.items())).encode()).hexdigest()

@@ -339,6 +339,11 @@ class StoryPlan:
         return sum(len(scene.chunks) for scene in self.scenes)
 
     @property
+    def num_pieces(self) -> int:
+        """Runs of frames that are shown one after the other: the chunks, and what scenes start from."""
+        return self.num_chunks + sum(scene.starts_from_file for scene in self.scenes)
+
+    @property
     def num_slices(self) -> int:
         return sum(scene.num_slices for scene in self.scenes)
 

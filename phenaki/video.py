@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
@@ -26,14 +26,16 @@ from phenaki.video_files import (
     VideoError,
     VideoScene,
     check_output_path,
+    check_regular,
+    check_spares,
     decode_gif,
     decode_video,
     resampled_indices,
 )
 
 __all__ = [
-    "OUTPUT_ENDINGS", "Video", "VideoError", "VideoScene", "VideoWriter", "check_output_path", "contact_sheet", "middle_square", "read_image",
-    "read_video",
+    "OUTPUT_ENDINGS", "Video", "VideoError", "VideoScene", "VideoWriter", "check_output_path", "check_spares", "contact_sheet", "middle_square",
+    "pictures_in", "read_image", "read_video",
 ]  # fmt: skip
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -228,12 +230,17 @@ def read_video(path: str | Path, *, size: int | None = None, fps: float | None =
     return Video(video.frames[list(resampled_indices(len(video), video.fps, fps))], fps, (), video.script)
 
 
-def _read_folder(path: Path, size: int | None) -> np.ndarray:
-    """The pictures of a folder as frames (f h w 3) uint8."""
+def pictures_in(path: Path) -> list[Path]:
+    """The pictures of a folder in the order in which they are shown; VideoError where there are none."""
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_ENDINGS and not file.name.startswith("."))
     if not files:
         raise VideoError(f"{path}: holds no pictures ({', '.join(IMAGE_ENDINGS)})")
-    frames: list[np.ndarray] = []
+    return files
+
+
+def _read_folder(path: Path, size: int | None) -> np.ndarray:
+    """The pictures of a folder as frames (f h w 3) uint8."""
+    files, frames = pictures_in(path), []
     for file in files:
         frames.append(read_image(file, size))
         if frames[-1].shape != frames[0].shape:
@@ -251,8 +258,10 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(picture, dtype=np.int64).clip(0, 65535) // 257).astype(np.uint8))
 
 
-def read_image(path: str | Path, size: int | None = None) -> np.ndarray:
+def read_image(path: str | Path | BinaryIO, size: int | None = None) -> np.ndarray:
     """A picture as uint8 (h, w, 3), transparent parts over white; size: resized and cropped to a square of so many pixels."""
+    if isinstance(path, (str, Path)):
+        check_regular(path)
     try:
         with Image.open(path, formats=("PNG", "JPEG", "WEBP", "BMP")) as picture:
             if picture.width * picture.height > MAX_IMAGE_PIXELS:

@@ -122,8 +122,14 @@ class StreamEncoder:
                 self.pieces = len(self.notes)
             else:
                 self.file.begin(start, label or {})
-        except BaseException:
-            self.file.close() if resume else self.file.discard()  # what was begun anew has nothing in it yet
+        except OSError:
+            if resume:  # what is in it may still be gone on with
+                self.file.close()
+            else:
+                self.file.discard()
+            raise
+        except ValueError:
+            self.file.close()
             raise
 
     @property

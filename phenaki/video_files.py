@@ -8,7 +8,8 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -80,6 +81,24 @@ def check_output_path(path: str | Path) -> Path:
     return path
 
 
+def check_spares(path: Path, sources: Iterable[Path]) -> Path:
+    """An output path; VideoError where writing it would write over one of `sources`: files, or folders whose pictures make a clip."""
+    written = re.compile(re.sub("%0?[0-9]*d", "[0-9]+", re.escape(path.name)))  # of single frames: any of them
+    for source in filter(os.path.exists, sources):
+        beside = path.parent.samefile(source.parent)
+        if (path.exists() and path.samefile(source)) or (beside and written.fullmatch(source.name)):
+            raise VideoError(f"{path}: would write over {source.name}, which it is made from; give the result another name")
+        if os.path.isdir(source) and path.suffix.lower() == ".png" and path.parent.samefile(source):
+            raise VideoError(f"{path}: would lie among the pictures that it is made from; write it into another folder")
+    return path
+
+
+def check_regular(path: str | Path) -> None:
+    """VideoError where a path is a pipe, a socket or a device: whoever opens one may wait for ever."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise VideoError(f"{path}: is a pipe or a device; give a file", "not a file")
+
+
 Resize = Callable[[np.ndarray], np.ndarray]  # (h w 3) uint8 -> the same of another size
 
 
@@ -97,6 +116,8 @@ def open_strictly(path: Path, file: BinaryIO | None = None) -> Iterator[tuple[av
     """
     options = {"format_whitelist": READ_FORMATS, "protocol_whitelist": "file", "err_detect": STRICT}
     opened = False
+    if file is None:
+        check_regular(path)
     try:
         with av.open(address(path) if file is None else file, mode="r", options=options, timeout=20) as container:
             opened = True
@@ -159,7 +180,7 @@ def _decode(path: Path, container: av.container.InputContainer, stream: av.Video
     for frame in whole_frames(path, container, stream):
         if len(frames) >= max_frames:
             raise VideoError(f"{path}: more than {max_frames} frames; cut it into shorter files", "too long")
-        pixels = reformatter.reformat(frame, format="rgb24").to_ndarray()
+        pixels = np.rot90(reformatter.reformat(frame, format="rgb24").to_ndarray(), frame.rotation // 90 % 4)
         frames.append(pixels if resize is None else resize(pixels))
         num_bytes += frames[-1].nbytes
         if num_bytes > MAX_BYTES:
@@ -232,6 +253,7 @@ def parse_json_object(text: str) -> dict[str, Any]:
 
 def decode_gif(path: Path, resize: Resize | None = None, max_frames: int = MAX_FRAMES) -> Decoded:
     """Decodes a GIF, each frame resized as it comes; its rate is that of the script in its comment, else that of its shortest frame."""
+    check_regular(path)
     try:
         with Image.open(path, formats=("GIF",)) as picture:
             if max(picture.size) > MAX_SIDE or picture.n_frames > max_frames:

@@ -45,7 +45,7 @@ ALLOWED = {
     "editing": {"frame_source", "pipeline", "recording", "regions", "repainting", "story", "video"},
     "story": {"story_formats"},
     "video": {"atomic", "video_encoders", "video_files"},
-    "recording": {"checkpoint", "config", "pipeline", "story", "video"},
+    "recording": {"checkpoint", "config", "part_file", "pipeline", "story", "video"},
     "script_folder": {"story_formats", "video_files"},
     "rendering": {"checkpoint", "part_file", "pipeline", "recording", "script_folder", "story", "video_encoders", "video_files"},
     "rendering_worker": {"pipeline", "rendering", "script_folder"},
@@ -94,8 +94,8 @@ ALLOWED = {
     "evaluation/story_scripts": {"data/captions", "data/storybook", "evaluation/adherence", "story"},
     "evaluation/story_work": {"atomic", "evaluation/adherence", "evaluation/seams", "video"},
     "evaluation/story": {
-        "data/storybook", "evaluation/adherence", "evaluation/seams", "evaluation/story_scripts", "evaluation/story_work", "evaluation/tokenizer",
-        "pipeline",
+        "checkpoint", "data/storybook", "evaluation/adherence", "evaluation/seams", "evaluation/story_scripts", "evaluation/story_work",
+        "evaluation/tokenizer", "pipeline",
     },
     "evaluation/story_figures": {
         "evaluation/adherence", "evaluation/bootstrap", "evaluation/frechet", "evaluation/story_scripts", "evaluation/story_work",

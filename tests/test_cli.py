@@ -231,7 +231,7 @@ def test_edit_takes_a_mask_and_keeps_a_share(clip, model, tmp_path):
         (["--extend", "inf"], "extend inf"),
         (["--extend", 1, "--seed", -1], "seed = -1"),
         (["--extend", 1, "-o", "a.avi"], "unknown ending"),
-        (["--extend", 1, "-o", "clip [red].mp4"], "is the clip itself"),
+        (["--extend", 1, "-o", "clip [red].mp4"], "which it is made from"),
     ],
 )
 def test_bad_edits_are_told_before_the_model_is_loaded(clip, no_models, monkeypatch, options, words):

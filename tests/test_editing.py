@@ -10,7 +10,7 @@ from PIL import Image
 import phenaki
 from phenaki.checkpoint import Model, ModelInfo
 from phenaki.cvivit import CViViT
-from phenaki.editing import Edit, edit, edit_to_file, stream_edit
+from phenaki.editing import Edit, check_result_path, edit, edit_to_file, stream_edit
 from phenaki.frame_source import FrameSource
 from phenaki.maskgit import MaskGIT
 from phenaki.pipeline import Phenaki
@@ -176,9 +176,20 @@ def test_the_clip_is_not_written_over(model, tmp_path):
     (tmp_path / "b.mp4").symlink_to(tmp_path / "a.mp4")
     before = (tmp_path / "a.mp4").read_bytes()
     for name in ("a.mp4", "b.mp4"):
-        with pytest.raises(VideoError, match="is the clip itself"):
+        with pytest.raises(VideoError, match=r"would write over .*, which it is made from"):
             edit_to_file(model, tmp_path / "a.mp4", Edit("a bear", Region(BOX)), tmp_path / name)
     assert (tmp_path / "a.mp4").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["%03d.png", "sheet.png"])
+def test_the_pictures_of_a_clip_are_not_written_over(tmp_path, name):
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    clip_of(3).save(folder / "%03d.png")
+    with pytest.raises(VideoError, match="would lie among the pictures that it is made from"):
+        check_result_path(folder / name, FrameSource.of(folder))
+    assert check_result_path(folder / "a.mp4", FrameSource.of(folder)) == folder / "a.mp4"
+    assert check_result_path(tmp_path / name, FrameSource.of(folder)) == tmp_path / name
 
 
 def test_the_names_of_the_package():

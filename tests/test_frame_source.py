@@ -1,5 +1,8 @@
 """A clip read as a stream: the same frames as read whole, the right ones at another rate, and files that are not whole."""
 
+import os
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,6 +28,21 @@ def test_a_file_is_read_as_it_is_whole(clip):
     assert np.abs(np.stack(list(source.frames())).astype(int) - whole.frames).max() <= 1
     assert np.array_equal(np.stack(list(source.frames())), np.stack(list(source.frames())))
     assert FrameSource.of(source) is source
+
+
+def test_a_picture_that_lies_down_is_stood_up_however_it_is_read(clip):
+    """Phones film upright pictures lying down and say so in the track's matrix (ISO/IEC 14496-12, 8.3.2)."""
+    frames = frames_of(3)
+    frames[:, :, :8] = 255
+    Video(frames, 8.0).save(clip)
+    data = bytearray(clip.read_bytes())
+    matrix = data.index(b"tkhd") + 44
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    clip.write_bytes(data)
+    source, whole = FrameSource.of(clip), read_video(clip)
+    assert whole.frames.shape == (3, 48, 32, 3) and (source.height, source.width) == (48, 32)
+    assert np.abs(np.stack(list(source.frames())).astype(int) - whole.frames).max() <= 1
+    assert abs(whole.frames[:, :7].mean() - 255) < 3 or abs(whole.frames[:, -7:].mean() - 255) < 3
 
 
 @pytest.mark.parametrize("fps", [24, 8, 5, 60])
@@ -72,6 +90,18 @@ def test_what_is_no_clip(tmp_path, name, content, words):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(VideoError, match=words):
         FrameSource.of(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.png"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(VideoError, match="is a pipe or a device; give a file"):
+        FrameSource.of(tmp_path / name)
+
+
+def test_a_device_is_no_clip():
+    with pytest.raises(VideoError, match="is a pipe or a device; give a file"):
+        FrameSource.of("/dev/zero")
 
 
 def test_a_damaged_file_is_told_before_anything_is_made_of_it(clip):

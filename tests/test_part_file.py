@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import struct
+import tracemalloc
 
 import pytest
 
@@ -102,6 +103,45 @@ def test_another_label_is_refused_and_nothing_is_touched(path, label, words):
         part.go_on(START, label)
     part.close()
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("label", [b"no json", b"\xff", b"[" * 100_000, b'{"seed": 7}'])
+def test_a_label_that_cannot_be_read_is_refused(tmp_path, label):
+    path = tmp_path / "part.mp4"
+    path.write_bytes(START + record(START, 0, label))
+    part = PartFile(path)
+    with pytest.raises(PartFileError, match=r"its label cannot be read|was begun with"):
+        part.go_on(START, LABEL)
+    part.close()
+
+
+def test_a_large_piece_is_not_held_in_memory(tmp_path):
+    """A box of 128 MiB of nothing (the file has holes): read, and found to have no record."""
+    path = tmp_path / "part.mp4"
+    path.write_bytes(START + record(START, 0, b"{}"))
+    with open(path, "r+b") as file:
+        file.seek(0, os.SEEK_END)
+        file.write(struct.pack(">I4s", 1 << 27, b"mdat"))
+        file.truncate(file.tell() + (1 << 27))
+    tracemalloc.start()
+    assert len(ends(path)) == 1
+    assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    tracemalloc.stop()
+
+
+def test_a_note_has_bounds(path, monkeypatch):
+    monkeypatch.setattr("phenaki.part_file.MAX_NOTE_BYTES", 20)
+    with pytest.raises(PartFileError, match="a note of 21 bytes: at most 20"):
+        record(b"", 0, bytes(21))
+    assert len(ends(path)) == 0  # its label is longer than that
+
+
+def test_a_link_is_not_written_through(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "part.mp4").symlink_to(tmp_path / "precious")
+    with pytest.raises(PartFileError, match="is a link"):
+        PartFile(tmp_path / "part.mp4")
+    assert (tmp_path / "precious").read_text() == "kept"
 
 
 def test_another_encoder_is_refused(path):

@@ -19,10 +19,10 @@ import phenaki.video
 from phenaki.checkpoint import Model, load_model
 from phenaki.part_file import PartFile, PartFileError
 from phenaki.pipeline import Phenaki
-from phenaki.recording import MadeTokens, generate_to_file, label_of, note_of, weights_hash
+from phenaki.recording import MadeTokens, content_hash, generate_to_file, label_of, note_of, weights_hash
 from phenaki.story import Story, StoryError
 from phenaki.text import TextEncoder
-from phenaki.video import VideoError, read_video
+from phenaki.video import Video, VideoError, VideoWriter, read_video
 from phenaki.video_encoders import StreamEncoder, part_path
 
 STORY = [("a bear walks", 3.5), ("a panda sleeps", 2.0), {"prompt": "a red house", "seconds": 3.0, "cut": True}]
@@ -348,8 +348,86 @@ def test_two_runs_do_not_write_one_video(ready, tmp_path, monkeypatch):
 
 def test_tokens_come_back_from_their_notes():
     tokens = torch.randint(2**20, (3, 4, 5))
-    made = MadeTokens([note_of(tokens), note_of(tokens[:1])], (4, 5))
+    made = MadeTokens([note_of(tokens), note_of(tokens[:1])], (4, 5), 2**20)
     assert len(made) == 2 and torch.equal(made[0], tokens) and torch.equal(made[1], tokens[:1]) and made[0].dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("note", "words"),
+    [
+        (b"", "a note of 0 bytes, a slice has 80"), (bytes(79), "79 bytes"), (bytes(81), "81 bytes"),
+        (note_of(torch.full((1, 4, 5), 9)), "none of the model's 9"), (note_of(torch.full((1, 4, 5), -1)), "none of the model's 9"),
+    ],
+)  # fmt: skip
+def test_a_note_that_holds_no_tokens_is_told(note, words):
+    with pytest.raises(PartFileError, match=words):
+        _ = MadeTokens([note], (4, 5), 9)[0]
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "num_slices", "words"),
+    [(0, 3, "has 0 frames where its chunks have"), (99, 3, "has 99 frames where"), (5, 2, "made with 2 slices, the plan has 3")],
+)
+def test_a_part_file_of_the_right_label_and_wrong_pieces_is_refused(ready, tmp_path, num_frames, num_slices, words):
+    path = tmp_path / "a.mp4"
+    with VideoWriter(path, fps=8, size=(32, 32)) as writer:
+        part = PartFile(tmp_path / "b.mp4")
+        part.begin(writer.encoder.start, label_of(ready, ready.prepare(STORY)))
+        part.append(b"", num_frames, note_of(torch.zeros(num_slices, *ready.grid)))
+        part.close()
+        writer.write(np.zeros((1, 32, 32, 3), np.uint8))
+    (tmp_path / "b.mp4").rename(part_path(path))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=words):
+        generate_to_file(ready, STORY, path, resume=True)
+    assert path.read_bytes() == before
+
+
+def test_a_disk_that_fails_when_it_goes_on_costs_nothing(ready, unkilled, tmp_path, monkeypatch):
+    path = tmp_path / unkilled.name
+    stopped(ready, path, monkeypatch, after=3)
+    before = part_path(path).read_bytes()
+
+    def failing(self, start, label):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PartFile, "go_on", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            generate_to_file(ready, STORY, path, resume=True)
+    assert part_path(path).read_bytes() == before
+
+
+@pytest.mark.parametrize(("field", "output"), [("image", "house.png"), ("end_image", "house.png"), ("image", "h%d.png"), ("video", "clip.mp4")])
+def test_what_a_story_is_made_from_is_not_written_over(ready, tmp_path, field, output):
+    given = {"h%d.png": "h7.png"}.get(output, output)
+    (Image.new("RGB", (40, 40), "red") if given.endswith("png") else Video(np.zeros((9, 32, 32, 3), np.uint8), 8.0)).save(tmp_path / given)
+    before, names = (tmp_path / given).read_bytes(), sorted(tmp_path.iterdir())
+    story = Story.of([{"prompt": "a bear", "seconds": 2.0, field: str(tmp_path / given)}])
+    with pytest.raises(VideoError, match=f"would write over {given}, which it is made from"):
+        generate_to_file(ready, story, tmp_path / output)
+    assert (tmp_path / given).read_bytes() == before and sorted(tmp_path.iterdir()) == names
+
+
+def test_a_folder_is_hashed_as_it_is_shown(tmp_path):
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "notes.txt").write_text("one")
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / name)
+    before = content_hash(tmp_path)
+    (tmp_path / "notes.txt").write_text("two")
+    assert content_hash(tmp_path) == before
+    (tmp_path / "a.png").rename(tmp_path / "c.png")
+    assert content_hash(tmp_path) != before
+
+
+def test_what_a_scene_starts_from_counts_as_a_chunk(ready, tmp_path, monkeypatch):
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "house.png")
+    story, notes = [{"prompt": "a bear", "seconds": 2.0, "image": str(tmp_path / "house.png")}], []
+    count = len(list(ready.stream_story(story)))
+    stopped(ready, tmp_path / "a.mp4", monkeypatch, after=2, story=story)
+    generate_to_file(ready, story, tmp_path / "a.mp4", resume=True, on_note=notes.append)
+    assert notes[0].endswith(f"2 of {count} chunks") and count == ready.plan(story).num_chunks + 1
 
 
 def test_the_label_is_json_and_says_nothing_of_places(ready, tmp_path):

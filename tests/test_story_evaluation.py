@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from phenaki.evaluation.tokenizer import as_shown
 from phenaki.maskgit import MaskGIT
 from phenaki.pipeline import Phenaki
 from phenaki.sampling import SamplingOptions
+from phenaki.story import plan
 from phenaki.text import TextEncoder
 from phenaki.training.settings import load_settings
 from phenaki.video import Video
@@ -283,6 +285,9 @@ def test_a_work_folder_is_of_one_evaluation(tmp_path):
     (tmp_path / "b" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds other files"):
         WorkFolder(tmp_path / "b", settings)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / ".settings.json.part").write_text("{")  # of a run that was killed as it began
+    assert WorkFolder(tmp_path / "c", settings).record(0) is None
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"made": 3}', '{"index": 0, "made": {"seen": {}}}'])
@@ -402,6 +407,9 @@ def test_the_video_that_is_judged_is_the_one_that_a_user_gets(folder, scripts):
     assert np.array_equal(((told.video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy(), frames)
     assert told.chunk_starts == tuple(starts) and told.chunk_starts[0] == 0 and told.seconds > 0
     assert scene_lengths(phenaki, ScriptSettings()) == LENGTHS
+    slow = SimpleNamespace(info=SimpleNamespace(fps=1.0), plan=lambda story: plan(story, fps=1.0, temporal_patch_size=2, chunk_slices=3))
+    with pytest.raises(ValueError, match=r"at 1 frames a second one has 1 frames, of which 1 at its ends are not judged"):
+        scene_lengths(slow, ScriptSettings())
 
 
 @pytest.mark.parametrize(

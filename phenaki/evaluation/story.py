@@ -7,7 +7,7 @@ referee misses there, no model can be blamed for.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from phenaki.checkpoint import state_sha256
 from phenaki.data.storybook import StorybookWorld
 from phenaki.evaluation.adherence import Seen, scene_cases
 from phenaki.evaluation.seams import seam_parts
@@ -54,12 +55,13 @@ def tell(phenaki: Phenaki, script: Script) -> Told:
 
 
 def evaluate_stories(
-    scripts: Iterable[Script], teller: Callable[[Script], Told], world: StorybookWorld, referee: Referee, i3d: I3D | None, work: WorkFolder,
+    scripts: Sequence[Script], teller: Callable[[Script], Told], world: StorybookWorld, referee: Referee, i3d: I3D | None, work: WorkFolder,
     on_story: Callable[[int], None] = lambda _: None,
 ) -> None:  # fmt: skip
     """Sees to it that the work folder has a record of every script; on_story is told how many there are."""
-    for count, script in enumerate(scripts, 1):
+    for script in scripts:
         check_labels(script, referee)
+    for count, script in enumerate(scripts, 1):
         if work.record(script.index) is None:
             told = teller(script)
             frames = to_pixels(rearrange(told.video, "c f h w -> f c h w"), world.config.size)
@@ -106,8 +108,5 @@ def check_labels(script: Script, referee: Referee) -> None:
 
 def fingerprint(referee: Referee) -> str:
     """Names a referee by its labels and weights."""
-    digest = hashlib.sha256(repr(sorted(referee.labels.items())).encode())
-    if isinstance(referee, nn.Module):
-        for name, tensor in sorted(referee.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    weights = state_sha256([referee]) if isinstance(referee, nn.Module) else ""
+    return hashlib.sha256(f"{sorted(referee.labels.items())} {weights}".encode()).hexdigest()[:16]

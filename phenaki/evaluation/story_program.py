@@ -100,9 +100,19 @@ def with_sampling(phenaki: Phenaki, changed: dict[str, Any]) -> Phenaki:
 
 
 def scene_lengths(phenaki: Phenaki, settings: ScriptSettings) -> list[int]:
-    """Frames of each scene of a script: the model's own plan moves ends to its slices, and truth is drawn to fit."""
-    story = Story.of([("a scene", settings.seconds)] * settings.scenes)
-    return [scene.num_frames for scene in phenaki.plan(story).scenes]
+    """Frames of each scene of a script: the model's own plan moves ends to its slices, and truth is drawn to fit.
+
+    ValueError where that leaves a scene no frame to be judged by.
+    """
+    story, fps = Story.of([("a scene", settings.seconds)] * settings.scenes), phenaki.info.fps
+    lengths = [scene.num_frames for scene in phenaki.plan(story).scenes]
+    unjudged = round(SETTLING_SECONDS * fps) + round(MOTION_MARGIN_SECONDS * fps)
+    if min(lengths) <= unjudged:
+        raise ValueError(
+            f"{settings.seconds:g} seconds a scene: at {fps:g} frames a second one has {min(lengths)} frames, of which "
+            f"{unjudged} at its ends are not judged; make scenes longer"
+        )
+    return lengths
 
 
 def world_for(phenaki: Phenaki, exam: StoryExam) -> StorybookWorld:

@@ -53,7 +53,7 @@ class WorkFolder:
                 names = ", ".join(different)
                 raise ValueError(f"{folder}: holds stories of another evaluation ({names} not as now). Choose another with --work, or remove it")
             return
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(not one.name.startswith(".settings") for one in folder.iterdir()):  # a killed run left but its part
             raise ValueError(f"{folder}: holds other files. Choose an empty folder with --work")
         folder.mkdir(exist_ok=True)
         write_text(path, json.dumps(settings, indent=2) + "\n")
