@@ -141,10 +141,10 @@ def trainer_with_all_losses(size: PeerSize, data: Iterator[Tensor], folder: Path
     return Trainer(cvivit, trainer.train_step, lambda: trainer.ema_vae.ema_model)
 
 
-def trainer_with_mse(size: PeerSize, data: Iterator[Tensor]) -> Trainer:
+def trainer_with_mse(size: PeerSize, data: Iterator[Tensor], device: torch.device | str = "cpu") -> Trainer:
     """Its L2 loss alone with its trainer's optimizer, clipping and average: the trainer itself crashes without a discriminator."""
     import_peer()
-    cvivit = peer_tokenizer(size)
+    cvivit = peer_tokenizer(size).to(device)
     averaged = importlib.import_module("ema_pytorch").EMA(cvivit, beta=EMA_BETA, update_after_step=0, update_every=1)
     make_optimizer = importlib.import_module("phenaki_pytorch.optimizer").get_optimizer
     optimizer = make_optimizer(list(cvivit.parameters()), lr=LEARNING_RATE, wd=0.0, betas=BETAS)
