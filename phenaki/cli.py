@@ -1,8 +1,5 @@
 """`phenaki ...`: a thin skin on the Python functions. Errors are one message on stderr and exit code 2."""
 
-import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,18 +9,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from phenaki.cli_evaluate import evaluate_app
+from phenaki.cli_messages import ContextKind, tell, told_errors
+
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="From a script of prompts to one continuous video."
 )
 train_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer or a generator.")
 data_app = typer.Typer(no_args_is_help=True, help="Look at training data, and prepare it.")
-evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a trained network.")
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 metrics_app = typer.Typer(no_args_is_help=True, help="Install the networks that losses and metrics look through: LPIPS and I3D.")
 app.add_typer(metrics_app, name="metrics")
 app.add_typer(evaluate_app, name="evaluate")
-errors = Console(stderr=True)
 
 
 class Network(StrEnum):
@@ -31,46 +29,9 @@ class Network(StrEnum):
     generator = "generator"
 
 
-class ContextKind(StrEnum):
-    tokens = "tokens"
-    frames = "frames"
-
-
-class DriftMode(StrEnum):
-    held = "held"
-    switching = "switching"
-    returning = "returning"
-    recalling = "recalling"
-
-
-class World(StrEnum):
-    small = "small"
-    medium = "medium"
-    full = "full"
-
-
 class VideoFormat(StrEnum):
     mp4 = "mp4"
     webm = "webm"
-
-
-@contextlib.contextmanager
-def told_errors() -> Iterator[None]:
-    """Turns the errors of bad input into one message and exit code 2, an interrupt into exit code 130."""
-    notes = lambda error: "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        errors.print(Text.assemble(("error:", "red"), f" {error}{notes(error)}"), soft_wrap=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt as error:
-        tell((str(error) or "stopped") + notes(error))
-        raise typer.Exit(130) from error
-
-
-def tell(text: str) -> None:
-    """A line on stderr, letter for letter: paths and prompts may hold what `rich` takes for markup."""
-    errors.print(Text(text), soft_wrap=True)
 
 
 @app.command()
@@ -344,127 +305,6 @@ def metrics_list() -> None:
 
         for status in metrics_status():
             typer.echo(f"{status.name}  {status.state}  {status.path}")
-
-
-@evaluate_app.callback()
-def _evaluate() -> None:
-    """Measure a trained network."""
-
-
-@evaluate_app.command("tokenizer")
-def evaluate_tokenizer_command(
-    output: Annotated[Path, typer.Option("-o", "--output", help="figures, .json")],
-    model: Annotated[str, typer.Option(help="shipped model, model or checkpoint folder, or hub id")] = "storybook",
-    data: Annotated[Path | None, typer.Option(help="storybook atlas, or footage; a world drawn by code by default")] = None,
-    world: Annotated[World, typer.Option(help="of the storybook")] = World.small,
-    clips: Annotated[int, typer.Option(help="how many, each taken once")] = 256,
-    frames: Annotated[int | None, typer.Option(help="of a clip; about 17 by default, as the model can take them")] = None,
-    size: Annotated[int | None, typer.Option(help="pixels a side; the model's own by default")] = None,
-    batch_size: Annotated[int, typer.Option(help="clips at once")] = 8,
-    seed: Annotated[int | None, typer.Option(help="which clips; one that training does not use by default")] = None,
-    html: Annotated[Path | None, typer.Option(help="a page with pictures and curves, .html")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
-) -> None:
-    """Measure a tokenizer on clips it was not trained on: PSNR, SSIM, LPIPS, rFVD, flicker, codebook use, speed."""
-    with told_errors():
-        from phenaki.data.storybook import WORLDS
-        from phenaki.evaluation.program import Wishes, run_tokenizer_evaluation, summary
-        from phenaki.pipeline import choose_device
-        from phenaki.training.tokenizer import open_source
-
-        chosen = str(choose_device(device))
-        clips_at = lambda fps, side: open_source(replace(WORLDS[world], fps=fps), side, data, chosen)
-        wishes = Wishes(clips, frames, size, batch_size, seed)
-        with count_progress("clips") as show:
-            figures = run_tokenizer_evaluation(model, clips_at, output, html=html, wishes=wishes, device=chosen, on_progress=show)
-        typer.echo("\n".join(summary(figures)))
-        tell(" ".join(str(path) for path in (output, html) if path))
-
-
-@evaluate_app.command("story")
-def evaluate_story_command(
-    output: Annotated[Path, typer.Option("-o", "--output", "--json", help="figures, .json")],
-    model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
-    data: Annotated[Path | None, typer.Option(help="storybook atlas; a world drawn by code by default")] = None,
-    world: Annotated[World, typer.Option(help="of the storybook")] = World.small,
-    scripts: Annotated[int, typer.Option(help="how many; a third each of seen, held-out combinations, held-out phrasings")] = 200,
-    seconds: Annotated[float, typer.Option(help="of each of a script's four scenes; at least 2")] = 2.0,
-    seed: Annotated[int, typer.Option(help="which scripts")] = 777,
-    num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk; the model's own by default")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
-    order: Annotated[str | None, typer.Option(help="which tokens are kept first: confidence or halton")] = None,
-    temperature: Annotated[float | None, typer.Option(help="of the token distribution")] = None,
-    fvd: Annotated[bool, typer.Option(help="measure FVD, which on a CPU takes nearly half as long again")] = True,
-    html: Annotated[Path | None, typer.Option(help="a page with the worst and best stories, .html")] = None,
-    work: Annotated[Path | None, typer.Option(help="folder of finished stories; OUTPUT-work by default")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
-) -> None:
-    """Measure how a model keeps to scripts, with a referee's eyes: adherence, persistence, switch time, FVD, seams, speed.
-
-    Finished stories are kept: run the same command again to go on after an interruption.
-    """
-    with told_errors():
-        from phenaki.evaluation.story_program import StoryExam, run_story_evaluation, summary
-        from phenaki.evaluation.story_scripts import ScriptSettings
-        from phenaki.pipeline import choose_device
-
-        wishes = {"num_steps": num_steps, "guidance_scale": guidance_scale, "order": order, "temperature": temperature}
-        sampling = {name: wish for name, wish in wishes.items() if wish is not None}
-        settings = ScriptSettings(scripts, seconds=seconds, seed=seed)
-        exam = StoryExam(model, world.value, data, settings, sampling, str(choose_device(device)), fvd)
-        with count_progress("stories") as show:
-            figures = run_story_evaluation(exam, output, html=html, work=work, on_story=show)
-        typer.echo("\n".join(summary(figures)))
-        tell(" ".join(str(path) for path in (output, html) if path))
-
-
-@evaluate_app.command("drift")
-def evaluate_drift_command(
-    model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
-    minutes: Annotated[float, typer.Option(help="of each story, 0.5 to 60")] = 10.0,
-    mode: Annotated[list[DriftMode], typer.Option(help="prompts held, switching, returning; recalling: returning with a memory of it")] = (
-        DriftMode.held, DriftMode.switching, DriftMode.returning,
-    ),
-    context: Annotated[list[ContextKind], typer.Option(help="what a chunk sees of the ones before, compared with the model's own way")] = (),
-    stories: Annotated[int, typer.Option(help="of each mode")] = 1,
-    output: Annotated[Path, typer.Option("-o", "--output", "--json", help="figures, .json")] = Path("docs/results/drift.json"),
-    plot: Annotated[Path | None, typer.Option(help="their picture, .png; beside the figures by default")] = None,
-    work: Annotated[Path | None, typer.Option(help="folder of the stories and what was judged of them; OUTPUT-work by default")] = None,
-    data: Annotated[Path | None, typer.Option(help="storybook atlas; a world drawn by code by default")] = None,
-    world: Annotated[World, typer.Option(help="of the storybook")] = World.small,
-    seed: Annotated[int, typer.Option(help="which scripts")] = 777,
-    num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk; the model's own by default")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
-    fvd: Annotated[bool, typer.Option(help="measure FVD, where I3D is installed")] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
-) -> None:
-    """Measure whether a long video stays as good as it began: adherence, FVD, sharpness, colours and motion by minute.
-
-    What was judged is kept: run the same command again to go on after an interruption, or with more modes, contexts, stories.
-    """
-    with told_errors():
-        from phenaki.evaluation.drift_program import DriftExam, run_drift_evaluation, summary
-        from phenaki.evaluation.drift_scripts import DriftSettings
-        from phenaki.pipeline import choose_device
-
-        wishes = {"num_steps": num_steps, "guidance_scale": guidance_scale}
-        sampling = {name: wish for name, wish in wishes.items() if wish is not None}
-        settings = DriftSettings(minutes, tuple(one.value for one in mode), stories, seed)
-        exam = DriftExam(model, world.value, data, settings, tuple(one.value for one in context), sampling, str(choose_device(device)), fvd)
-        with count_progress("windows") as show:
-            figures = run_drift_evaluation(exam, output, plot=plot, work=work, on_window=show)
-        typer.echo("\n".join(summary(figures)))
-        tell(f"{output} {plot or output.with_suffix('.png')}")
-
-
-@contextlib.contextmanager
-def count_progress(things: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, told (things done, things in all)."""
-    from rich.progress import Progress
-
-    with Progress(console=errors, transient=True) as bar:
-        task = bar.add_task(things, total=None)
-        yield lambda done, count: bar.update(task, completed=done, total=count)
 
 
 if __name__ == "__main__":

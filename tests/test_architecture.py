@@ -195,7 +195,7 @@ def test_algorithms_import_no_heavy_package(name):
         ("av", {"video_encoders", "video_files"}),
         ("yaml", {"story_formats"}),
         ("pydantic", {"story"}),
-        ("typer", {"cli"}),
+        ("typer", {"cli", "cli_evaluate", "cli_messages"}),
         ("pyarrow", {"data/table"}),
         ("ray", {"rendering_ray"}),
     ],

@@ -1,0 +1,51 @@
+"""What all commands share: how errors and notes are told, and the values that options may have."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+errors = Console(stderr=True)
+
+
+class ContextKind(StrEnum):
+    tokens = "tokens"
+    frames = "frames"
+
+
+class World(StrEnum):
+    small = "small"
+    medium = "medium"
+    full = "full"
+
+
+@contextlib.contextmanager
+def told_errors() -> Iterator[None]:
+    """Turns the errors of bad input into one message and exit code 2, an interrupt into exit code 130."""
+    notes = lambda error: "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        errors.print(Text.assemble(("error:", "red"), f" {error}{notes(error)}"), soft_wrap=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        tell((str(error) or "stopped") + notes(error))
+        raise typer.Exit(130) from error
+
+
+def tell(text: str) -> None:
+    """A line on stderr, letter for letter: paths and prompts may hold what `rich` takes for markup."""
+    errors.print(Text(text), soft_wrap=True)
+
+
+@contextlib.contextmanager
+def count_progress(things: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, told (things done, things in all)."""
+    from rich.progress import Progress
+
+    with Progress(console=errors, transient=True) as bar:
+        task = bar.add_task(things, total=None)
+        yield lambda done, count: bar.update(task, completed=done, total=count)
