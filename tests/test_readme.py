@@ -21,7 +21,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-COMMANDS = ("generate", "plan", "edit", "train", "tokenizer", "generator", "data", "preview", "check", "evaluate", "story")
+COMMANDS = ("generate", "plan", "edit", "train", "tokenizer", "generator", "data", "preview", "check", "evaluate", "story", "drift")
 
 
 def commands() -> list[str]:
