@@ -114,14 +114,14 @@ class StreamEncoder:
         rate = Fraction(fps).limit_denominator(100_000)
         self.coding = Coding(codec, tuple(options.items()), size, rate, gop_size or max(round(fps), 1))
         self.path, self.part, self.pieces = path, part_path(path), 0
-        start, _ = encode_piece(self.coding, [], 0, 0)
+        self.start, _ = encode_piece(self.coding, [], 0, 0)
         self.file, self.notes = PartFile(self.part), ()
         try:
             if resume:
-                self.notes = self.file.go_on(start, label or {})
+                self.notes = self.file.go_on(self.start, label or {})
                 self.pieces = len(self.notes)
             else:
-                self.file.begin(start, label or {})
+                self.file.begin(self.start, label or {})
         except OSError:
             if resume:  # what is in it may still be gone on with
                 self.file.close()

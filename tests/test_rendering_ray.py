@@ -1,7 +1,9 @@
 """Scripts over a Ray cluster: parcels without one, the loop over its tasks with a stand-in, and a real one where Ray is installed."""
 
 import sys
-from dataclasses import replace
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,18 @@ from test_rendering import SCRIPTS, Notebook, alone, kill_holder_of, model, scri
 
 import phenaki.rendering_ray as rendering_ray
 from phenaki.rendering import RenderError, Watcher, render_folder
-from phenaki.rendering_ray import check_versions, cluster_device, lasting_name, packed, render_on_ray, render_parcel, unpacked, versions
+from phenaki.rendering_ray import (
+    Delivery,
+    PackedFile,
+    check_versions,
+    cluster_device,
+    lasting_name,
+    packed,
+    render_on_ray,
+    render_parcel,
+    unpacked,
+    versions,
+)
 from phenaki.script_folder import find_jobs
 from phenaki.story import Story
 
@@ -40,7 +53,7 @@ def test_a_parcel_becomes_the_same_bytes_as_its_script(scripts, settings, alone,
 
 def test_the_names_in_a_parcel_lead_nowhere_else(scripts, settings, tmp_path):
     parcel = packed(find_jobs(scripts, tmp_path)[0], settings, {})
-    file = rendering_ray.PackedFile(0, "image", "../../up.png", b"x")
+    file = PackedFile(0, "image", "../../up.png", b"x")
     story = unpacked(replace(parcel, files=(file,)), tmp_path / "scripts")
     assert story.scenes[0].image == str(tmp_path / "scripts" / "0" / "up.png") and not (tmp_path / "up.png").exists()
 
@@ -65,6 +78,14 @@ def test_models_and_devices_mean_the_same_everywhere(model, monkeypatch):
 
 
 # ---- the loop, with a stand-in -------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Reference:
+    """What stands for a task's result until it is asked for."""
+
+    name: str
+    work: Callable[[], Delivery]
 
 
 class StandIn:
@@ -94,7 +115,7 @@ class StandIn:
 
     def submit(self, function, parcel):
         self.asked.append(parcel.output_name)
-        reference = SimpleNamespace(work=lambda: function(parcel), name=parcel.output_name)
+        reference = Reference(parcel.output_name, lambda: function(parcel))
         self.running.append(reference)
         self.most = max(self.most, len(self.running))
         return reference
@@ -162,13 +183,14 @@ def test_a_worker_of_a_real_cluster_is_killed(scripts, settings, alone, tmp_path
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary.resolve()))  # where the workers make their videos
     monkeypatch.setenv("PYTHONPATH", str(Path(rendering_ray.__file__).resolve().parents[1]))
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
-        killed = kill_holder_of(lambda: list(temporary.glob("phenaki-*/.a.part.mp4")))
-        report = render_folder(scripts, out, settings, runner=partial(render_on_ray, address="local"), watcher=(book := Notebook()))
-        assert ray.is_initialized(), "a connection that was there stays"
-    finally:
-        ray.shutdown()
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:  # the name of a socket has 107 bytes at most
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _temp_dir=short)
+        try:
+            killed = kill_holder_of(lambda: list(temporary.glob("phenaki-*/.a.part.mp4")))
+            report = render_folder(scripts, out, settings, runner=partial(render_on_ray, address="local"), watcher=(book := Notebook()))
+            assert ray.is_initialized(), "a connection that was there stays"
+        finally:
+            ray.shutdown()
     assert len(killed) == 1 and len(report.made) == 3 and not report.failed and len(book.outcomes) == 3
     for job in find_jobs(scripts, out):
         assert job.output.read_bytes() == wanted[job.script.name]
