@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,13 +75,17 @@ def kill_self() -> None:
 
 
 def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(ready, unkilled, tmp_path):
+    """The system kills each run when it has had so much of the processor (SIGPROF, uncaught), however busy the machine is."""
     whole, path, draw = played(unkilled), tmp_path / unkilled.name, random.Random(3)
     seen = [0]
+
+    def work(seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        generate_to_file(ready, STORY, path, resume=True)
+
     while not path.exists():
-        child = in_a_process(lambda: generate_to_file(ready, STORY, path, resume=True))
-        time.sleep(draw.uniform(0.02, 0.2))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        seconds = draw.uniform(0.02, 0.2)
+        os.waitpid(in_a_process(lambda seconds=seconds: work(seconds)), 0)
         shown = played(part_path(path)) if part_path(path).exists() else whole[: len(whole) * path.exists()]
         assert np.array_equal(shown, whole[: len(shown)]) and len(shown) >= seen[-1]
         seen.append(len(shown))
