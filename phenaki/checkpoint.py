@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from phenaki.atomic import put
+from phenaki.atomic import put, write_text
 from phenaki.config import ConfigError, as_dict, build, check_range, read_settings
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.maskgit import MaskGIT, MaskGITConfig
@@ -190,9 +190,7 @@ def save_weights(folder: Path, part: str, state: dict[str, Tensor], dtype: torch
 
 def save_info(folder: Path, info: ModelInfo) -> None:
     """Writes config.json, whole or not at all."""
-    part_file = folder / ".config.json.part"
-    part_file.write_text(json.dumps({"format": FORMAT_VERSION, **as_dict(info)}, indent=2) + "\n", encoding="utf-8")
-    put(part_file, folder / "config.json")
+    write_text(folder / "config.json", json.dumps({"format": FORMAT_VERSION, **as_dict(info)}, indent=2) + "\n")
 
 
 def _shards(state: dict[str, Tensor], dtype: torch.dtype) -> Iterable[dict[str, Tensor]]:

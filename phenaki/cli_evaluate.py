@@ -3,7 +3,7 @@
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,11 @@ class DriftMode(StrEnum):
     switching = "switching"
     returning = "returning"
     recalling = "recalling"
+
+
+def asked_for(**wishes: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: wish for name, wish in wishes.items() if wish is not None}
 
 
 @evaluate_app.callback()
@@ -81,8 +86,7 @@ def evaluate_story_command(
         from phenaki.evaluation.story_scripts import ScriptSettings
         from phenaki.pipeline import choose_device
 
-        wishes = {"num_steps": num_steps, "guidance_scale": guidance_scale, "order": order, "temperature": temperature}
-        sampling = {name: wish for name, wish in wishes.items() if wish is not None}
+        sampling = asked_for(num_steps=num_steps, guidance_scale=guidance_scale, order=order, temperature=temperature)
         settings = ScriptSettings(scripts, seconds=seconds, seed=seed)
         exam = StoryExam(model, world.value, data, settings, sampling, str(choose_device(device)), fvd)
         with count_progress("stories") as show:
@@ -120,8 +124,7 @@ def evaluate_drift_command(
         from phenaki.evaluation.drift_scripts import DriftSettings
         from phenaki.pipeline import choose_device
 
-        wishes = {"num_steps": num_steps, "guidance_scale": guidance_scale}
-        sampling = {name: wish for name, wish in wishes.items() if wish is not None}
+        sampling = asked_for(num_steps=num_steps, guidance_scale=guidance_scale)
         settings = DriftSettings(minutes, tuple(one.value for one in mode), stories, seed)
         exam = DriftExam(model, world.value, data, settings, tuple(one.value for one in context), sampling, str(choose_device(device)), fvd)
         with count_progress("windows") as show:

@@ -211,11 +211,11 @@ class Phenaki:
                 advance(chunk)
                 if on_chunk:
                     on_chunk(chunk)
-        return Video(np.concatenate(frames), story.fps or self.info.fps, self.video_scenes(story), self.script(story))
+        return Video(np.concatenate(frames), story.fps or self.info.fps, self.video_scenes(prepared), self.script(story))
 
-    def video_scenes(self, story: Story) -> tuple[VideoScene, ...]:
+    def video_scenes(self, prepared: Prepared) -> tuple[VideoScene, ...]:
         """The scenes of the video that a story becomes, in its own frames."""
-        return video_scenes(story, self.info.fps, plan_story(story, self.info))
+        return video_scenes(prepared.story, self.info.fps, prepared.plan)
 
     def script(self, story: Story) -> dict[str, Any]:
         """What travels with the video."""

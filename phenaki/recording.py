@@ -60,7 +60,7 @@ def generate_to_file(
     prepared = phenaki.prepare(story, **options)  # checks everything before a file is opened
     story, size, rate = prepared.story, phenaki.picture_size(prepared.story), prepared.story.fps or phenaki.info.fps
     check_spares(check_output_path(path), files_of(story))
-    about = {"scenes": phenaki.video_scenes(story), "script": phenaki.script(story), "label": label_of(phenaki, prepared)}
+    about = {"scenes": phenaki.video_scenes(prepared), "script": phenaki.script(story), "label": label_of(phenaki, prepared)}
     with VideoWriter(path, fps=rate, size=(size, size), resume=resume, **about) as writer, story_progress(progress) as advance:
         if resume:
             on_note(f"{writer.path}: {told_of(writer, prepared.plan.num_pieces)}")

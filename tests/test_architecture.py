@@ -61,10 +61,10 @@ ALLOWED = {
     "training/batches": {"data/tokens", "masking", "maskgit", "training/optimizers", "training/settings", "training/tasks"},
     "data/storybook": {"data/art", "data/captions", "data/cast", "data/painter", "data/poses", "data/world"},
     "data/footage_settings": {"config"},
-    "evaluation/referee": {"atomic", "data/world"},
+    "evaluation/referee": {"atomic", "checkpoint", "data/world"},
     "training/referee_augmentation": set(),
     "training/referee_examples": {"cvivit", "data/captions", "data/poses", "data/storybook", "evaluation/referee"},
-    "training/referee_bank": {"atomic", "config", "cvivit", "data/storybook", "training/referee_examples"},
+    "training/referee_bank": {"atomic", "checkpoint", "config", "cvivit", "data/storybook", "training/referee_examples"},
     "training/referee": {
         "evaluation/referee", "training/optimizers", "training/parallel", "training/referee_augmentation", "training/referee_examples",
     },
@@ -94,8 +94,8 @@ ALLOWED = {
     "evaluation/story_scripts": {"data/captions", "data/storybook", "evaluation/adherence", "story"},
     "evaluation/story_work": {"atomic", "evaluation/adherence", "evaluation/seams", "video"},
     "evaluation/story": {
-        "checkpoint", "data/storybook", "evaluation/adherence", "evaluation/seams", "evaluation/story_scripts", "evaluation/story_work",
-        "evaluation/tokenizer", "pipeline",
+        "checkpoint", "data/storybook", "evaluation/adherence", "evaluation/referee", "evaluation/seams", "evaluation/story_scripts",
+        "evaluation/story_work", "evaluation/tokenizer", "pipeline",
     },
     "evaluation/story_figures": {
         "evaluation/adherence", "evaluation/bootstrap", "evaluation/frechet", "evaluation/story_scripts", "evaluation/story_work",
@@ -103,7 +103,8 @@ ALLOWED = {
     "evaluation/looks": {"evaluation/metrics"},
     "evaluation/drift_scripts": {"data/storybook", "story"},
     "evaluation/drift": {
-        "data/storybook", "evaluation/adherence", "evaluation/drift_scripts", "evaluation/looks", "evaluation/story", "evaluation/tokenizer",
+        "data/storybook", "evaluation/adherence", "evaluation/drift_scripts", "evaluation/looks", "evaluation/referee", "evaluation/story",
+        "evaluation/tokenizer",
         "pipeline", "recording", "story", "video",
     },
     "evaluation/drift_figures": {

@@ -272,7 +272,7 @@ def run(*arguments) -> tuple[int, str]:
 def no_networks(monkeypatch):
     monkeypatch.setattr(drift_program, "load_referee", lambda world, device: Blind())
     missing = MetricNetworks(missing={"rfvd": "not measured: run `phenaki metrics install`"})
-    monkeypatch.setattr(drift_program, "load_i3d_network", lambda device: missing)
+    monkeypatch.setattr(drift_program, "video_network", lambda fvd, device: missing)
 
 
 def test_the_command_compares_contexts_and_makes_nothing_twice(folder, no_networks, monkeypatch, tmp_path):  # noqa: F811

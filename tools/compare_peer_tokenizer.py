@@ -44,7 +44,7 @@ from peer_phenaki_pytorch import (
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from phenaki.atomic import put
+from phenaki.atomic import put, write_text
 from phenaki.checkpoint import ModelInfo, load_model, save_model
 from phenaki.cvivit import CViViT
 from phenaki.evaluation.metrics import lpips_by_frame, psnr, squared_error, ssim
@@ -81,9 +81,7 @@ class Clock:
 
 
 def write_json(path: Path, values: dict) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    put(part, path)
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def train_ours(options: argparse.Namespace, clips: ClipArray) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 import phenaki
-from phenaki.atomic import put, write_text
+from phenaki.atomic import write_bytes, write_text
 from phenaki.story_formats import PARSERS
 from phenaki.video import VideoScene, contact_sheet
 
@@ -50,13 +50,6 @@ def small_png(pixels: np.ndarray) -> bytes:
     raise ValueError(f"a picture of {pixels.shape[1]}x{pixels.shape[0]} pixels is above {MAX_BYTES} bytes: tell a story of fewer scenes")
 
 
-def write_picture(path: Path, video: phenaki.Video) -> None:
-    """The file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(small_png(strip(video)))
-    put(part, path)
-
-
 def picture_path(folder: Path, script: Path, seed: int) -> Path:
     return folder / f"{script.stem}-seed{seed}.png"
 
@@ -89,7 +82,7 @@ def make_gallery(model: str, examples: Path, page: Path, only: list[str]) -> Non
     for script in shown:
         for seed in SEEDS:
             video = phenaki.generate_story(script, model=model, seed=seed)
-            write_picture(picture_path(folder, script, seed), video)
+            write_bytes(picture_path(folder, script, seed), small_png(strip(video)))
             print(f"{script.name}, seed {seed}: {video}", flush=True)
     write_text(page, HEAD.format(folder=examples.name, model=model, frames=FRAMES) + "".join(section(script, folder) for script in shown))
 

@@ -23,6 +23,7 @@ from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
 from phenaki.evaluation.codebook import TokenCounts
 from phenaki.evaluation.metrics import lpips_by_frame, psnr, squared_error
 from phenaki.evaluation.networks import load_networks
+from phenaki.evaluation.tokenizer import as_shown
 
 SEED = 777  # never a training seed
 BATCH = 8
@@ -38,7 +39,7 @@ def measure(model, world: StorybookWorld, num_clips: int, num_frames: int, held_
         stories = [world.story(SEED, begin + i, num_frames, held_out=held_out, max_scenes=2, align=pt) for i in range(BATCH)]
         video = world.render(stories)
         result = tokenizer(video)
-        pixels = ((result.video.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1  # as it would be shown
+        pixels = as_shown(result.video)
         errors.append(squared_error(pixels, video))
         tokens.add(result.tokens)
         if lpips is not None:

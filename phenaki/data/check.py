@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from phenaki.atomic import put
+from phenaki.atomic import put, write_text
 from phenaki.data.clip_decoder import ClipFacts
 from phenaki.data.clip_files import ClipFile, Listing, Unusable
 from phenaki.data.decoding import ClipError, DecodingPool
@@ -74,9 +74,7 @@ def check_source(path: Path, num_workers: int = 0, json_file: Path | None = None
     with DecodingPool(num_workers) as pool:
         values = summary(path, check_listing(list_clips(path, pool.read_shard), pool, store_of(path, cache), fresh=True))
     if json_file is not None:
-        part = json_file.with_name(f".{json_file.name}.part")
-        part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        put(part, json_file)
+        write_text(json_file, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     return values
 
 

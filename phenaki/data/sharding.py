@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from phenaki.atomic import put
+from phenaki.atomic import put, write_text
 from phenaki.config import check_range
 from phenaki.data.check import CheckReport, check_listing, store_of, write_lines
 from phenaki.data.clip_decoder import SHARD_GOP, ClipFacts
@@ -150,8 +150,6 @@ def write_shard(
     else:
         part.unlink()
     state |= {"files_done": done, "unusable": [asdict(entry) for entry in left_out]}
-    whole = out / ".shards.json.part"
-    whole.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    put(whole, out / "shards.json")
+    write_text(out / "shards.json", json.dumps(state, indent=1) + "\n")
     on_note(f"{name}: {count} clips, {done} of {num_files} files done")
     return done

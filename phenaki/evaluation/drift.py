@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from phenaki.data.storybook import SceneTruth, StorybookWorld, StoryTruth
 from phenaki.evaluation.adherence import adherence, judged_frames, scene_cases, scenes_seen
 from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, LongScript
 from phenaki.evaluation.looks import Looks, looks_of
-from phenaki.evaluation.story import I3D, Referee, features_of
+from phenaki.evaluation.referee import likeliest
+from phenaki.evaluation.story import I3D, Referee, as_video, features_of
 from phenaki.evaluation.tokenizer import as_shown
 from phenaki.pipeline import Phenaki, Prepared
 from phenaki.recording import note_of, tokens_of_note
@@ -76,11 +76,11 @@ class Judge:
     def side(self, video: Tensor, scene: SceneTruth) -> Side:
         """What is to be known of one video of a scene."""
         case = scene_cases(StoryTruth((scene,), 0.0, 0.0, 0), tuple(self.referee.labels))[0]
-        logits = {name: one[0].float().cpu() for name, one in self.referee(video[None].to(self.world.device)).items()}
-        seen = {name: [labels[at] for at in logits[name].argmax(-1).tolist()] for name, labels in self.referee.labels.items()}
+        logits = self.referee(video[None].to(self.world.device))
+        seen = {name: clips[0] for name, clips in likeliest(self.referee.labels, logits).items()}
         found = scenes_seen([case], seen, self.world.config.fps)
         right = {answer.attribute: answer.right for answer in adherence([case], found)}
-        means = [logits[name][list(judged_frames(name, case, self.world.config.fps))].mean(0) for name in self.referee.labels]
+        means = [logits[name][0].float().cpu()[list(judged_frames(name, case, self.world.config.fps))].mean(0) for name in self.referee.labels]
         impression = [round(value, 4) for value in torch.cat(means).tolist()]
         return Side(found[0], right, looks_of(video), impression, features_of(self.i3d, video[:, -FVD_FRAMES:], self.world.device))
 
@@ -124,7 +124,7 @@ class MadeWindow:
     @property
     def video(self) -> Tensor:
         """(c f h w) float in [-1, 1]."""
-        return rearrange(torch.from_numpy(self.frames), "f h w c -> c f h w").float() / 127.5 - 1
+        return as_video(torch.from_numpy(self.frames))
 
 
 def made_windows(phenaki: Phenaki, prepared: Prepared, chunks: Sequence[int], notes: Sequence[bytes]) -> Iterator[MadeWindow]:
@@ -152,7 +152,7 @@ def watch(
         on_window(len(chunks))
         return
     label = {**settings, "context": context, "script": script.story.to_dict()}
-    about = {"scenes": phenaki.video_scenes(prepared.story), "script": phenaki.script(prepared.story), "label": label}
+    about = {"scenes": phenaki.video_scenes(prepared), "script": phenaki.script(prepared.story), "label": label}
     with VideoWriter(path, fps=phenaki.info.fps, size=(size, size), resume=True, **about) as writer:
         keep_lines(lines, len(writer.notes))
         with open(lines, "a", encoding="utf-8") as file:

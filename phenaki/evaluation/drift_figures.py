@@ -5,7 +5,7 @@ A story's own change is told apart from the model's: everything is measured of r
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from itertools import groupby
 from typing import Any
 
@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from phenaki.evaluation.bootstrap import mean_estimate
 from phenaki.evaluation.drift import Side, Window
 from phenaki.evaluation.drift_scripts import RECALLING, RETURN_AFTER, RETURNING
-from phenaki.evaluation.frechet import bootstrap_frechet
 from phenaki.evaluation.looks import Looks
-from phenaki.evaluation.story_figures import plain
+from phenaki.evaluation.story_figures import frechet_figures, plain
 
 END_SHARE = 0.15  # of a story's windows: FramePack's measure of drift (Zhang & Agrawala 2025, arXiv 2504.12626)
 LOOKS = tuple(one.name for one in fields(Looks))
@@ -79,7 +78,7 @@ def span_figures(stories: Stories) -> dict[str, Any]:
         "windows": len(windows),
         "adherence": of_sides(windows, adherence_of),
         "by_attribute": {name: of_sides(windows, lambda sides, name=name: adherence_of(sides, name)) for name in attributes_of(windows)},
-        "fvd": fvd_of(windows),
+        "fvd": frechet_figures([window.made.features for window in windows], [window.truth.features for window in windows]),
         **{name: of_sides(windows, lambda sides, name=name: looks_mean(sides, name)) for name in LOOKS},
     }
 
@@ -102,15 +101,6 @@ def adherence_of(sides: Sequence[Side], attribute: str | None = None) -> dict[st
 
 def looks_mean(sides: Sequence[Side], name: str) -> dict[str, Any]:
     return plain(mean_estimate(range(len(sides)), [getattr(side.looks, name) for side in sides]))
-
-
-def fvd_of(windows: Sequence[Window]) -> dict[str, Any] | None:
-    """Frechet distance of I3D's logits of the windows and of rendered truth of the same; None without I3D or for a single window."""
-    made, truth = ([getattr(window, side).features for window in windows] for side in SIDES)
-    if len(windows) < 2 or not all(made):
-        return None
-    found = bootstrap_frechet(torch.tensor(truth), torch.tensor(made))
-    return {**{name: round(value, 2) for name, value in asdict(found).items()}, "n": len(windows)}
 
 
 def return_figures(stories: Stories, fps: float) -> dict[str, Any]:

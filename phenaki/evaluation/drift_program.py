@@ -2,20 +2,20 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phenaki.atomic import put, write_text
-from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
+from phenaki.atomic import write_bytes, write_text
+from phenaki.data.storybook import StorybookWorld
 from phenaki.evaluation.drift import FVD_FRAMES, Judge, read_windows, watch, window_chunks
 from phenaki.evaluation.drift_figures import END_SHARE, mode_figures
 from phenaki.evaluation.drift_plot import drift_plot
 from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, DriftSettings, LongScript, draw_long_script
-from phenaki.evaluation.networks import LEAST_I3D, MetricNetworks, load_i3d_network
+from phenaki.evaluation.networks import LEAST_I3D, MetricNetworks
 from phenaki.evaluation.program import check_outputs
-from phenaki.evaluation.story import Referee, fingerprint
-from phenaki.evaluation.story_program import load_referee, machine, not_measured, with_sampling
+from phenaki.evaluation.story import Referee
+from phenaki.evaluation.story_program import load_referee, not_measured, surroundings, video_network, with_sampling, world_for
 from phenaki.evaluation.story_work import WorkFolder
 from phenaki.pipeline import Phenaki
 from phenaki.sampling import CONTEXTS
@@ -52,12 +52,12 @@ def run_drift_evaluation(
     interruption, or with more modes, contexts or stories to add them. on_window is told (windows done, windows in all).
     """
     plot = plot or output.with_suffix(".png")
-    check_outputs(output, None)
-    check_plot(plot)
+    check_outputs(output, picture=plot)
     phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device), exam.sampling)
     contexts = tuple(dict.fromkeys([phenaki.info.sampling.context, *exam.contexts]))
-    referee, world = referee or load_referee(exam.world, exam.device), world_for(phenaki, exam)
-    networks = (networks or video_network(exam)).fitting(LEAST_I3D[0], world.config.size)
+    referee = referee or load_referee(exam.world, exam.device)
+    world = world_for(phenaki, exam.world, exam.atlas, exam.device, omit_prob=0.0)  # a scene is judged by its own prompt
+    networks = (networks or video_network(exam.fvd, exam.device)).fitting(LEAST_I3D[0], world.config.size)
     settings = settings_of(exam, phenaki, world, referee)
     folder = WorkFolder(work or output.with_name(f"{output.stem}-work"), {**settings, "fvd": networks.i3d is not None}).folder
     scripts = [draw_long_script(world, exam.settings, mode, index) for mode in exam.settings.modes for index in range(exam.settings.stories)]
@@ -69,7 +69,7 @@ def run_drift_evaluation(
     }  # fmt: skip
     figures["cautions"] = cautions(figures)
     write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
-    write_plot(plot, drift_plot(figures))
+    write_bytes(plot, drift_plot(figures))
     return figures
 
 
@@ -99,48 +99,13 @@ def figures_of(folder: Path, context: str, mode: str, exam: DriftExam, world: St
 
 def settings_of(exam: DriftExam, phenaki: Phenaki, world: StorybookWorld, referee: Referee) -> dict[str, Any]:
     """What the stories are of, as plain values; with others they would come out otherwise. Modes, contexts and stories may be added."""
-    info = phenaki.info
-    sampling = {name: value for name, value in asdict(info.sampling).items() if name != "context"}
     return {
-        "model": {"name": info.name, "training": info.training, "files": info.files},
-        "sampling": sampling,
+        **surroundings(phenaki, exam.world, world, referee, exam.device),
+        "sampling": {name: value for name, value in asdict(phenaki.info.sampling).items() if name != "context"},
         "minutes": exam.settings.minutes,
         "seed": exam.settings.seed,
-        "world": exam.world,
-        "data": world.fingerprint,
-        "referee": {"fingerprint": fingerprint(referee), "attributes": list(referee.labels)},
-        "fps": world.config.fps,
-        "size": world.config.size,
         "judged": {"window_seconds": WINDOW_SECONDS, "fvd_frames": FVD_FRAMES, "end_share": END_SHARE},
-        "machine": machine(exam.device),
-        "dtype": str(phenaki.dtype).removeprefix("torch."),
     }
-
-
-def world_for(phenaki: Phenaki, exam: DriftExam) -> StorybookWorld:
-    """The world at the model's size and rate; its captions leave nothing out."""
-    config = replace(WORLDS[exam.world], fps=phenaki.info.fps, size=phenaki.info.tokenizer.image_size, omit_prob=0.0)
-    return open_world(config, exam.atlas, exam.device)
-
-
-def video_network(exam: DriftExam) -> MetricNetworks:
-    """I3D where it is asked for and installed."""
-    return load_i3d_network(exam.device) if exam.fvd else MetricNetworks(missing={"rfvd": "not measured: --no-fvd"})
-
-
-def check_plot(plot: Path) -> None:
-    """ValueError before the work where the picture could not be written after it."""
-    if plot.suffix != ".png":
-        raise ValueError(f"{plot}: its name must end in .png")
-    if not plot.parent.is_dir():
-        raise ValueError(f"{plot}: there is no folder {plot.parent}. Make it first")
-
-
-def write_plot(path: Path, data: bytes) -> None:
-    """The file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    put(part, path)
 
 
 def cautions(figures: dict[str, Any]) -> list[str]:

@@ -58,9 +58,9 @@ def settings_for(temporal_patch_size: int, image_size: int, wishes: Wishes) -> E
     return EvaluationSettings(wishes.clips, frames, size, wishes.batch_size, EVALUATION_SEED if wishes.seed is None else wishes.seed)
 
 
-def check_outputs(output: Path, html: Path | None) -> None:
+def check_outputs(output: Path, html: Path | None = None, picture: Path | None = None) -> None:
     """ValueError before the work where a file could not be written after it."""
-    for path, ending in ((output, ".json"), (html, ".html")):
+    for path, ending in ((output, ".json"), (html, ".html"), (picture, ".png")):
         if path is None:
             continue
         if path.suffix != ending:

@@ -6,7 +6,6 @@ The first label of every attribute is "": nobody, nothing, or nothing that can b
 picture has an answer, and need not be judged right by luck.
 """
 
-import hashlib
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from phenaki.atomic import put
+from phenaki.checkpoint import sha256
 from phenaki.data.world import WorldConfig
 
 ATTRIBUTES = ("actor", "place", "time", "weather", "motion", "companion", "object")
@@ -168,8 +168,12 @@ def as_seen(video: Tensor) -> Tensor:
 @torch.no_grad()
 def judge(referee: Referee, video: Tensor) -> dict[str, list[list[str]]]:
     """The likeliest names of each attribute, by clip and frame; video as in `Referee.forward`."""
-    names = referee.labels
-    return {name: [[names[name][i] for i in clip] for clip in logits.argmax(-1).tolist()] for name, logits in referee(video).items()}
+    return likeliest(referee.labels, referee(video))
+
+
+def likeliest(labels: dict[str, tuple[str, ...]], logits: dict[str, Tensor]) -> dict[str, list[list[str]]]:
+    """The same from the referee's logits (b f n)."""
+    return {name: [[names[index] for index in clip] for clip in logits[name].argmax(-1).tolist()] for name, names in labels.items()}
 
 
 def save_referee(referee: Referee, path: Path) -> str:
@@ -178,14 +182,14 @@ def save_referee(referee: Referee, path: Path) -> str:
     part = path.with_name(f".{path.name}.part")
     save_file({name: value.cpu().contiguous() for name, value in state.items()}, part, metadata={"labels": json.dumps(referee.labels)})
     put(part, path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return sha256(path)
 
 
 def load_referee(path: Path, expected: str | None = None) -> Referee:
     """Reads what `save_referee` wrote; frozen, in eval mode. `expected`: the SHA-256 it must have. RefereeError otherwise."""
     if not path.is_file():
         raise RefereeError(f"{path}: no such file of a referee. Install phenaki again, or train one with tools/train_referee.py")
-    if expected is not None and hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+    if expected is not None and sha256(path) != expected:
         raise RefereeError(f"{path}: damaged or changed, its SHA-256 is not the shipped one. Install phenaki again")
     try:
         with safe_open(path, framework="pt") as file:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from phenaki.checkpoint import state_sha256
 from phenaki.data.storybook import StorybookWorld
 from phenaki.evaluation.adherence import Seen, scene_cases
+from phenaki.evaluation.referee import judge
 from phenaki.evaluation.seams import seam_parts
 from phenaki.evaluation.story_scripts import Script
 from phenaki.evaluation.story_work import Judged, Record, WorkFolder
@@ -49,9 +50,13 @@ def tell(phenaki: Phenaki, script: Script) -> Told:
     started = time.perf_counter()
     chunks = list(phenaki.stream_story(script.story))
     seconds = time.perf_counter() - started
-    frames = torch.cat([torch.from_numpy(chunk.frames) for chunk in chunks])
-    video = rearrange(frames, "f h w c -> c f h w").float() / 127.5 - 1
+    video = as_video(torch.cat([torch.from_numpy(chunk.frames) for chunk in chunks]))
     return Told(video, tuple(chunk.start_frame for chunk in chunks), seconds)
+
+
+def as_video(frames: Tensor) -> Tensor:
+    """Frames uint8 (f h w 3) -> (c f h w) float in [-1, 1]."""
+    return rearrange(frames, "f h w c -> c f h w").float() / 127.5 - 1
 
 
 def evaluate_stories(
@@ -84,11 +89,9 @@ def judge_story(script: Script, told: Told, world: StorybookWorld, referee: Refe
     return Record(script.index, judged(told.video), judged(truth), features_of(i3d, again, world.device), round(told.seconds, 3), seconds)
 
 
-@torch.no_grad()
 def see(referee: Referee, video: Tensor, device: torch.device) -> Seen:
     """The referee's likeliest label of every attribute in every frame; video: (c f h w)."""
-    logits = referee(video[None].to(device))
-    return {name: [labels[index] for index in logits[name][0].argmax(-1).tolist()] for name, labels in referee.labels.items()}
+    return {name: clips[0] for name, clips in judge(referee, video[None].to(device)).items()}
 
 
 @torch.no_grad()

@@ -123,7 +123,7 @@ def seam_figures(stories: Sequence[JudgedStory]) -> dict[str, Any]:
 
 
 def frechet_figures(features: Sequence[list[float]], reference: Sequence[list[float]]) -> dict[str, Any] | None:
-    """Frechet distance of I3D logits of whole stories; None where they were not taken."""
+    """Frechet distance of I3D logits of videos; None where they were not taken, and for a single one."""
     if len(features) < 2 or not all(features):
         return None
     found = bootstrap_frechet(torch.tensor(reference), torch.tensor(features))

@@ -14,6 +14,7 @@ from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
 from phenaki.evaluation.adherence import MOTION_MARGIN_SECONDS, SETTLING_SECONDS, STEADY_FRAMES
 from phenaki.evaluation.networks import MetricNetworks, load_i3d_network
 from phenaki.evaluation.program import check_outputs
+from phenaki.evaluation.referee import Referee as ShippedReferee
 from phenaki.evaluation.story import Referee, evaluate_stories, fingerprint, tell
 from phenaki.evaluation.story_figures import cautions, story_figures
 from phenaki.evaluation.story_report import story_report
@@ -51,8 +52,8 @@ def run_story_evaluation(
     phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device), exam.sampling)
     lengths = scene_lengths(phenaki, exam.scripts)
     referee = referee or load_referee(exam.world, exam.device)
-    world = world_for(phenaki, exam)
-    networks = (networks or video_network(exam)).fitting(sum(lengths), world.config.size)
+    world = world_for(phenaki, exam.world, exam.atlas, exam.device)
+    networks = (networks or video_network(exam.fvd, exam.device)).fitting(sum(lengths), world.config.size)
     scripts = [draw_script(world, exam.scripts, index, lengths) for index in range(exam.scripts.scripts)]
     settings = settings_of(exam, phenaki, world, referee, lengths)
     folder = WorkFolder(work or output.with_name(f"{output.stem}-work"), work_settings(settings, networks))
@@ -70,19 +71,26 @@ def run_story_evaluation(
 
 def settings_of(exam: StoryExam, phenaki: Phenaki, world: StorybookWorld, referee: Referee, lengths: list[int]) -> dict[str, Any]:
     """What the figures are of, as plain values; with others the same stories would come out otherwise."""
+    return {
+        **surroundings(phenaki, exam.world, world, referee, exam.device),
+        "sampling": asdict(phenaki.info.sampling),
+        "scripts": {**asdict(exam.scripts), "frames_of_scenes": lengths},
+        "frames": sum(lengths),
+        "judged": {"settling_seconds": SETTLING_SECONDS, "motion_margin_seconds": MOTION_MARGIN_SECONDS, "steady_frames": STEADY_FRAMES},
+    }
+
+
+def surroundings(phenaki: Phenaki, name: str, world: StorybookWorld, referee: Referee, device: str) -> dict[str, Any]:
+    """Model, world, referee and machine of an evaluation, as plain values. name: the world's."""
     info = phenaki.info
     return {
         "model": {"name": info.name, "training": info.training, "files": info.files},
-        "sampling": asdict(info.sampling),
-        "scripts": {**asdict(exam.scripts), "frames_of_scenes": lengths},
-        "world": exam.world,
+        "world": name,
         "data": world.fingerprint,
         "referee": {"fingerprint": fingerprint(referee), "attributes": list(referee.labels)},
         "fps": world.config.fps,
         "size": world.config.size,
-        "frames": sum(lengths),
-        "judged": {"settling_seconds": SETTLING_SECONDS, "motion_margin_seconds": MOTION_MARGIN_SECONDS, "steady_frames": STEADY_FRAMES},
-        "machine": machine(exam.device),
+        "machine": machine(device),
         "dtype": str(phenaki.dtype).removeprefix("torch."),
     }
 
@@ -115,22 +123,20 @@ def scene_lengths(phenaki: Phenaki, settings: ScriptSettings) -> list[int]:
     return lengths
 
 
-def world_for(phenaki: Phenaki, exam: StoryExam) -> StorybookWorld:
-    """The world at the model's size and rate."""
-    config = replace(WORLDS[exam.world], fps=phenaki.info.fps, size=phenaki.info.tokenizer.image_size)
-    return open_world(config, exam.atlas, exam.device)
+def world_for(phenaki: Phenaki, name: str, atlas: Path | None, device: str, **changed: Any) -> StorybookWorld:
+    """A world at the model's size and rate. changed: other fields of its config."""
+    config = replace(WORLDS[name], fps=phenaki.info.fps, size=phenaki.info.tokenizer.image_size, **changed)
+    return open_world(config, atlas, device)
 
 
-def video_network(exam: StoryExam) -> MetricNetworks:
+def video_network(fvd: bool, device: str) -> MetricNetworks:
     """I3D where it is asked for and installed."""
-    return load_i3d_network(exam.device) if exam.fvd else MetricNetworks(missing={"rfvd": "not measured: --no-fvd"})
+    return load_i3d_network(device) if fvd else MetricNetworks(missing={"rfvd": "not measured: --no-fvd"})
 
 
 def load_referee(world: str, device: str) -> Referee:
     """The referee that ships for a world."""
-    from phenaki.evaluation.referee import Referee as Trained
-
-    return Trained.load(world, device)
+    return ShippedReferee.load(world, device)
 
 
 def not_measured(networks: MetricNetworks) -> dict[str, str]:

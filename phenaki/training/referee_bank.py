@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from phenaki.atomic import put
+from phenaki.checkpoint import state_sha256
 from phenaki.config import check_range
 from phenaki.cvivit import CViViT
 from phenaki.data.storybook import StorybookWorld
@@ -41,9 +42,8 @@ class Bank:
 
     def __init__(self, folder: Path, world: StorybookWorld, tokenizer: CViViT, settings: BankSettings):
         self.folder, self.world, self.tokenizer, self.settings = folder, world, tokenizer, settings
-        weights = sum(value.double().abs().sum() for value in tokenizer.state_dict().values() if value.is_floating_point())
         shape = f"frames {settings.num_frames} of {settings.story_frames}, up to {settings.max_scenes} scenes, seed {settings.seed}"
-        self.identity = f"{world.fingerprint} tokenizer {weights.item():.6g} {shape}"
+        self.identity = f"{world.fingerprint} tokenizer {state_sha256([tokenizer])[:16]} {shape}"
 
     def load(self, on_part: Callable[[int, int], None] = lambda done, count: None) -> Examples:
         """All examples; what is missing is painted. on_part is told (parts done, parts in all)."""
