@@ -1,0 +1,99 @@
+"""One way of sampling beside others, on the same scripts with the same seeds: what each does to adherence, seams and time.
+
+    python tools/compare_sampling.py --data storybook.safetensors --work runs/sampling -o docs/results/sampling.json \\
+        num_steps=16 temperature=0.35 guidance_scale=4,guidance_ramp=false
+
+A variant is fields of SamplingOptions that take the place of the model's own; the model's own way is always measured, too. Each is
+an evaluation of stories (`phenaki evaluate story`) without FVD; finished stories are kept in the work folder, so that a run goes on
+where it was killed, and variants may be made by several runs, one after the other or side by side.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from phenaki.atomic import write_text
+from phenaki.evaluation.story_program import StoryExam, run_story_evaluation
+from phenaki.evaluation.story_scripts import KINDS, ScriptSettings
+from phenaki.sampling import SamplingOptions
+
+OWN = "as shipped"
+
+
+def read_variant(text: str) -> dict[str, Any]:
+    """"num_steps=16,order=confidence" -> its fields; ValueError names what is no field of SamplingOptions."""
+    known = [one.name for one in fields(SamplingOptions)]
+    found = {}
+    for part in text.split(","):
+        name, sign, value = part.partition("=")
+        if not sign or name not in known:
+            raise ValueError(f"{text!r}: needed NAME=VALUE, ... with names of {', '.join(known)}")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+def measure(exam: StoryExam, texts: list[str], work: Path, **options: Any) -> dict[str, dict[str, Any]]:
+    """Figures of the model's own way and of each variant, by name. options: of `run_story_evaluation`."""
+    found = {}
+    for name, variant in {OWN: {}, **{text: read_variant(text) for text in texts}}.items():
+        place = work / name.replace(" ", "-")
+        figures = run_story_evaluation(replace(exam, sampling=variant), place.with_name(f"{place.name}.json"), **options)
+        found[name] = summary(figures)
+        print(name, json.dumps(found[name]), flush=True)
+    return found
+
+
+def summary(figures: dict[str, Any]) -> dict[str, Any]:
+    """What variants are compared by: shares of scenes in which all is right and each attribute is, persistence, seams, time."""
+    return {
+        "sampling": figures["sampling"],
+        **{kind: {name: one["value"] for name, one in figures["adherence"][kind].items()} for kind in KINDS},
+        "scenes_of_a_kind": figures["adherence"][KINDS[0]]["scene"]["n"],
+        "persistence": figures["persistence"]["unsaid"]["value"],
+        "seam_score": figures["seam_score"]["value"],
+        "seconds_per_second_of_video": figures["seconds_per_second_of_video"]["value"],
+    }
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """In Markdown."""
+    heads = ["sampling", *(f"all right, {kind.replace('_', ' ')}" for kind in KINDS), "held-out motions", "persistence", "seam", "s/s"]
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, one in found.items():
+        shares = [*(one[kind]["scene"] for kind in KINDS), one[KINDS[1]]["motion"], one["persistence"]]
+        told = [f"{100 * share:.1f}%" if share is not None else "no such scenes" for share in shares]
+        rows.append(f"| {name} | {' | '.join(told)} | {one['seam_score']:.2f} | {one['seconds_per_second_of_video']:.2f} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*", metavar="NAME=VALUE[,NAME=VALUE]")
+    parser.add_argument("--model", default="storybook")
+    parser.add_argument("--world", default="small")
+    parser.add_argument("--data", type=Path, help="the atlas of the world's art")
+    parser.add_argument("--scripts", type=int, default=24, help="a third of each kind")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--work", type=Path, required=True, help="folder of finished stories")
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    exam = StoryExam(options.model, options.world, options.data, ScriptSettings(options.scripts), device=options.device, fvd=False)
+    found = measure(exam, options.variants, options.work)
+    print(table(found))
+    if options.output:
+        write_text(options.output, json.dumps({"command": shlex.join(["python", *sys.argv]), "variants": found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        raise SystemExit(f"compare_sampling: {error}") from error
