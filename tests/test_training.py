@@ -563,6 +563,18 @@ def test_the_parts_of_the_loss_are_weighted_and_named(world):
     assert with_psnr({name: value.item() for name, value in losses.items()})["psnr"] == pytest.approx(20.0, abs=1e-3)  # 0.1 in [0, 1]
 
 
+def test_changes_count_where_they_are_not_the_videos_own(world):
+    video = world.clips(0, 0, 2, 5, 2)
+    flicker = torch.zeros_like(video)
+    flicker[:, :, 2] = 0.2  # one frame of five: two of four changes are wrong
+    losses = losses_of(Copier(flicker), video, change_weight=0.5, l1_weight=0.0, quantizer_weight=0.0)
+    assert losses["change"].item() == pytest.approx(0.1, rel=1e-4)
+    assert losses["loss"].item() == pytest.approx(0.04 / 5 + 0.5 * 0.1, rel=1e-4)
+    assert losses_of(Copier(torch.full_like(video, 0.2)), video, change_weight=0.5)["change"].item() == pytest.approx(0, abs=1e-6), "a steady fault"
+    assert losses_of(Copier(flicker[:, :, 2:3]), video[:, :, :1], change_weight=0.5)["change"] == 0, "a picture does not change"
+    assert "change" not in losses_of(Copier(flicker), video)
+
+
 def test_the_first_frame_has_the_weight_that_is_set(world):
     video = world.clips(0, 0, 2, 5, 2)
     parts = []

@@ -28,6 +28,7 @@ class LossSettings:
 
     l2_weight: float = 1.0  # L_2
     l1_weight: float = 0.0
+    change_weight: float = 0.0  # L1 of the changes from a frame to the next: against flicker where slices join
     first_frame_weight: float = 1.0  # of a clip's first frame in L2 and L1, against 1 for each other: it has a slice to itself
     lpips_weight: float = 0.1  # L_IP; needs `phenaki metrics install`
     lpips_frames: int = 4  # of each clip, drawn anew in every step; 0 = all of them
@@ -107,6 +108,8 @@ class TokenizerLosses(nn.Module):
             parts["l2"] = ((made - truth).square() * weights).mean()
         if settings.l1_weight:
             parts["l1"] = ((made - truth).abs() * weights).mean()
+        if settings.change_weight:
+            parts["change"] = change_error(made, truth)
         if settings.lpips_weight:
             parts["lpips"] = frame_perceptual(lpips, made, truth, settings.lpips_frames, rng)
         if settings.i3d_weight:
@@ -159,6 +162,13 @@ def build_losses(settings: LossSettings, device: str | torch.device = "cpu") -> 
     lpips = load_lpips(device) if settings.lpips_weight else None
     i3d = load_i3d(device) if settings.i3d_weight else None
     return TokenizerLosses(settings, lpips, i3d).to(device)
+
+
+def change_error(made: Tensor, truth: Tensor) -> Tensor:
+    """Mean absolute error of the changes from a frame to the next of videos (b c f h w); 0 for single frames, which do not change."""
+    if truth.shape[2] == 1:
+        return made.new_zeros(())
+    return (made.diff(dim=2) - truth.diff(dim=2)).abs().mean()
 
 
 def frame_perceptual(lpips: LPIPS, made: Tensor, truth: Tensor, num_frames: int, rng: torch.Generator) -> Tensor:
