@@ -16,7 +16,7 @@ from phenaki.cvivit import CViViT
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, MaskGIT, TextCache
 from phenaki.past import Past
 from phenaki.sampling import Head, NoiseKey, SamplingOptions, guidance_at, guided, sample_chunk
-from phenaki.story import Chunk, ScenePlan, StoryPlan
+from phenaki.story_plan import Chunk, ScenePlan, StoryPlan
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from phenaki.checkpoint import CheckpointError, Model, ModelInfo, find_model, lo
 from phenaki.director import Given, SceneText, direct
 from phenaki.frame_source import FrameSource
 from phenaki.sampling import SamplingOptions
-from phenaki.story import FILE_FIELDS, ScenePlan, Story, StoryPlan, plan
+from phenaki.story import FILE_FIELDS, Story
+from phenaki.story_plan import ScenePlan, StoryPlan, plan
 from phenaki.text import TextEncoder
 from phenaki.video import Video, VideoError, VideoScene, middle_square, read_image
 

@@ -7,7 +7,7 @@ import torch
 from phenaki.checkpoint import ModelInfo
 from phenaki.cvivit import CViViT
 from phenaki.maskgit import MaskGIT
-from phenaki.story import StoryPlan
+from phenaki.story_plan import StoryPlan
 
 EFFICIENCY = 0.45  # of a large matrix product's speed that a whole generation reaches; measured on two CPU cores
 START_SECONDS = 6.0  # loading python's libraries, the text encoder and the weights; measured on the same

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = sorted((ROOT / "phenaki").rglob("*.py"))
 TOOLS = sorted((ROOT / "tools").rglob("*.py"))
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 450, 60
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
 # What a file may import of phenaki, where that is little. A leaf imports nothing of it.
 ALLOWED = {
@@ -38,12 +38,13 @@ ALLOWED = {
     "maskgit": {"config", "layers"},
     "sampling": {"config", "masking"},
     "past": {"cvivit"},
-    "director": {"cvivit", "maskgit", "past", "sampling", "story"},
+    "director": {"cvivit", "maskgit", "past", "sampling", "story_plan"},
     "repainting": {"cvivit", "director", "maskgit", "masking", "past", "sampling"},
     "regions": {"video"},
     "frame_source": {"video", "video_files"},
     "editing": {"frame_source", "pipeline", "recording", "regions", "repainting", "story", "video"},
     "story": {"story_formats"},
+    "story_plan": {"story"},
     "video": {"atomic", "video_encoders", "video_files"},
     "recording": {"checkpoint", "config", "part_file", "pipeline", "story", "video"},
     "script_folder": {"story_formats", "video_files"},
@@ -104,11 +105,10 @@ ALLOWED = {
     "evaluation/drift_scripts": {"data/storybook", "story"},
     "evaluation/drift": {
         "data/storybook", "evaluation/adherence", "evaluation/drift_scripts", "evaluation/looks", "evaluation/referee", "evaluation/story",
-        "evaluation/tokenizer",
-        "pipeline", "recording", "story", "video",
+        "evaluation/tokenizer", "pipeline", "recording", "story_plan", "video",
     },
     "evaluation/drift_figures": {
-        "evaluation/bootstrap", "evaluation/drift", "evaluation/drift_scripts", "evaluation/frechet", "evaluation/looks", "evaluation/story_figures",
+        "evaluation/bootstrap", "evaluation/drift", "evaluation/drift_scripts", "evaluation/looks", "evaluation/story_figures",
     },
     "evaluation/drift_plot": set(),
     "evaluation/story_report": {"evaluation/report", "evaluation/story_figures", "evaluation/story_scripts", "evaluation/story_work"},

@@ -13,7 +13,8 @@ from phenaki.maskgit import ANCHOR, FIRST, ORDINARY
 from phenaki.masking import between_mask, box_mask, continuation_mask
 from phenaki.past import Past
 from phenaki.sampling import NoiseKey, SamplingOptions
-from phenaki.story import Scene, Story, plan
+from phenaki.story import Scene, Story
+from phenaki.story_plan import plan
 
 GRID = (4, 4)
 OPTIONS = SamplingOptions(num_steps=2, guidance_scale=3.0)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from phenaki.story import Scene, Story, StoryError, plan
+from phenaki.story import Scene, Story, StoryError
+from phenaki.story_plan import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".yaml", ".json", ".txt", ".srt", ".vtt"))

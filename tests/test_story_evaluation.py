@@ -29,7 +29,7 @@ from phenaki.evaluation.tokenizer import as_shown
 from phenaki.maskgit import MaskGIT
 from phenaki.pipeline import Phenaki
 from phenaki.sampling import SamplingOptions
-from phenaki.story import plan
+from phenaki.story_plan import plan
 from phenaki.text import TextEncoder
 from phenaki.training.settings import load_settings
 from phenaki.video import Video

@@ -19,7 +19,8 @@ from phenaki.director import Past, SceneFiller, SceneText, direct
 from phenaki.maskgit import MaskGIT
 from phenaki.pipeline import to_pixels
 from phenaki.sampling import NoiseKey, guided
-from phenaki.story import Story, plan
+from phenaki.story import Story
+from phenaki.story_plan import plan
 
 FPS = 8.0
 

@@ -25,7 +25,7 @@ from phenaki.evaluation.story import I3D, Referee, as_video, features_of
 from phenaki.evaluation.tokenizer import as_shown
 from phenaki.pipeline import Phenaki, Prepared
 from phenaki.recording import note_of, tokens_of_note
-from phenaki.story import StoryPlan
+from phenaki.story_plan import StoryPlan
 from phenaki.video import VideoWriter
 
 FVD_FRAMES = 16  # the last ones of a window: the first may still show the change to it

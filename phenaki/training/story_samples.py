@@ -10,7 +10,8 @@ from phenaki.director import SceneText, direct
 from phenaki.maskgit import MaskGIT
 from phenaki.pipeline import to_pixels
 from phenaki.sampling import SamplingOptions
-from phenaki.story import Story, plan
+from phenaki.story import Story
+from phenaki.story_plan import plan
 from phenaki.text import TextEncoder
 from phenaki.training.samples import save_clip, write_picture
 from phenaki.training.stories import Prompts
