@@ -32,7 +32,7 @@ from phenaki.training.samples import save_video_rows
 from phenaki.training.settings import GeneratorTraining, ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_from
 from phenaki.training.tasks import PLAIN as PLAIN_TASK
-from phenaki.training.tokenizer import TokenizerTask, freeze_tokens, override, run_tokenizer_training
+from phenaki.training.tokenizer import TokenizerTask, distinct_share, freeze_tokens, override, run_tokenizer_training
 
 pytestmark = pytest.mark.usefixtures("synced")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -561,6 +561,12 @@ def test_the_parts_of_the_loss_are_weighted_and_named(world):
     assert losses["l2"].item() == pytest.approx(0.04, rel=1e-4) and losses["l1"].item() == pytest.approx(0.2, rel=1e-4)
     assert losses["loss"].item() == pytest.approx(0.04 + 0.3 * 0.2 + 0.7 * 2.0, rel=1e-4)
     assert with_psnr({name: value.item() for name, value in losses.items()})["psnr"] == pytest.approx(20.0, abs=1e-3)  # 0.1 in [0, 1]
+
+
+def test_distinct_tokens_are_counted_by_clip_whatever_the_split():
+    tokens = torch.tensor([[0, 0, 0, 0], [3, 1, 3, 2], [5, 6, 7, 8]]).view(3, 1, 2, 2)
+    assert distinct_share(tokens).item() == pytest.approx((1 + 3 + 4) / 12)
+    assert sum(distinct_share(one[None]).item() for one in tokens) / 3 == pytest.approx(distinct_share(tokens).item())
 
 
 def test_changes_count_where_they_are_not_the_videos_own(world):

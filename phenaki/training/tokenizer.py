@@ -38,6 +38,15 @@ class Source(Protocol):
         ...
 
 
+def distinct_share(tokens: Tensor) -> Tensor:
+    """How many of a clip's tokens are different ones, as a share of all of them; the mean over the clips of tokens (b t h w).
+
+    It falls towards 0 where codes collapse. Of single clips, so that it is the same however a batch is split.
+    """
+    ordered = tokens.flatten(1).sort(dim=1).values
+    return ((ordered.diff(dim=1) != 0).sum(dim=1) + 1).div(ordered.shape[1]).mean()
+
+
 @dataclass
 class TokenizerTask:
     """What a tokenizer run trains (phenaki/training/run.py: Task)."""
@@ -105,9 +114,8 @@ class TokenizerTask:
             if step != self._quantized_step:  # what is left is that of a step that was skipped
                 self._quantized, self._quantized_step = [], step
             self._quantized.append((result.codes, result.tokens))
-        distinct = torch.tensor(result.tokens.unique().numel() / result.tokens.numel())  # falls towards 0 where codes collapse
         rng = generator_for(self.training.optimizer.seed, step, "losses")
-        return {**self.losses_of(result, batch, step, rng), "distinct_tokens": distinct}
+        return {**self.losses_of(result, batch, step, rng), "distinct_tokens": distinct_share(result.tokens)}
 
     def rehearse(self, network: CViViT, num_rows: int) -> Tensor:
         shows_pictures = self.training.image_prob == 1 and getattr(self.source, "num_images", 0)
