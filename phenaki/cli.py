@@ -46,7 +46,9 @@ def generate(
     fps: Annotated[float | None, typer.Option(help="frames a second of the video")] = None,
     context: Annotated[ContextKind | None, typer.Option(help="what a chunk sees of the ones before: tokens, or frames encoded anew")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="go on where the same command was stopped, if it was; --scripts always does")] = False,
+    resume: Annotated[
+        bool | None, typer.Option("--resume/--anew", help="go on where the same command was stopped, or not; by default, if it is the same")
+    ] = None,
     scripts: Annotated[Path | None, typer.Option(help="make a video of each script in this folder instead")] = None,
     file_format: Annotated[VideoFormat | None, typer.Option("--format", help="of the videos of --scripts; mp4 by default")] = None,
     workers: Annotated[int | None, typer.Option(help="scripts at a time, each in a process of its own; with --scripts")] = None,
@@ -73,7 +75,7 @@ def generate(
             generate_one(script, output, model, device, resume, options)
 
 
-def generate_one(script: Path, output: Path, model: str, device: str, resume: bool, options: dict[str, Any]) -> None:
+def generate_one(script: Path, output: Path, model: str, device: str, resume: bool | None, options: dict[str, Any]) -> None:
     """One script into one file."""
     from phenaki.story import Story
     from phenaki.video import check_output_path

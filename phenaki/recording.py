@@ -24,9 +24,10 @@ from phenaki.part_file import PartFileError
 from phenaki.pipeline import Phenaki, Prepared, StoryChunk, story_progress
 from phenaki.story import FILE_FIELDS, Story
 from phenaki.video import VideoWriter, check_output_path, check_spares, pictures_in
+from phenaki.video_encoders import part_path
 
 TOKEN = np.dtype("<i4")  # as tokens stand in a chunk's note: t h w of them, one after the other
-STRANGE = "this program did not write it. Begin anew, without resume"
+STRANGE = "this program did not write it. Begin anew, with --anew"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def generate_to_file(
     path: str | Path,
     *,
     progress: bool = True,
-    resume: bool = False,
+    resume: bool | None = None,
     on_note: Callable[[str], None] = lambda note: None,
     on_chunk: Callable[[StoryChunk], None] = lambda chunk: None,
     **options: Any,
@@ -53,16 +54,18 @@ def generate_to_file(
 
     on_chunk: called with each chunk once it is in the file.
 
-    resume: goes on with what a run of the same story, model and options left behind, if it left anything; the file in the
-    end is the one of a run that was never stopped. ValueError where story, model or options are others.
+    resume: whether it goes on with what a run of the same story, model and options left behind, if one did; the file in the end
+    is the one of a run that was never stopped. True: ValueError where story, model or options are others. None: then it begins
+    anew, and says so. False: it begins anew.
     """
     started = time.perf_counter()
     prepared = phenaki.prepare(story, **options)  # checks everything before a file is opened
     story, size, rate = prepared.story, phenaki.picture_size(prepared.story), prepared.story.fps or phenaki.info.fps
     check_spares(check_output_path(path), files_of(story))
     about = {"scenes": phenaki.video_scenes(prepared), "script": phenaki.script(story), "label": label_of(phenaki, prepared)}
-    with VideoWriter(path, fps=rate, size=(size, size), resume=resume, **about) as writer, story_progress(progress) as advance:
-        if resume:
+    about |= {"fps": rate, "size": (size, size)}
+    with open_writer(check_output_path(path), resume, about, on_note) as writer, story_progress(progress) as advance:
+        if resume or writer.notes:
             on_note(f"{writer.path}: {told_of(writer, prepared.plan.num_pieces)}")
         for chunk in phenaki.stream(prepared, MadeTokens(writer.notes, phenaki.grid, phenaki.tokenizer.codebook_size)):
             check_frames(writer, chunk.start_frame)
@@ -71,6 +74,18 @@ def generate_to_file(
             on_chunk(chunk)
         check_frames(writer, sum(scene.num_frames for scene in writer.scenes))
     return Written(writer.num_frames, writer.num_frames / rate, time.perf_counter() - started)
+
+
+def open_writer(path: Path, resume: bool | None, about: dict[str, Any], on_note: Callable[[str], None]) -> VideoWriter:
+    """The writer of a story's file. about: its other arguments. resume None: on_note is told of a part file of another run, which is begun anew."""
+    if resume is not None or not part_path(path).exists():
+        return VideoWriter(path, resume=bool(resume), **about)
+    try:
+        return VideoWriter(path, resume=True, **about)
+    except PartFileError as error:
+        writer = VideoWriter(path, resume=False, **about)  # fails again where another run is writing it
+        on_note(f"begins anew: {error}")
+        return writer
 
 
 def files_of(story: Story) -> list[Path]:

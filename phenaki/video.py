@@ -196,7 +196,7 @@ class VideoWriter:
             if error is not None:
                 part = self.encoder.abandon()
                 if part is not None:
-                    error.add_note(f"what was made so far plays in {part}{'; with --resume the same run goes on from there' if self.label else ''}")
+                    error.add_note(f"what was made so far plays in {part}{'; the same run goes on from there' if self.label else ''}")
 
     def _finish(self) -> None:
         if not self.num_frames:

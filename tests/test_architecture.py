@@ -46,7 +46,7 @@ ALLOWED = {
     "story": {"story_formats"},
     "story_plan": {"story"},
     "video": {"atomic", "video_encoders", "video_files"},
-    "recording": {"checkpoint", "config", "part_file", "pipeline", "story", "video"},
+    "recording": {"checkpoint", "config", "part_file", "pipeline", "story", "video", "video_encoders"},
     "script_folder": {"story_formats", "video_files"},
     "rendering": {"checkpoint", "part_file", "pipeline", "recording", "script_folder", "story", "video_encoders", "video_files"},
     "rendering_worker": {"pipeline", "rendering", "script_folder"},

@@ -110,10 +110,10 @@ def test_generate_goes_on_where_it_was_stopped(script, model, tmp_path, monkeypa
         patched.setattr(phenaki.pipeline.Phenaki, "stream", stopping)
         stopped = runner.invoke(app, [str(argument) for argument in [*command, output]])
     part = tmp_path / ".a.part.mp4"
-    told = f"stopped\nwhat was made so far plays in {part}; with --resume the same run goes on from there\n"
+    told = f"stopped\nwhat was made so far plays in {part}; the same run goes on from there\n"
     assert stopped.exit_code == 130 and stopped.stderr == told
     assert "num_steps = 1, not 2" in fails(*command, output, "--resume", "--num-steps", 2) and part.exists()
-    told = run(*command, output, "--resume")
+    told = run(*command, output)
     assert told.startswith(f"{output}: goes on after 12 frames, 3 of 6 chunks\n{output}: 28 frames, 3.50 s of video in ")
     assert output.read_bytes() == (tmp_path / "whole.mp4").read_bytes() and not part.exists()
     assert "begins at the first frame" in run(*command, output, "--resume")

@@ -182,7 +182,7 @@ def stopped(ready, path: Path, monkeypatch, after: int, **options) -> None:
         patched.setattr(Phenaki, "stream", stopping)
         with pytest.raises(KeyboardInterrupt) as caught:
             generate_to_file(ready, options.pop("story", STORY), path, **options)
-    assert any(str(part_path(path)) in note and "--resume" in note for note in caught.value.__notes__)
+    assert any(str(part_path(path)) in note and "goes on from there" in note for note in caught.value.__notes__)
 
 
 def test_a_part_file_cut_or_damaged_anywhere_is_gone_on_with(ready, unkilled, tmp_path, monkeypatch):
@@ -199,11 +199,21 @@ def test_a_part_file_cut_or_damaged_anywhere_is_gone_on_with(ready, unkilled, tm
         path.unlink()
 
 
-def test_without_resume_it_begins_anew(ready, unkilled, tmp_path, monkeypatch):
+def test_a_run_goes_on_by_itself_where_it_is_the_same_and_else_begins_anew(ready, unkilled, tmp_path, monkeypatch):
     path = tmp_path / unkilled.name
-    stopped(ready, path, monkeypatch, after=3, seed=8)
     notes = []
+    stopped(ready, path, monkeypatch, after=3)
     generate_to_file(ready, STORY, path, on_note=notes.append)
+    assert path.read_bytes() == unkilled.read_bytes() and len(notes) == 1 and "goes on after" in notes.pop()
+    generate_to_file(ready, STORY, path, on_note=notes.append)
+    assert path.read_bytes() == unkilled.read_bytes() and not notes
+
+    stopped(ready, path, monkeypatch, after=3, seed=8)
+    generate_to_file(ready, STORY, path, on_note=notes.append)
+    assert path.read_bytes() == unkilled.read_bytes() and len(notes) == 1 and notes[0].startswith("begins anew: ") and "seed = 8" in notes.pop()
+
+    stopped(ready, path, monkeypatch, after=3)
+    generate_to_file(ready, STORY, path, on_note=notes.append, resume=False)
     assert path.read_bytes() == unkilled.read_bytes() and not notes
 
 
