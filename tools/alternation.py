@@ -50,7 +50,7 @@ def summary(times: dict[str, list[Times]], device: torch.device) -> dict:
     if PEER not in times:
         return figures
     faster = {}
-    for name in times.keys() - {PEER}:
+    for name in (one for one in times if one != PEER):
         ratios = [getattr(theirs, clock) / getattr(own, clock) for own, theirs in zip(times[name], times[PEER], strict=True)]
         faster[name] = {**spread(ratios), "rounds": [round(ratio, 2) for ratio in ratios]}
     return {**figures, "times_faster": faster}

@@ -29,7 +29,7 @@ from benchmark_page import page
 from benchmark_sampling import Side, our_side, peer_side
 from benchmark_sizes import BenchmarkSize, benchmark_size
 from benchmark_training import generator_steps, tokenizer_steps
-from peer_phenaki_pytorch import VERSION
+from peer_phenaki_pytorch import VERSION, import_peer
 
 from phenaki.atomic import write_text
 
@@ -46,7 +46,8 @@ def peak_mib() -> float:
 
     Not getrusage's ru_maxrss: that of a new process begins with what its parent had resident when it was started.
     """
-    for line in Path("/proc/self/status").read_text().splitlines():
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.is_file() else ():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     raise ValueError("/proc/self/status has no VmHWM: peak memory is measured on Linux only; leave `memory` out of --cases")
@@ -120,13 +121,26 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--page", type=Path, help="figures as a page in Markdown")
     parser.add_argument("--story-memory", choices=list(SIDES), help=argparse.SUPPRESS)  # what a child process measures
     options = parser.parse_args()
-    if options.repeats is not None and options.repeats < 1:
-        parser.error(f"--repeats {options.repeats}: needed at least 1")
+    for name in ("repeats", "threads"):
+        if (count := getattr(options, name)) is not None and count < 1:
+            parser.error(f"--{name} {count}: needed at least 1")
     if options.device == "cuda" and (not torch.cuda.is_available() or "memory" in options.cases):
         parser.error("--device cuda: needs a GPU that torch can use, and --cases without memory, which is the CPU's")
     if "paper" in options.sizes and options.device == "cpu":
         parser.error("--sizes paper: 1.8 billion parameters need --device cuda")
     return options
+
+
+def check(options: argparse.Namespace) -> None:
+    """ValueError or OSError before the work for what would stop it in the middle, or keep its figures from being written."""
+    if not options.alone:
+        import_peer()
+    if "memory" in options.cases:
+        peak_mib()
+    for path in filter(None, (options.output, options.page)):
+        if path.is_dir():
+            raise ValueError(f"{path}: is a folder; needed the name of a file")
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def main() -> None:
@@ -136,6 +150,7 @@ def main() -> None:
     if options.story_memory:
         print(json.dumps(story_memory(options.story_memory, benchmark_size(options.sizes[0], options.match))))
         return
+    check(options)
     results = {
         "command": shlex.join(["python", *sys.argv]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, torch {torch.__version__}",
@@ -148,12 +163,11 @@ def main() -> None:
     print(text := page(results))
     for path, content in ((options.output, json.dumps(results, indent=2) + "\n"), (options.page, text)):
         if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, content)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"benchmark: {error}") from error

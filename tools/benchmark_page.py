@@ -16,7 +16,8 @@ ASKED = {  # times faster than the peer, at least
     ("small", "story"): 3.0, ("large", "chunk"): 2.5, ("small", "tokenizer_step"): 1.5, ("large", "tokenizer_step"): 1.5,
     ("small", "generator_step"): 2.0, ("large", "generator_step"): 2.0,
 }  # fmt: skip
-ASKED_SHARE = 0.5  # of the peer's peak memory, at most
+ASKED_SHARE = 0.5  # of the peer's peak memory, at most, at the sizes of ASKED
+ALIKE = {"parameters": "parameters", "width": "the named width of feed-forward layers"}  # --match
 
 
 def page(results: dict) -> str:
@@ -25,10 +26,10 @@ def page(results: dict) -> str:
     lines.append(f"device {results['device']}; load before: {results['load_before']}.")
     if results["peer"]:
         lines.append(f"The peer is {results['peer']}, random weights on both sides, both in turn in one process.")
-        lines.append(f"Alike are width, layers and {results['match']}.")
+        lines.append(f"Alike are width, layers and {ALIKE[results['match']]}.")
     lines += ["Median, and quartiles in brackets. `tools/benchmark.py` says what the cases are.", ""]
     for name, found in results["sizes"].items():
-        lines += [f"## {name}", "", *_table(name, found), "", *_below(found), ""]
+        lines += [f"## {name}", "", *_table(name, found), "", *_below(name, found, results["device"] == "cpu"), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -52,18 +53,20 @@ def _spread(values: dict[str, float]) -> str:
     return f"{values['median']:.3g} ({values['low']:.3g}-{values['high']:.3g})"
 
 
-def _below(found: dict) -> list[str]:
+def _below(size: str, found: dict, on_cpu: bool) -> list[str]:
     """Frames a second, memory and parameters."""
     lines = []
+    clock, unit = ("cpu_seconds", "CPU second") if on_cpu else ("wall_seconds", "second")
     for case, frames in FRAMES.items():
-        rates = [f"{side} {frames / found[case][side]['cpu_seconds']['median']:.3g}" for side in ("ours", PEER) if side in found.get(case, {})]
+        rates = [f"{side} {frames / found[case][side][clock]['median']:.3g}" for side in ("ours", PEER) if side in found.get(case, {})]
         if rates:
-            lines.append(f"- {case}: frames a CPU second: {', '.join(rates)}.")
+            lines.append(f"- {case}: frames a {unit}: {', '.join(rates)}.")
     if "memory" in found:
         peaks = [f"{side} {found['memory'][side]['peak_mib']} MiB" for side in ("ours", PEER) if side in found["memory"]]
         lines.append(f"- Peak memory of a process that makes the story: {', '.join(peaks)}.")
         if "share_of_peer" in found["memory"]:
-            lines.append(f"- Its share of the peer's: {found['memory']['share_of_peer']}, asked at most {ASKED_SHARE}.")
+            asked = f", asked at most {ASKED_SHARE}" if any(size == name for name, _ in ASKED) else ""
+            lines.append(f"- Its share of the peer's: {found['memory']['share_of_peer']}{asked}.")
     for side, parameters in found["parameters"].items():
         lines.append(f"- Parameters, {side}: " + ", ".join(f"{network} {count / 1e6:.1f} million" for network, count in parameters.items()) + ".")
     return lines

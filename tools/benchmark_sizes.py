@@ -65,7 +65,8 @@ def benchmark_size(name: str, match: str = "parameters") -> BenchmarkSize:
     """A size by name; ValueError names the known ones.
 
     match: "parameters" chooses the hidden width of our feed-forward layers so that both networks have as many parameters,
-    within 5%; "width" makes it four times the width, as the peer's is called. At the large size both are the same.
+    within 5% (of the tiny size, which is for tests, they have not); "width" makes it four times the width, as the peer's is
+    called. At the large size both are the same.
     """
     makers = {
         "tiny": lambda: _size(16, 32, 1, 1, (64, 64), 2),  # for tests
