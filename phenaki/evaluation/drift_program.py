@@ -15,12 +15,14 @@ from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, DriftSettings
 from phenaki.evaluation.networks import LEAST_I3D, MetricNetworks
 from phenaki.evaluation.program import check_outputs
 from phenaki.evaluation.story import Referee
+from phenaki.evaluation.story_figures import referee_cautions
 from phenaki.evaluation.story_program import load_referee, not_measured, surroundings, video_network, with_sampling, world_for
 from phenaki.evaluation.story_work import WorkFolder
 from phenaki.pipeline import Phenaki
 from phenaki.sampling import CONTEXTS
 
 USUAL_MINUTES = DriftSettings().minutes
+GOOD_REFEREE = 0.95  # share of the windows' rendered truth that a referee should have right, of each attribute
 SHOWN = ("adherence", "fvd", "sharpness", "brightness", "colourfulness", "motion")  # in the summary
 
 
@@ -115,6 +117,10 @@ def cautions(figures: dict[str, Any]) -> list[str]:
         said.append(f"Of {figures['minutes']:g} minutes: drift is stated of {USUAL_MINUTES:g} or more.")
     if figures["stories"] == 1:
         said.append("Of one story a mode: the intervals are of its windows, not of other stories.")
+    for context, modes in figures["contexts"].items():
+        for mode, found in modes.items():
+            shares = {name: sides["truth"] for name, sides in found["by_attribute"].items()}
+            said += referee_cautions(f"{mode}, {context}", shares, GOOD_REFEREE)
     modes = next(iter(figures["contexts"].values()))
     measured = {found["ends"]["windows"] for found in modes.values() if "fvd" in found["ends"]}
     if measured:
