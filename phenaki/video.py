@@ -150,14 +150,16 @@ class VideoWriter:
 
     label: all that the frames are made from, in JSON types. With `resume`, a part file that was left behind under the same
     label is gone on with: `notes` holds what `write` was told with each of its pieces, `num_frames` counts their frames.
+    advice: told beside where the part file is, where there is a label; empty where somebody else says how to go on.
     """
 
     def __init__(
         self, path: str | Path, *, fps: float, size: tuple[int, int], scenes: Sequence[VideoScene] = (), script: dict[str, Any] | None = None,
-        label: dict[str, Any] | None = None, resume: bool = False,
+        label: dict[str, Any] | None = None, resume: bool = False, advice: str = "with --resume the same run goes on from there",
     ):  # fmt: skip
         self.path = check_output_path(path)
-        self.size, self.scenes, self.script, self.label = tuple(size), scenes, script, label
+        self.size, self.scenes, self.script = tuple(size), scenes, script
+        self.advice = f"; {advice}" if label and advice else ""
         ending, self.notes = self.path.suffix.lower(), ()
         if ending in (".gif", ".png"):
             if resume:
@@ -196,7 +198,7 @@ class VideoWriter:
             if error is not None:
                 part = self.encoder.abandon()
                 if part is not None:
-                    error.add_note(f"what was made so far plays in {part}{'; with --resume the same run goes on from there' if self.label else ''}")
+                    error.add_note(f"what was made so far plays in {part}{self.advice}")
 
     def _finish(self) -> None:
         if not self.num_frames:

@@ -37,6 +37,7 @@ from phenaki.evaluation.networks import MetricNetworks
 from phenaki.pipeline import Phenaki, StoryChunk
 from phenaki.recording import note_of
 from phenaki.video import read_video
+from phenaki.video_encoders import part_path
 
 MINUTE = DriftSettings(minutes=1.0)
 GREEN = 30.0  # levels that a drifting video gains from its first frame to its last
@@ -297,6 +298,29 @@ def test_the_command_compares_contexts_and_makes_nothing_twice(folder, no_networ
     assert run(*arguments)[0] == 0 and json.loads((tmp_path / "a.json").read_text()) == figures
     code, said = run(*arguments, "--num-steps", 2)
     assert code == 2 and "another evaluation (sampling not as now)" in said
+
+
+def test_a_stopped_command_says_what_is_kept_and_goes_on_from_there(folder, no_networks, monkeypatch, tmp_path):  # noqa: F811
+    arguments = ("--model", folder, "--minutes", 0.5, "--mode", "switching", "-o", tmp_path / "a.json")
+    monkeypatch.setattr(drift_program, "load_referee", lambda world, device: Blind(dies_at=6))
+    code, said = run(*arguments)
+    work = tmp_path / "a-work"
+    part, kept = part_path(work / "tokens-switching-0000.mp4"), f"what was judged is kept in {work}: the same command goes on from there"
+    assert code == 130 and said.strip().split("\n") == ["stopped", f"what was made so far plays in {part}", kept]
+    assert not (tmp_path / "a.json").exists() and part.exists()
+
+    blind = Blind()
+    monkeypatch.setattr(drift_program, "load_referee", lambda world, device: blind)
+    assert run(*arguments)[0] == 0 and blind.shown == 2 * (8 - 2), "two of eight windows were judged before"
+
+
+def test_stopped_before_the_first_story_nothing_is_said_to_be_kept(folder, no_networks, monkeypatch, tmp_path):  # noqa: F811
+    def stops(world, device):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drift_program, "load_referee", stops)
+    code, said = run("--model", folder, "--minutes", 0.5, "-o", tmp_path / "a.json")
+    assert code == 130 and said.strip() == "stopped" and not list(tmp_path.iterdir())
 
 
 def test_a_referee_that_is_weak_on_the_truth_is_told(phenaki, world, tmp_path, monkeypatch):

@@ -153,7 +153,7 @@ def watch(
         return
     label = {**settings, "context": context, "script": script.story.to_dict()}
     about = {"scenes": phenaki.video_scenes(prepared), "script": phenaki.script(prepared.story), "label": label}
-    with VideoWriter(path, fps=phenaki.info.fps, size=(size, size), resume=True, **about) as writer:
+    with VideoWriter(path, fps=phenaki.info.fps, size=(size, size), resume=True, advice="", **about) as writer:
         keep_lines(lines, len(writer.notes))
         with open(lines, "a", encoding="utf-8") as file:
             for window in made_windows(phenaki, prepared, chunks, writer.notes):

@@ -61,17 +61,16 @@ def run_drift_evaluation(
     world = world_for(phenaki, exam.world, exam.atlas, exam.device, omit_prob=0.0)  # a scene is judged by its own prompt
     networks = (networks or video_network(exam.fvd, exam.device)).fitting(LEAST_I3D[0], world.config.size)
     settings = settings_of(exam, phenaki, world, referee)
-    folder = WorkFolder(work or output.with_name(f"{output.stem}-work"), {**settings, "fvd": networks.i3d is not None}).folder
+    kept = WorkFolder(work or output.with_name(f"{output.stem}-work"), {**settings, "fvd": networks.i3d is not None})
     scripts = [draw_long_script(world, exam.settings, mode, index) for mode in exam.settings.modes for index in range(exam.settings.stories)]
-    watch_all(phenaki, contexts, scripts, Judge(world, referee, networks.i3d), folder, settings, on_window)
-    figures = {
-        **settings, "modes": list(exam.settings.modes), "stories": exam.settings.stories,
-        "contexts": {context: {mode: figures_of(folder, context, mode, exam, world) for mode in exam.settings.modes} for context in contexts},
-        "not_measured": not_measured(networks),
-    }  # fmt: skip
-    figures["cautions"] = cautions(figures)
-    write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
-    write_bytes(plot, drift_plot(figures))
+    with kept.told_when_stopped():
+        watch_all(phenaki, contexts, scripts, Judge(world, referee, networks.i3d), kept.folder, settings, on_window)
+        found = {context: {mode: figures_of(kept.folder, context, mode, exam, world) for mode in exam.settings.modes} for context in contexts}
+        figures = {**settings, "modes": list(exam.settings.modes), "stories": exam.settings.stories, "contexts": found}
+        figures["not_measured"] = not_measured(networks)
+        figures["cautions"] = cautions(figures)
+        write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        write_bytes(plot, drift_plot(figures))
     return figures
 
 
