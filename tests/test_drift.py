@@ -1,5 +1,6 @@
 """`phenaki evaluate drift` with a referee that reads the truth from the pixels, and videos that drift by a known amount or not at all."""
 
+import copy
 import io
 import json
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from phenaki.evaluation import drift_program
 from phenaki.evaluation.drift import Judge, JudgedTokens, made_windows, read_windows, watch, window_chunks
 from phenaki.evaluation.drift_figures import LOOKS, mode_figures
 from phenaki.evaluation.drift_plot import COLOURS, ROWS, drift_plot
-from phenaki.evaluation.drift_program import DriftExam, run_drift_evaluation
+from phenaki.evaluation.drift_program import GOOD_REFEREE, DriftExam, cautions, run_drift_evaluation
 from phenaki.evaluation.drift_scripts import (
     ENDLESS,
     HELD,
@@ -36,6 +37,7 @@ from phenaki.evaluation.networks import MetricNetworks
 from phenaki.pipeline import Phenaki, StoryChunk
 from phenaki.recording import note_of
 from phenaki.video import read_video
+from phenaki.video_encoders import part_path
 
 MINUTE = DriftSettings(minutes=1.0)
 GREEN = 30.0  # levels that a drifting video gains from its first frame to its last
@@ -285,6 +287,7 @@ def test_the_command_compares_contexts_and_makes_nothing_twice(folder, no_networ
     assert one["windows"] == other["windows"] == 8 and one["minutes"] != other["minutes"], "the videos differ"
     assert one["minutes"][0]["sharpness"]["truth"] == other["minutes"][0]["sharpness"]["truth"], "what they are held against does not"
     assert "metrics install" in figures["not_measured"]["fvd"] and "switching, frames: adherence" in said and "metrics install" in said
+    assert all(f"caution: Of rendered truth (switching, {context}) the referee itself" in said for context in ("tokens", "frames"))
     assert any("Of one story" in caution for caution in figures["cautions"]) and "context" not in figures["sampling"]
     names = [f"{context}-switching-0000.{ending}" for context in ("frames", "tokens") for ending in ("jsonl", "mp4")]
     assert sorted(path.name for path in (tmp_path / "a-work").iterdir()) == sorted([*names, "settings.json"])
@@ -295,6 +298,44 @@ def test_the_command_compares_contexts_and_makes_nothing_twice(folder, no_networ
     assert run(*arguments)[0] == 0 and json.loads((tmp_path / "a.json").read_text()) == figures
     code, said = run(*arguments, "--num-steps", 2)
     assert code == 2 and "another evaluation (sampling not as now)" in said
+
+
+def test_a_stopped_command_says_what_is_kept_and_goes_on_from_there(folder, no_networks, monkeypatch, tmp_path):  # noqa: F811
+    arguments = ("--model", folder, "--minutes", 0.5, "--mode", "switching", "-o", tmp_path / "a.json")
+    monkeypatch.setattr(drift_program, "load_referee", lambda world, device: Blind(dies_at=6))
+    code, said = run(*arguments)
+    work = tmp_path / "a-work"
+    part, kept = part_path(work / "tokens-switching-0000.mp4"), f"what was judged is kept in {work}: the same command goes on from there"
+    assert code == 130 and said.strip().split("\n") == ["stopped", f"what was made so far plays in {part}", kept]
+    assert not (tmp_path / "a.json").exists() and part.exists()
+
+    blind = Blind()
+    monkeypatch.setattr(drift_program, "load_referee", lambda world, device: blind)
+    assert run(*arguments)[0] == 0 and blind.shown == 2 * (8 - 2), "two of eight windows were judged before"
+
+
+def test_stopped_before_the_first_story_nothing_is_said_to_be_kept(folder, no_networks, monkeypatch, tmp_path):  # noqa: F811
+    def stops(world, device):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drift_program, "load_referee", stops)
+    code, said = run("--model", folder, "--minutes", 0.5, "-o", tmp_path / "a.json")
+    assert code == 130 and said.strip() == "stopped" and not list(tmp_path.iterdir())
+
+
+def test_a_referee_that_is_weak_on_the_truth_is_told(phenaki, world, tmp_path, monkeypatch):
+    """The truth's share, not that of what was made; each mode and context with its own."""
+    found = measured(phenaki, world, SWITCHING, tmp_path / "a.mp4", monkeypatch)
+    assert set(found["by_attribute"]) == set(LABELS) and found["by_attribute"]["motion"]["truth"]["n"] == 15
+    weak = copy.deepcopy(found)
+    weak["by_attribute"]["motion"]["truth"]["value"] = 0.9
+    weak["by_attribute"]["place"] = {"made": {"value": 0.5, "n": 15}, "truth": {"value": GOOD_REFEREE, "n": 15}}
+    figures = {"minutes": 10.0, "stories": 2, "contexts": {"tokens": {SWITCHING: found}, "frames": {SWITCHING: weak}}}
+    said = cautions(figures)
+    assert len(said) == 2 and "FVD is of" in said[1]
+    assert said[0].startswith(
+        "Of rendered truth (switching, frames) the referee itself has only this right: motion 90.0%. The model cannot be seen to do better."
+    )
 
 
 @pytest.mark.parametrize(

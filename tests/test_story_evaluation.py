@@ -399,6 +399,25 @@ def test_the_command_writes_figures_and_page_and_is_fast_the_second_time(folder,
     assert code == 2 and "another evaluation (sampling not as now)" in said
 
 
+def test_a_stopped_command_says_what_is_kept_and_goes_on_from_there(folder, no_networks, monkeypatch, tmp_path):
+    arguments = ("--model", folder, "--scripts", 3, "-o", tmp_path / "a.json", "--work", tmp_path / "kept here")
+    told = []
+
+    def dies(phenaki, script):
+        told.append(script.index)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+        return tell(phenaki, script)
+
+    monkeypatch.setattr(story_program, "tell", dies)
+    monkeypatch.setattr(Reader, "__call__", lambda self, video: {name: torch.ones(1, video.shape[2], len(one)) for name, one in LABELS.items()})
+    code, said = run(*arguments)
+    kept = tmp_path / "kept here"
+    assert code == 130 and said.strip() == f"stopped\nwhat was judged is kept in {kept}: the same command goes on from there"
+    assert (kept / "story-0000.json").exists() and not (tmp_path / "a.json").exists()
+    assert run(*arguments)[0] == 0 and told == [0, 1, 1, 2]
+
+
 def test_the_video_that_is_judged_is_the_one_that_a_user_gets(folder, scripts):
     phenaki = Phenaki.from_pretrained(folder, device="cpu")
     starts = []

@@ -30,6 +30,7 @@ def mode_figures(stories: Stories, mode: str, fps: float) -> dict[str, Any]:
     figures = {
         "stories": len(stories),
         "windows": sum(map(len, stories)),
+        "by_attribute": attribute_figures([window for story in stories for window in story]),
         "minutes": by_minute(stories, fps),
         "ends": end_figures(stories),
     }
@@ -77,7 +78,7 @@ def span_figures(stories: Stories) -> dict[str, Any]:
     return {
         "windows": len(windows),
         "adherence": of_sides(windows, adherence_of),
-        "by_attribute": {name: of_sides(windows, lambda sides, name=name: adherence_of(sides, name)) for name in attributes_of(windows)},
+        "by_attribute": attribute_figures(windows),
         "fvd": frechet_figures([window.made.features for window in windows], [window.truth.features for window in windows]),
         **{name: of_sides(windows, lambda sides, name=name: looks_mean(sides, name)) for name in LOOKS},
     }
@@ -88,9 +89,10 @@ def of_sides(windows: Sequence[Window], figure: Callable[[list[Side]], dict[str,
     return {side: figure([getattr(window, side) for window in windows]) for side in SIDES}
 
 
-def attributes_of(windows: Sequence[Window]) -> list[str]:
-    """What was asked for in any of the windows."""
-    return list(dict.fromkeys(name for window in windows for name in window.made.right))
+def attribute_figures(windows: Sequence[Window]) -> dict[str, Any]:
+    """Adherence of every attribute that was asked for in any of the windows."""
+    asked = dict.fromkeys(name for window in windows for name in window.made.right)
+    return {name: of_sides(windows, lambda sides, name=name: adherence_of(sides, name)) for name in asked}
 
 
 def adherence_of(sides: Sequence[Side], attribute: str | None = None) -> dict[str, Any]:

@@ -15,12 +15,14 @@ from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, DriftSettings
 from phenaki.evaluation.networks import LEAST_I3D, MetricNetworks
 from phenaki.evaluation.program import check_outputs
 from phenaki.evaluation.story import Referee
+from phenaki.evaluation.story_figures import referee_cautions
 from phenaki.evaluation.story_program import load_referee, not_measured, surroundings, video_network, with_sampling, world_for
 from phenaki.evaluation.story_work import WorkFolder
 from phenaki.pipeline import Phenaki
 from phenaki.sampling import CONTEXTS
 
 USUAL_MINUTES = DriftSettings().minutes
+GOOD_REFEREE = 0.95  # share of the windows' rendered truth that a referee should have right, of each attribute
 SHOWN = ("adherence", "fvd", "sharpness", "brightness", "colourfulness", "motion")  # in the summary
 
 
@@ -59,17 +61,16 @@ def run_drift_evaluation(
     world = world_for(phenaki, exam.world, exam.atlas, exam.device, omit_prob=0.0)  # a scene is judged by its own prompt
     networks = (networks or video_network(exam.fvd, exam.device)).fitting(LEAST_I3D[0], world.config.size)
     settings = settings_of(exam, phenaki, world, referee)
-    folder = WorkFolder(work or output.with_name(f"{output.stem}-work"), {**settings, "fvd": networks.i3d is not None}).folder
+    kept = WorkFolder(work or output.with_name(f"{output.stem}-work"), {**settings, "fvd": networks.i3d is not None})
     scripts = [draw_long_script(world, exam.settings, mode, index) for mode in exam.settings.modes for index in range(exam.settings.stories)]
-    watch_all(phenaki, contexts, scripts, Judge(world, referee, networks.i3d), folder, settings, on_window)
-    figures = {
-        **settings, "modes": list(exam.settings.modes), "stories": exam.settings.stories,
-        "contexts": {context: {mode: figures_of(folder, context, mode, exam, world) for mode in exam.settings.modes} for context in contexts},
-        "not_measured": not_measured(networks),
-    }  # fmt: skip
-    figures["cautions"] = cautions(figures)
-    write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
-    write_bytes(plot, drift_plot(figures))
+    with kept.told_when_stopped():
+        watch_all(phenaki, contexts, scripts, Judge(world, referee, networks.i3d), kept.folder, settings, on_window)
+        found = {context: {mode: figures_of(kept.folder, context, mode, exam, world) for mode in exam.settings.modes} for context in contexts}
+        figures = {**settings, "modes": list(exam.settings.modes), "stories": exam.settings.stories, "contexts": found}
+        figures["not_measured"] = not_measured(networks)
+        figures["cautions"] = cautions(figures)
+        write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        write_bytes(plot, drift_plot(figures))
     return figures
 
 
@@ -115,6 +116,10 @@ def cautions(figures: dict[str, Any]) -> list[str]:
         said.append(f"Of {figures['minutes']:g} minutes: drift is stated of {USUAL_MINUTES:g} or more.")
     if figures["stories"] == 1:
         said.append("Of one story a mode: the intervals are of its windows, not of other stories.")
+    for context, modes in figures["contexts"].items():
+        for mode, found in modes.items():
+            shares = {name: sides["truth"] for name, sides in found["by_attribute"].items()}
+            said += referee_cautions(f"{mode}, {context}", shares, GOOD_REFEREE)
     modes = next(iter(figures["contexts"].values()))
     measured = {found["ends"]["windows"] for found in modes.values() if "fvd" in found["ends"]}
     if measured:

@@ -145,16 +145,21 @@ def plain(estimate: Estimate) -> dict[str, Any]:
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(estimate).items()}
 
 
+def referee_cautions(where: str, shares: dict[str, dict[str, Any]], good: float) -> list[str]:
+    """A caution where a referee is weak itself, or none. shares: attribute -> share of rendered truth that it has right; good: enough."""
+    weak = [f"{name} {one['value']:.1%}" for name, one in shares.items() if name != "scene" and one["n"] and one["value"] < good]
+    if not weak:
+        return []
+    return [
+        f"Of rendered truth ({where}) the referee itself has only this right: {', '.join(weak)}. The model cannot be seen to do better. "
+        "Was --data given the atlas that the referee was trained on?"
+    ]
+
+
 def cautions(figures: dict[str, Any], scripts: int, usual: int) -> list[str]:
     """What a reader of the figures must know."""
-    said = []
-    for kind, by_attribute in figures["truth"]["adherence"].items():
-        weak = [f"{name} {one['value']:.1%}" for name, one in by_attribute.items() if name != "scene" and one["n"] and one["value"] < GOOD_REFEREE]
-        if weak:
-            said.append(
-                f"Of rendered truth ({kind}) the referee itself has only this right: {', '.join(weak)}. The model cannot be seen to do better. "
-                "Was --data given the atlas that the referee was trained on?"
-            )
+    truth = figures["truth"]["adherence"]
+    said = [caution for kind, shares in truth.items() for caution in referee_cautions(kind, shares, GOOD_REFEREE)]
     nothing = [f"{name} ({kind})" for kind, one in figures["adherence"].items() for name, value in one.items() if not value["n"]]
     if nothing:
         said.append(f"Not to be judged in this world, it has no such scenes: {', '.join(nothing)}.")

@@ -58,14 +58,15 @@ def run_story_evaluation(
     settings = settings_of(exam, phenaki, world, referee, lengths)
     folder = WorkFolder(work or output.with_name(f"{output.stem}-work"), work_settings(settings, networks))
     done = lambda count: on_story(count, len(scripts))
-    evaluate_stories(scripts, lambda script: tell(phenaki, script), world, referee, networks.i3d, folder, done)
+    with folder.told_when_stopped():
+        evaluate_stories(scripts, lambda script: tell(phenaki, script), world, referee, networks.i3d, folder, done)
 
-    measured = story_figures(scripts, folder.record, world.config.fps)
-    figures = {**settings, **measured, "not_measured": not_measured(networks)}
-    figures["cautions"] = cautions(measured, len(scripts), USUAL_SCRIPTS)
-    write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
-    if html is not None:
-        write_text(html, story_report(figures, scripts, folder, world.config.fps))
+        measured = story_figures(scripts, folder.record, world.config.fps)
+        figures = {**settings, **measured, "not_measured": not_measured(networks)}
+        figures["cautions"] = cautions(measured, len(scripts), USUAL_SCRIPTS)
+        write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        if html is not None:
+            write_text(html, story_report(figures, scripts, folder, world.config.fps))
     return figures
 
 

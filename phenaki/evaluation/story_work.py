@@ -5,6 +5,8 @@ counts as finished when its record is there, which is written last and whole.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,15 @@ class WorkFolder:
             raise ValueError(f"{folder}: holds other files. Choose an empty folder with --work")
         folder.mkdir(exist_ok=True)
         write_text(path, json.dumps(settings, indent=2) + "\n")
+
+    @contextmanager
+    def told_when_stopped(self) -> Iterator[None]:
+        """While this is entered, an interrupt (KeyboardInterrupt) says what is kept, and how to go on."""
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            error.add_note(f"what was judged is kept in {self.folder}: the same command goes on from there")
+            raise
 
     def record(self, index: int) -> Record | None:
         """A finished story; None where it is still to be made."""
