@@ -306,7 +306,7 @@ def test_a_stopped_command_says_what_is_kept_and_goes_on_from_there(folder, no_n
     code, said = run(*arguments)
     work = tmp_path / "a-work"
     part, kept = part_path(work / "tokens-switching-0000.mp4"), f"what was judged is kept in {work}: the same command goes on from there"
-    assert code == 130 and said.strip().split("\n") == ["stopped", f"what was made so far plays in {part}", kept]
+    assert code == 130 and said.strip().split("\n") == ["stopped", f"what was made so far plays in {part}; the same run goes on from there", kept]
     assert not (tmp_path / "a.json").exists() and part.exists()
 
     blind = Blind()
