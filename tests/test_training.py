@@ -570,16 +570,21 @@ def test_distinct_tokens_are_counted_by_clip_whatever_the_split():
     assert sum(distinct_share(one[None]).item() for one in tokens) / 3 == pytest.approx(distinct_share(tokens).item())
 
 
-def test_changes_count_where_they_are_not_the_videos_own(world):
-    video = world.clips(0, 0, 2, 5, 2)
-    flicker = torch.zeros_like(video)
+def test_how_much_changes_is_compared_block_by_block():
+    still = torch.zeros(1, 3, 5, 16, 16)
+    flicker = torch.zeros_like(still)
     flicker[:, :, 2] = 0.2  # one frame of five: two of four changes are wrong
-    losses = losses_of(Copier(flicker), video, change_weight=0.5, l1_weight=0.0, quantizer_weight=0.0)
+    weights = {"change_weight": 0.5, "l1_weight": 0.0, "quantizer_weight": 0.0}
+    losses = losses_of(Copier(flicker), still, **weights)
     assert losses["change"].item() == pytest.approx(0.1, rel=1e-4)
     assert losses["loss"].item() == pytest.approx(0.04 / 5 + 0.5 * 0.1, rel=1e-4)
-    assert losses_of(Copier(torch.full_like(video, 0.2)), video, change_weight=0.5)["change"].item() == pytest.approx(0, abs=1e-6), "a steady fault"
-    assert losses_of(Copier(flicker[:, :, 2:3]), video[:, :, :1], change_weight=0.5)["change"] == 0, "a picture does not change"
-    assert "change" not in losses_of(Copier(flicker), video)
+    moved = torch.rand(1, 3, 5, 16, 16, generator=torch.Generator().manual_seed(0)).repeat_interleave(2, dim=3)
+    assert losses_of(Copier(torch.full_like(moved, 0.2)), moved, **weights)["change"].item() == pytest.approx(0, abs=1e-6), "a steady fault"
+    held = moved[:, :, [0, 0, 2, 2, 4]]
+    same_amount = losses_of(Copier(moved.flip(3) - moved), moved, **weights)["change"]
+    assert same_amount < 0.5 * losses_of(Copier(held - moved), moved, **weights)["change"], "standing still is worse than moving otherwise"
+    assert losses_of(Copier(flicker[:, :, 2:3]), still[:, :, :1], change_weight=0.5)["change"] == 0, "a picture does not change"
+    assert "change" not in losses_of(Copier(flicker), still)
 
 
 def test_the_first_frame_has_the_weight_that_is_set(world):

@@ -7,6 +7,7 @@ the two gives each network the gradients of its own loss alone.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -20,6 +21,7 @@ from phenaki.training.adversarial import LeCam, adaptive_balance, hinge_discrimi
 from phenaki.training.discriminator import Discriminator
 
 BALANCES = ("constant", "adaptive")
+CHANGE_BLOCK = 4  # pixels a side
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class LossSettings:
 
     l2_weight: float = 1.0  # L_2
     l1_weight: float = 0.0
-    change_weight: float = 0.0  # L1 of the changes from a frame to the next: against flicker where slices join
+    change_weight: float = 0.0  # how much changes from a frame to the next: against stops inside slices and jumps between them
     first_frame_weight: float = 1.0  # of a clip's first frame in L2 and L1, against 1 for each other: it has a slice to itself
     lpips_weight: float = 0.1  # L_IP; needs `phenaki metrics install`
     lpips_frames: int = 4  # of each clip, drawn anew in every step; 0 = all of them
@@ -165,10 +167,15 @@ def build_losses(settings: LossSettings, device: str | torch.device = "cpu") -> 
 
 
 def change_error(made: Tensor, truth: Tensor) -> Tensor:
-    """Mean absolute error of the changes from a frame to the next of videos (b c f h w); 0 for single frames, which do not change."""
+    """Error of how much videos (b c f h w) change from a frame to the next: L1 of the mean absolute changes of blocks of pixels.
+
+    0 for single frames, which do not change. Of blocks: the error of each pixel's own change is least where a video that is not
+    sure of its motion stands still inside a slice of tokens and jumps to the next.
+    """
     if truth.shape[2] == 1:
         return made.new_zeros(())
-    return (made.diff(dim=2) - truth.diff(dim=2)).abs().mean()
+    changes = (F.avg_pool3d(video.diff(dim=2).abs(), (1, CHANGE_BLOCK, CHANGE_BLOCK)) for video in (made, truth))
+    return F.l1_loss(*changes)
 
 
 def frame_perceptual(lpips: LPIPS, made: Tensor, truth: Tensor, num_frames: int, rng: torch.Generator) -> Tensor:
