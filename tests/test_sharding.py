@@ -117,9 +117,10 @@ def test_shards_of_something_else_are_left_alone(footage, tmp_path):
     before = (out / "00000.tar").read_bytes()
     with pytest.raises(ValueError, match="other footage or with other settings"):
         make_shards(footage, out, ShardSettings(size=32), on_note=lambda note: None)
-    (out / "shards.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(ValueError, match="is damaged"):
-        make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None)
+    for content in ("[]", "[" * 100_000):
+        (out / "shards.json").write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match="is damaged"):
+            make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None)
     (out / "shards.json").unlink()
     with pytest.raises(ValueError, match="not made by phenaki data shard"):
         make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None)
