@@ -24,11 +24,14 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such file. The repository's own are in configs/")
+    kind = "JSON" if path.suffix == ".json" else "TOML"
     try:
         text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: not a {'JSON' if path.suffix == '.json' else 'TOML'} file: {error}") from error
+        values = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+    except ValueError as error:  # a syntax error, other bytes than UTF-8, a number of more than 4300 digits
+        raise ConfigError(f"{path}: not a {kind} file: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not a {kind} file that can be read: its lists or tables are nested too deep") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: needed a table of settings, found {type(values).__name__}")
     return values

@@ -31,7 +31,7 @@ Text = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARS)]
 Name = Annotated[str, Field(strict=True, min_length=1, max_length=MAX_NAME_CHARS)]
 
 
-def _one_line(value: Any) -> Any:
+def one_line(value: Any) -> Any:
     """Text on one line: control characters and runs of white space become one space."""
     return " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", value).split()) if isinstance(value, str) else value
 
@@ -54,7 +54,7 @@ class Scene(BaseModel):
     remember: Name | None = Field(None, description=f"a name of 1 to {MAX_NAME_CHARS} characters: how the scene begins is kept under it")
     recall: Name | None = Field(None, description="a name that an earlier scene is remembered under: its beginning is seen again")
 
-    _squeezed = field_validator("prompt", "negative", "remember", "recall", mode="before")(_one_line)
+    _squeezed = field_validator("prompt", "negative", "remember", "recall", mode="before")(one_line)
 
     @model_validator(mode="after")
     def _starts_once(self) -> Scene:
@@ -81,7 +81,7 @@ class Story(BaseModel):
     negative: Text = Field("", description=f"a text of at most {MAX_PROMPT_CHARS} characters: what should not be seen")
     scenes: tuple[Scene, ...] = Field(min_length=1, max_length=MAX_SCENES, description=f"a list of 1 to {MAX_SCENES} scenes")
 
-    _squeezed = field_validator("title", "style", "negative", mode="before")(_one_line)
+    _squeezed = field_validator("title", "style", "negative", mode="before")(one_line)
 
     @model_validator(mode="after")
     def _not_endless(self) -> Story:

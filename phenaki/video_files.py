@@ -183,10 +183,14 @@ def _decode(path: Path, container: av.container.InputContainer, stream: av.Video
         pixels = np.rot90(reformatter.reformat(frame, format="rgb24").to_ndarray(), frame.rotation // 90 % 4)
         frames.append(pixels if resize is None else resize(pixels))
         num_bytes += frames[-1].nbytes
-        if num_bytes > MAX_BYTES:
-            raise VideoError(f"{path}: its frames take more than {MAX_BYTES >> 30} GiB of memory; cut it into shorter files", "too long")
+        _check_bytes(path, num_bytes)
     scenes = tuple(_scene(chapter, frame_rate(path, stream)) for chapter in container.chapters())
     return Decoded(np.stack(frames), frame_rate(path, stream), scenes, parse_script(_metadata(container).get("comment", "")))
+
+
+def _check_bytes(path: Path, num_bytes: int) -> None:
+    if num_bytes > MAX_BYTES:
+        raise VideoError(f"{path}: its frames take more than {MAX_BYTES >> 30} GiB of memory; cut it into shorter files", "too long")
 
 
 def scaled_pixels(frame: av.VideoFrame, reformatter: VideoReformatter, size: tuple[int, int]) -> np.ndarray:
@@ -262,8 +266,7 @@ def decode_gif(path: Path, resize: Resize | None = None, max_frames: int = MAX_F
             for part in ImageSequence.Iterator(picture):
                 pixels = np.asarray(part.convert("RGB"))
                 parts.append((pixels if resize is None else resize(pixels), part.info.get("duration") or 100))
-                if len(parts) * parts[0][0].nbytes > MAX_BYTES:
-                    raise VideoError(f"{path}: its frames take more than {MAX_BYTES >> 30} GiB of memory; cut it into shorter files")
+                _check_bytes(path, len(parts) * parts[0][0].nbytes)
             comment = picture.info.get("comment", b"").decode("utf-8", "replace")
     except VideoError:
         raise
@@ -275,7 +278,8 @@ def decode_gif(path: Path, resize: Resize | None = None, max_frames: int = MAX_F
     frames, elapsed = [], 0
     for pixels, milliseconds in parts:
         elapsed += milliseconds
-        frames += [pixels] * max(min(round(elapsed * fps / 1000), max_frames) - len(frames), 0)
+        frames += [pixels] * max(min(round(elapsed * fps / 1000), max_frames) - len(frames), 0)  # the same array: no memory yet
+    _check_bytes(path, len(frames) * parts[0][0].nbytes)
     return Decoded(np.stack(frames or [parts[0][0]]), fps, (), values if "scenes" in values else None)
 
 

@@ -104,7 +104,7 @@ ALLOWED = {
     "evaluation/looks": {"evaluation/metrics"},
     "evaluation/drift_scripts": {"data/storybook", "story"},
     "evaluation/drift": {
-        "data/storybook", "evaluation/adherence", "evaluation/drift_scripts", "evaluation/looks", "evaluation/referee", "evaluation/story",
+        "atomic", "data/storybook", "evaluation/adherence", "evaluation/drift_scripts", "evaluation/looks", "evaluation/referee", "evaluation/story",
         "evaluation/tokenizer", "pipeline", "recording", "story_plan", "video",
     },
     "evaluation/drift_figures": {

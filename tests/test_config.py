@@ -76,6 +76,10 @@ def test_files_that_cannot_be_read(tmp_path):
         ("b.json", b"{", "not a JSON file"),
         ("c.toml", b"\xff\xfe\x00", "not a TOML file"),
         ("d.json", b"[1, 2]", "needed a table"),
+        ("e.json", b'{"a": ' + b"[" * 100_000, "not a JSON file that can be read: .*nested too deep"),
+        ("f.toml", b"a = " + b"[" * 100_000, "not a TOML file that can be read: .*nested too deep"),
+        ("g.json", b'{"a": ' + b"9" * 5_000 + b"}", "not a JSON file: .*4300 digits"),
+        ("h.toml", b"a = " + b"9" * 5_000, "not a TOML file: .*4300 digits"),
     ):
         (tmp_path / name).write_bytes(text)
         with pytest.raises(ConfigError, match=said) as error:

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from phenaki.cli import app
 from phenaki.data.storybook import StoryTruth, draw_art
 from phenaki.evaluation import drift_program
-from phenaki.evaluation.drift import Judge, JudgedTokens, made_windows, read_windows, watch, window_chunks
+from phenaki.evaluation.drift import Judge, JudgedTokens, made_windows, num_windows, read_windows, watch, window_chunks
 from phenaki.evaluation.drift_figures import LOOKS, mode_figures
 from phenaki.evaluation.drift_plot import COLOURS, ROWS, drift_plot
 from phenaki.evaluation.drift_program import GOOD_REFEREE, DriftExam, cautions, run_drift_evaluation
@@ -81,7 +82,7 @@ def measured(phenaki, world, mode, path: Path, monkeypatch, change: Change = lam
     with monkeypatch.context() as patched:
         patched.setattr(Phenaki, "stream", stand_in(world, script, change, **more))
         watch(phenaki, script, "tokens", Judge(world, Reader(), features), path, {})
-    return mode_figures([read_windows(path.with_suffix(".jsonl"))], mode, 8.0)
+    return mode_figures([read_windows(path.with_suffix(".jsonl"), num_windows(phenaki, script))], mode, 8.0)
 
 
 # ---- scripts -------------------------------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ def test_without_i3d_there_is_no_fvd(phenaki, world, tmp_path, monkeypatch):
     script = draw_long_script(world, DriftSettings(minutes=0.5), SWITCHING, 0)
     monkeypatch.setattr(Phenaki, "stream", stand_in(world, script, lambda video, *_: video))
     watch(phenaki, script, "tokens", Judge(world, Reader(), None), tmp_path / "a.mp4", {})
-    found = mode_figures([read_windows(tmp_path / "a.jsonl")], SWITCHING, 8.0)
+    found = mode_figures([read_windows(tmp_path / "a.jsonl", num_windows(phenaki, script))], SWITCHING, 8.0)
     assert found["minutes"][0]["fvd"] is None and "fvd" not in found["ends"]
 
 
@@ -241,8 +242,8 @@ def test_a_killed_evaluation_goes_on_to_the_same_video_and_figures(phenaki, worl
             watch(phenaki, script, context, Judge(world, Blind(dies_at), features), tmp_path / "a.mp4", {})
     counted, blind = [], Blind()
     watch(phenaki, script, context, Judge(world, blind, features), tmp_path / "a.mp4", {}, counted.append)
-    windows = read_windows(tmp_path / "a.jsonl")
-    assert len(windows) == counted[-1] and blind.shown == 2 * (len(windows) - 3 - 4), "three windows were judged, then four more"
+    windows = read_windows(tmp_path / "a.jsonl", counted[-1])
+    assert num_windows(phenaki, script) == counted[-1] and blind.shown == 2 * (len(windows) - 3 - 4), "three windows were judged, then four more"
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
     assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
     assert len(read_video(tmp_path / "a.mp4")) == sum(window.num_frames for window in windows) == round(script.story.seconds * 8)
@@ -259,7 +260,43 @@ def test_lines_that_are_missing_are_told(phenaki, world, tmp_path):
         watch(phenaki, script, "tokens", Judge(world, Blind(), None), tmp_path / "a.mp4", {})
     (tmp_path / "b.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="damaged"):
-        read_windows(tmp_path / "b.jsonl")
+        read_windows(tmp_path / "b.jsonl", 1)
+
+
+def test_lines_that_a_whole_video_lacks_are_told(phenaki, world, tmp_path):
+    """Else figures would come from fewer windows than there are, and nobody would know."""
+    script, lines = draw_long_script(world, DriftSettings(minutes=0.5), SWITCHING, 0), tmp_path / "a.jsonl"
+    watch(phenaki, script, "tokens", Judge(world, Blind(), None), tmp_path / "a.mp4", {})
+    whole = lines.read_text()
+    assert len(read_windows(lines, 8)) == 8
+    for left in ("", "".join(whole.splitlines(keepends=True)[:7]), whole + whole.splitlines(keepends=True)[0]):
+        lines.write_text(left)
+        count = left.count("\n")
+        with pytest.raises(ValueError, match=rf"a\.jsonl: {count} windows, the story has 8.*[Rr]emove it and a\.mp4, and run again"):
+            read_windows(lines, 8)
+        with pytest.raises(ValueError, match=f"{count} windows, the story has 8"):
+            watch(phenaki, script, "tokens", None, tmp_path / "a.mp4", {})
+    lines.unlink()
+    with pytest.raises(ValueError, match=r"a\.jsonl: 0 windows, the story has 8"):
+        watch(phenaki, script, "tokens", None, tmp_path / "a.mp4", {})
+    (tmp_path / "a.mp4").unlink()
+    watch(phenaki, script, "tokens", Judge(world, Blind(), None), tmp_path / "a.mp4", {})
+    assert lines.read_text() == whole, "what the message advises helps"
+
+
+def test_lines_are_on_the_disk_before_their_video_has_its_name(phenaki, world, tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append((os.fstat(handle).st_ino, os.fstat(handle).st_size, (tmp_path / "a.mp4").exists()))
+        fsync(handle)
+
+    script = draw_long_script(world, DriftSettings(minutes=0.5), SWITCHING, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", noted)
+        watch(phenaki, script, "tokens", Judge(world, Blind(), None), tmp_path / "a.mp4", {})
+    lines, inside = (tmp_path / "a.jsonl").stat(), tmp_path.stat().st_ino
+    assert (lines.st_ino, lines.st_size, False) in synced and inside in [inode for inode, _, there in synced if not there]
 
 
 # ---- the command and the picture -----------------------------------------------------------------------------------

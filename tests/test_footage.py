@@ -89,6 +89,13 @@ def test_any_split_among_processes_gives_the_same_pixels(footage, opened):
     assert torch.equal(torch.cat(parts), whole)
 
 
+def test_a_clip_larger_than_the_memory_for_clips_is_shown_all_the_same(footage, opened, monkeypatch):
+    whole = opened(footage).clips(0, 0, 4, 5)
+    monkeypatch.setattr("phenaki.data.footage.CACHE_BYTES", 5 * 16 * 16 * 3 - 1)
+    source = opened(footage)
+    assert torch.equal(source.clips(0, 0, 4, 5), whole) and len(source._cache) == 1, "no more than the last is kept"
+
+
 @pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (1, 3), (2, 2)])
 def test_a_step_s_parts_are_decoded_together_and_nothing_besides(footage, opened, pool, monkeypatch, processes, accumulate):
     """Each process asks once a step for all its clips, and each clip is decoded once."""

@@ -65,6 +65,25 @@ def test_a_folder_lists_files_and_says_what_is_none(tmp_path):
     }  # fmt: skip
 
 
+def test_a_caption_is_never_read_from_outside_the_folder(tmp_path):
+    root = tmp_path / "footage"
+    (root / "riding_bikes").mkdir(parents=True)
+    (tmp_path / "secret").write_text("a password")
+    (root / "told").write_text("a bear")
+    for name in ("a.mp4", "a.png", "b.mp4", "riding_bikes/c.mp4", "d.mp4"):
+        (root / name).write_bytes(b"1")
+    (root / "a.txt").symlink_to(tmp_path / "secret")
+    (root / "b.txt").symlink_to("told")  # a link that stays inside is followed
+    (root / "riding_bikes/c.txt").symlink_to("../../secret")
+    (root / "d.txt").symlink_to("nowhere")
+    assert captions(root) == {"a.mp4": "", "a.png": "", "b.mp4": "a bear", "riding_bikes/c.mp4": "", "d.mp4": ""}
+    told = [entry for entry in list_clips(root, index_shard).unusable if entry.name != "told"]
+    assert [(entry.name, entry.kind) for entry in told] == [("a.txt", "link"), ("riding_bikes/c.txt", "link")], "each is told once"
+    assert "leads out of the folder" in told[0].reason and "password" not in told[0].reason
+    (tmp_path / "linked").symlink_to(root, target_is_directory=True)
+    assert captions(tmp_path / "linked") == captions(root), "the folder itself may be a link"
+
+
 def test_names_and_captions_that_are_not_utf8_stop_nothing(tmp_path, clip_bytes):
     root = tmp_path / "footage"
     (root / "sub").mkdir(parents=True)

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import phenaki.data.sharding
+from phenaki.atomic import put
 from phenaki.cli import app
 from phenaki.data.footage import FootageSettings, open_footage
 from phenaki.data.sharding import ShardSettings, make_shards
@@ -80,15 +82,45 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(footage, tmp_path):
     assert whole == parts and len(whole) >= 5
 
 
+def test_a_run_that_is_killed_before_its_first_shard_is_noted_goes_on(footage, tmp_path, monkeypatch):
+    settings, silent = ShardSettings(size=16, shard_bytes=8_000), lambda note: None
+    make_shards(footage, tmp_path / "whole", settings, on_note=silent)
+
+    def killed(part: Path, final: Path) -> None:
+        put(part, final)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(phenaki.data.sharding, "put", killed)
+        make_shards(footage, tmp_path / "parts", settings, on_note=silent)
+    assert [file.name for file in (tmp_path / "parts").glob("*.tar")] == ["00000.tar"]
+    make_shards(footage, tmp_path / "parts", settings, on_note=silent)
+    whole, parts = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir() if file.is_file()} for name in ("whole", "parts"))
+    assert whole == parts
+
+
+def test_a_run_that_is_killed_before_its_first_shard_may_begin_anew_with_other_settings(footage, tmp_path, monkeypatch):
+    def killed(*_) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(phenaki.data.sharding, "write_shard", killed)
+        make_shards(footage, tmp_path / "out", ShardSettings(size=32), on_note=lambda note: None)
+    assert json.loads((tmp_path / "out/shards.json").read_text())["settings"]["size"] == 32
+    make_shards(footage, tmp_path / "out", ShardSettings(size=16), on_note=lambda note: None)
+    assert json.loads((tmp_path / "out/shards.json").read_text())["settings"]["size"] == 16
+
+
 def test_shards_of_something_else_are_left_alone(footage, tmp_path):
     out = tmp_path / "out"
     make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None)
     before = (out / "00000.tar").read_bytes()
     with pytest.raises(ValueError, match="other footage or with other settings"):
         make_shards(footage, out, ShardSettings(size=32), on_note=lambda note: None)
-    (out / "shards.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(ValueError, match="is damaged"):
-        make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None)
+    for content in ("[]", "[" * 100_000):
+        (out / "shards.json").write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match="is damaged"):
+            make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None)
     (out / "shards.json").unlink()
     with pytest.raises(ValueError, match="not made by phenaki data shard"):
         make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None)

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -216,6 +217,14 @@ def test_yaml_and_json_files_say_the_same(tmp_path):
     yaml_text = "title: Two\nscenes:\n  - prompt: a bear\n    seconds: 3\n  - {prompt: a panda, cut: true}\n"
     json_text = json.dumps({"title": "Two", "scenes": [{"prompt": "a bear", "seconds": 3}, {"prompt": "a panda", "cut": True}]})
     assert Story.load(write(tmp_path, "a.yaml", yaml_text)) == Story.of(str(write(tmp_path, "a.JSON", "\ufeff" + json_text)))
+
+
+def test_a_long_file_with_a_key_twice_is_refused_at_once(tmp_path):
+    """All pairs of 20,000 keys take three seconds to compare."""
+    keys = [*(f"{number:05d}" for number in range(20_000)), "again", "anew", "anew", "again"]
+    path, began = write(tmp_path, "a.json", "{" + ", ".join(f'"{key}": 1' for key in keys) + "}"), time.process_time()
+    refused(path, "a.json: key 'again' is given twice: keep one of them")
+    assert time.process_time() - began < 1
 
 
 def test_subtitles(tmp_path):

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import phenaki.video
+import phenaki.video_files
 from phenaki.video import Video, VideoError, VideoScene, VideoWriter, check_output_path, contact_sheet, read_image, read_video
 from phenaki.video_encoders import part_path
 from phenaki.video_files import parse_script, resampled_indices
@@ -448,6 +449,18 @@ def test_a_name_without_one_place_for_the_number(tmp_path, name):
     with pytest.raises(VideoError, match="one number in the name"):
         Video(gradient(1), 8).save(tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_small_gif_that_is_shown_for_long_does_not_fill_the_memory(tmp_path, monkeypatch):
+    """Two frames, the second a minute long: at the rate of the first they are 6001."""
+    first, second = (Image.fromarray(pixels) for pixels in gradient(2))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second], duration=[10, 60_000])
+    monkeypatch.setattr(phenaki.video_files, "MAX_BYTES", 6001 * 32 * 32 * 3)
+    assert len(read_video(tmp_path / "a.gif")) == 6001
+    monkeypatch.setattr(phenaki.video_files, "MAX_BYTES", 6001 * 32 * 32 * 3 - 1)
+    with pytest.raises(VideoError, match=r"a\.gif: its frames take more than .*cut it into shorter files"):
+        read_video(tmp_path / "a.gif")
+    assert len(read_video(tmp_path / "a.gif", size=8)) == 6001, "of smaller frames more fit"
 
 
 def test_a_gif_of_more_than_a_hundred_frames_a_second(tmp_path):

@@ -146,7 +146,7 @@ class Footage:
             facts = self.facts[place]
             cut = self._cut(seed, index, num_frames or 1, facts.seconds if facts else 0.0)
             self._cache[key] = self.pool.cut(self.files[place], cut)
-            while len(self._cache) * self._clip_bytes(num_frames) > CACHE_BYTES:
+            while len(self._cache) > 1 and len(self._cache) * self._clip_bytes(num_frames) > CACHE_BYTES:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
         return self._cache[key]

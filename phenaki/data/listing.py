@@ -71,13 +71,17 @@ def list_folder(root: Path, read_shard: ReadShard) -> Listing:
                 clips += shard.clips
                 unusable += shard.unusable
             elif is_clip_name(name):
-                found = clip_file(path, inside, folder_caption(path, root))
+                caption = folder_caption(path, root)
+                if isinstance(caption, Unusable):
+                    unusable.append(caption)
+                    caption = ""
+                found = clip_file(path, inside, caption)
                 (clips if isinstance(found, ClipFile) else unusable).append(found)
             elif name in links:
                 unusable.append(Unusable(inside, "link", "is a link to a folder, which is not followed; put the folder itself here"))
             elif not name.lower().endswith(BESIDE):
                 unusable.append(Unusable(inside, "not a video", "neither a video's nor a picture's ending that is read"))
-    return Listing.of(clips, unusable)
+    return Listing.of(clips, list(dict.fromkeys(unusable)))  # two clips may share a caption
 
 
 def in_folder(name: str, listing: Listing) -> Listing:
@@ -87,10 +91,15 @@ def in_folder(name: str, listing: Listing) -> Listing:
     return Listing.of(clips, refused)
 
 
-def folder_caption(path: Path, root: Path) -> str:
-    """What NAME.txt says of a clip; without one, the name of its folder inside `root` (class folders), else nothing."""
+def folder_caption(path: Path, root: Path) -> str | Unusable:
+    """What NAME.txt says of a clip; without one, the name of its folder inside `root` (class folders), else nothing.
+
+    Captions are copied into tokens and shards, so a NAME.txt that links to a file outside of `root` is not read: why, is returned.
+    """
     text = path.with_suffix(".txt")
     if text.is_file():
+        if text.is_symlink() and not text.resolve().is_relative_to(root.resolve()):
+            return Unusable(text.relative_to(root).as_posix(), "link", "leads out of the folder, and is not read; put the caption itself here")
         with open(text, "rb") as file:
             return tidy(file.read(MAX_CAPTION_BYTES))
     return path.parent.name.replace("_", " ") if path.parent != root else ""

@@ -88,25 +88,32 @@ def made_from(report: CheckReport, settings: ShardSettings) -> str:
 
 
 def open_state(out: Path, source: str, settings: ShardSettings) -> dict[str, Any]:
-    """What is there already: an empty folder, or shards of the same footage and settings."""
+    """What is there already: an empty folder, which is told at once what it is for, or shards of the same footage and settings."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; give a folder for the shards")
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "shards.json"
+    path, holds_shards = out / "shards.json", any(out.glob("*.tar"))
     if path.is_file():
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
             known = state["made_from"]
             if not all(isinstance(state[name], kind) for name, kind in (("files_done", int), ("shards", list), ("unusable", list))):
                 raise ValueError("its entries are of other kinds")
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"{path}: is damaged ({error}); delete {out} and make the shards anew") from error
-        if known != source:
+        if known == source:
+            return state
+        if holds_shards:
             raise ValueError(f"{out}: holds shards of other footage or with other settings ({state.get('settings')}); choose another folder")
-        return state
-    if any(out.glob("*.tar")):
+    elif holds_shards:
         raise ValueError(f"{out}: holds shards that were not made by phenaki data shard; choose another folder")
-    return {"format": FORMAT, "made_from": source, "settings": asdict(settings), "files_done": 0, "shards": [], "unusable": []}
+    state = {"format": FORMAT, "made_from": source, "settings": asdict(settings), "files_done": 0, "shards": [], "unusable": []}
+    write_state(out, state)  # before any shard has its name: a killed run then knows it for its own
+    return state
+
+
+def write_state(out: Path, state: dict[str, Any]) -> None:
+    write_text(out / "shards.json", json.dumps(state, indent=1) + "\n")
 
 
 def reencoded(
@@ -150,6 +157,6 @@ def write_shard(
     else:
         part.unlink()
     state |= {"files_done": done, "unusable": [asdict(entry) for entry in left_out]}
-    write_text(out / "shards.json", json.dumps(state, indent=1) + "\n")
+    write_state(out, state)
     on_note(f"{name}: {count} clips, {done} of {num_files} files done")
     return done

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phenaki.atomic import sync
 from phenaki.data.storybook import SceneTruth, StorybookWorld, StoryTruth
 from phenaki.evaluation.adherence import adherence, judged_frames, scene_cases, scenes_seen
 from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, LongScript
@@ -94,6 +95,11 @@ def window_chunks(plan: StoryPlan, mode: str) -> list[int]:
     return [each] * (windows - 1) + [plan.num_chunks - each * (windows - 1)]  # the last takes what is left
 
 
+def num_windows(phenaki: Phenaki, script: LongScript) -> int:
+    """How many windows of a story are judged."""
+    return len(window_chunks(phenaki.plan(script.story), script.mode))
+
+
 class JudgedTokens(Sequence[Tensor]):
     """The tokens (t h w) of the chunks of all judged windows, read from the video's part file when they are asked for."""
 
@@ -144,12 +150,12 @@ def watch(
     """Makes and judges a story: its video at `path` (.mp4), the windows' figures beside it (.jsonl). Goes on where it was stopped.
 
     context: what a chunk sees of the ones before, of `CONTEXTS`. settings: what else the story is made of, in JSON types. on_window
-    is told how many windows are judged. ValueError where what was begun there is another story.
+    is told how many windows are judged. ValueError where what was begun there is another story, or where lines of it are missing.
     """
     prepared = phenaki.prepare(script.story, context=context)
     chunks, lines, size = window_chunks(prepared.plan, script.mode), path.with_suffix(".jsonl"), phenaki.picture_size(prepared.story)
     if path.is_file():
-        on_window(len(chunks))
+        on_window(len(read_windows(lines, len(chunks))))
         return
     label = {**settings, "context": context, "script": script.story.to_dict()}
     about = {"scenes": phenaki.video_scenes(prepared), "script": phenaki.script(prepared.story), "label": label}
@@ -161,6 +167,8 @@ def watch(
                 file.flush()  # before the frames: a window whose frames are there has its line
                 writer.write(window.frames, note_of(window.tokens))
                 on_window(window.index + 1)
+        sync(lines)  # before the video has its name: a whole video has all of its lines, also when the power goes
+        sync(lines.parent)
 
 
 def keep_lines(path: Path, count: int) -> None:
@@ -173,13 +181,18 @@ def keep_lines(path: Path, count: int) -> None:
         file.truncate()
 
 
-def read_windows(path: Path) -> list[Window]:
-    """The judged windows of a story; ValueError where the file is damaged."""
+def read_windows(path: Path, count: int) -> list[Window]:
+    """The judged windows of a story that has `count`; ValueError where the file is damaged, missing or of another number of them."""
     try:
         with open(path, encoding="utf-8") as file:
-            return [_window(json.loads(line)) for line in file]
-    except (KeyError, TypeError, ValueError) as error:
+            windows = [_window(json.loads(line)) for line in file]
+    except FileNotFoundError:
+        windows = []
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: damaged ({error}). Remove the folder {path.parent}, and run again") from error
+    if len(windows) != count:
+        raise ValueError(f"{path}: {len(windows)} windows, the story has {count}. Remove it and {path.stem}.mp4, and run again")
+    return windows
 
 
 def _window(values: dict[str, Any]) -> Window:

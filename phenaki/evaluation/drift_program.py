@@ -8,7 +8,7 @@ from typing import Any
 
 from phenaki.atomic import write_bytes, write_text
 from phenaki.data.storybook import StorybookWorld
-from phenaki.evaluation.drift import FVD_FRAMES, Judge, read_windows, watch, window_chunks
+from phenaki.evaluation.drift import FVD_FRAMES, Judge, num_windows, read_windows, watch
 from phenaki.evaluation.drift_figures import END_SHARE, mode_figures
 from phenaki.evaluation.drift_plot import drift_plot
 from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, DriftSettings, LongScript, draw_long_script
@@ -65,7 +65,7 @@ def run_drift_evaluation(
     scripts = [draw_long_script(world, exam.settings, mode, index) for mode in exam.settings.modes for index in range(exam.settings.stories)]
     with kept.told_when_stopped():
         watch_all(phenaki, contexts, scripts, Judge(world, referee, networks.i3d), kept.folder, settings, on_window)
-        found = {context: {mode: figures_of(kept.folder, context, mode, exam, world) for mode in exam.settings.modes} for context in contexts}
+        found = {context: {mode: figures_of(phenaki, context, scripts, mode, kept.folder) for mode in exam.settings.modes} for context in contexts}
         figures = {**settings, "modes": list(exam.settings.modes), "stories": exam.settings.stories, "contexts": found}
         figures["not_measured"] = not_measured(networks)
         figures["cautions"] = cautions(figures)
@@ -80,7 +80,7 @@ def watch_all(
 ) -> None:  # fmt: skip
     """Makes and judges all stories in each context, one after the other."""
     jobs = [(context, script) for context in contexts for script in scripts]
-    counts = [len(window_chunks(phenaki.plan(script.story), script.mode)) for _, script in jobs]
+    counts = [num_windows(phenaki, script) for _, script in jobs]
     for number, (context, script) in enumerate(jobs):
         before = sum(counts[:number])
         done = lambda count, before=before: on_window(before + count, sum(counts))
@@ -92,10 +92,12 @@ def story_path(folder: Path, context: str, mode: str, index: int) -> Path:
     return folder / f"{context}-{mode}-{index:04d}.mp4"
 
 
-def figures_of(folder: Path, context: str, mode: str, exam: DriftExam, world: StorybookWorld) -> dict[str, Any]:
-    """The figures of one mode in one context, from the work folder."""
-    paths = [story_path(folder, context, mode, index) for index in range(exam.settings.stories)]
-    return mode_figures([read_windows(path.with_suffix(".jsonl")) for path in paths], mode, world.config.fps)
+def figures_of(phenaki: Phenaki, context: str, scripts: Sequence[LongScript], mode: str, folder: Path) -> dict[str, Any]:
+    """The figures of the scripts of one mode in one context, from the work folder."""
+    of_mode = [script for script in scripts if script.mode == mode]
+    lines = [story_path(folder, context, mode, script.index).with_suffix(".jsonl") for script in of_mode]
+    windows = [read_windows(path, num_windows(phenaki, script)) for path, script in zip(lines, of_mode, strict=True)]
+    return mode_figures(windows, mode, phenaki.info.fps)
 
 
 def settings_of(exam: DriftExam, phenaki: Phenaki, world: StorybookWorld, referee: Referee) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from phenaki.cvivit import CViViT
 from phenaki.data.listing import is_footage
 from phenaki.data.tokens import StoryTokens, is_story_tokens
 from phenaki.maskgit import MaskGIT, MaskGITConfig
+from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.batches import Batch, draw_batch, share
 from phenaki.training.parallel import Group, Part, joined
@@ -220,12 +221,12 @@ def run_generator_training(
     return out / "model"
 
 
-def show_stories(prompts: Prompts, model: MaskGIT, base: Model, text_encoder: TextEncoder, path: Path) -> None:
+def show_stories(prompts: Prompts, model: MaskGIT, base: Model, text_encoder: TextEncoder, sampling: SamplingOptions, path: Path) -> None:
     """Short stories as path.png and path.mp4; nothing where what tells and writes them is not installed, as on machines that only train."""
     if all(map(importlib.util.find_spec, ("av", "pydantic"))):
         from phenaki.training.story_samples import save_story_sample
 
-        save_story_sample(prompts, model, base, text_encoder, path)
+        save_story_sample(prompts, model, base, text_encoder, sampling, path)
 
 
 def _make_task(
@@ -251,5 +252,5 @@ def _make_task(
     if training.optimizer.validation_batches and group.leads and (validation is not None or drawn):
         fewer = replace(training, num_stories=HELD_OUT_STORIES, optimizer=replace(training.optimizer, seed=HELD_OUT_SEED))
         held_out = stories_of(fewer, data if validation is None else validation, "held-out.safetensors").tokens
-    look = lambda network, path: show_stories(stories.prompts, network, base, text_encoder, path)
+    look = lambda network, path: show_stories(stories.prompts, network, base, text_encoder, settings.sampling, path)
     return GeneratorTask(model.to(group.device), stories.tokens, training, info, base.tokenizer, held_out, look, made_with(base, text_encoder))

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 
 from phenaki.checkpoint import Model
+from phenaki.data.clip_files import tidy
 from phenaki.director import SceneText, direct
 from phenaki.maskgit import MaskGIT
 from phenaki.pipeline import to_pixels
 from phenaki.sampling import SamplingOptions
-from phenaki.story import Story
+from phenaki.story import MAX_PROMPT_CHARS, Story, one_line
 from phenaki.story_plan import plan
 from phenaki.text import TextEncoder
 from phenaki.training.samples import save_clip, write_picture
@@ -18,18 +19,26 @@ from phenaki.training.stories import Prompts
 from phenaki.video import VideoScene, contact_sheet
 
 
+def tellable(caption: str, text_encoder: TextEncoder) -> str:
+    """A caption as a scene's prompt: on one line, no longer than a prompt may be and the text encoder reads; "a video" where none is left."""
+    return text_encoder.shortened(one_line(tidy(caption))[:MAX_PROMPT_CHARS].strip()) or "a video"
+
+
 @torch.no_grad()
-def save_story_sample(stories: Prompts, model: MaskGIT, base: Model, text_encoder: TextEncoder, path: Path) -> None:
-    """Short stories told by a network: path.png, a row each with its prompts, every second frame; and path.mp4, one above the other."""
+def save_story_sample(stories: Prompts, model: MaskGIT, base: Model, text_encoder: TextEncoder, sampling: SamplingOptions, path: Path) -> None:
+    """Short stories told by a network: path.png, a row each with its prompts, every second frame; and path.mp4, one above the other.
+
+    base: the model whose tokenizer it was trained on. sampling: the options of the model that it will be.
+    """
     tokenizer = base.info.tokenizer
     side = tokenizer.image_size // tokenizer.patch_size
     rows, scenes = [], []
     for index, story in enumerate(stories):
-        script = Story.of([(text_encoder.shortened(prompt) or "a video", seconds) for prompt, seconds in story])
+        script = Story.of([(tellable(prompt, text_encoder), seconds) for prompt, seconds in story])
         planned = plan(script, fps=base.info.fps, temporal_patch_size=tokenizer.temporal_patch_size, chunk_slices=model.config.chunk_slices)
         encoded = [text_encoder.encode([scene.prompt]).to(next(model.parameters()).device) for scene in planned.scenes]
         texts = [SceneText(one.text, one.text_mask) for one in encoded]
-        chunks = direct(planned, base.tokenizer, model, texts, SamplingOptions(), index, (side, side))
+        chunks = direct(planned, base.tokenizer, model, texts, sampling, index, (side, side))
         rows.append(to_pixels(torch.cat([chunk.frames for chunk in chunks]), tokenizer.image_size))
         scenes.append(" | ".join(scene.prompt for scene in planned.scenes))
     shown, starts = [row[::2] for row in rows], np.cumsum([0] + [len(row[::2]) for row in rows])
