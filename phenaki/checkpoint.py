@@ -8,6 +8,7 @@ Nothing is ever unpickled.
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from phenaki.text import TextConfig
 FORMAT_VERSION = 1
 PRETRAINED = Path(__file__).parent / "pretrained"  # models that ship with the package, a folder each
 MAX_SHARD_BYTES = 15 * 2**20  # of one weight file
+WEIGHT_FILE = re.compile(r"(tokenizer|generator)(-\d+)?(-[0-9a-f]{12})?\.safetensors")  # what `save_weights` names one: network, shard, hash
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -149,7 +151,7 @@ def _check_files(folder: Path, info: ModelInfo) -> None:
 
 def _load_network(network: nn.Module, folder: Path, info: ModelInfo, part: str) -> nn.Module:
     weights: dict[str, Tensor] = {}
-    for name in (name for name in info.files if name.split(".")[0].split("-")[0] == part):
+    for name in (name for name in info.files if part_of(name) == part):
         try:
             with safe_open(folder / name, framework="pt") as file:
                 weights |= {key: file.get_tensor(key) for key in file.keys()}
@@ -167,7 +169,7 @@ def _load_network(network: nn.Module, folder: Path, info: ModelInfo, part: str) 
 
 
 def save_model(folder: str | Path, info: ModelInfo, tokenizer: CViViT, generator: MaskGIT | None, dtype: torch.dtype = torch.float32) -> None:
-    """Writes a model folder. Each file is replaced whole, config.json last: until then the old one refuses the new weights."""
+    """Writes a model folder. Broken off at any moment, a folder that held a model holds the old one or the new one."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = save_weights(folder, "tokenizer", tokenizer.state_dict(), dtype)
@@ -177,20 +179,47 @@ def save_model(folder: str | Path, info: ModelInfo, tokenizer: CViViT, generator
 
 
 def save_weights(folder: Path, part: str, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> dict[str, str]:
-    """Writes the weights of a network as part.safetensors, or as shards part-1.safetensors, ...; returns their hashes by name."""
-    files: dict[str, str] = {}
+    """Writes the weights of a network as part.safetensors, or as shards part-1.safetensors, ...; returns their hashes by name.
+
+    No file that the folder's config.json lists gets other contents: where a name is taken, the new file has its hash in it.
+    """
+    files, listed = {}, {name: digest for name, digest in _listed(folder).items() if part_of(name) == part}
+    names = {digest: name for name, digest in listed.items()}
     shards = list(_shards(state, dtype))
     for number, shard in enumerate(shards, 1):
-        name = f"{part}.safetensors" if len(shards) == 1 else f"{part}-{number}.safetensors"
-        save_file(shard, folder / f".{name}.part")
-        put(folder / f".{name}.part", folder / name)
-        files[name] = sha256(folder / name)
+        stem = part if len(shards) == 1 else f"{part}-{number}"
+        written = folder / f".{stem}.safetensors.part"
+        save_file(shard, written)
+        digest = sha256(written)
+        taken = f"{stem}.safetensors" in listed
+        name = names.get(digest) or (f"{stem}-{digest[:12]}.safetensors" if taken else f"{stem}.safetensors")
+        put(written, folder / name)
+        files[name] = digest
     return files
 
 
 def save_info(folder: Path, info: ModelInfo) -> None:
-    """Writes config.json, whole or not at all."""
+    """Writes config.json, whole or not at all; then removes older weights of its networks, as far as they have names of `save_weights`."""
     write_text(folder / "config.json", json.dumps({"format": FORMAT_VERSION, **as_dict(info)}, indent=2) + "\n")
+    parts = set(map(part_of, info.files))
+    for path in folder.glob("*.safetensors"):
+        if path.name not in info.files and part_of(path.name) in parts and WEIGHT_FILE.fullmatch(path.name):
+            path.unlink()
+
+
+def part_of(name: str) -> str:
+    """The network that a weight file is of: part.safetensors, part-1.safetensors, ... -> part."""
+    return name.split(".")[0].split("-")[0]
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """The weight files of the config.json that stands in a folder, name -> SHA-256; {} where none can be read. Plain names alone."""
+    try:
+        files = read_info(folder).files
+    except (CheckpointError, OSError):
+        return {}
+    plain = lambda name, digest: Path(name).name == name and name.endswith(".safetensors") and isinstance(digest, str)
+    return {name: digest for name, digest in files.items() if plain(name, digest)}
 
 
 def _shards(state: dict[str, Tensor], dtype: torch.dtype) -> Iterable[dict[str, Tensor]]:

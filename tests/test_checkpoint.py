@@ -287,14 +287,14 @@ def test_a_hub_that_gives_nothing_is_one_sentence(monkeypatch):
         load_model("owner/name")
 
 
-def test_a_save_broken_off_anywhere_leaves_the_old_model_or_a_refusal(folder, made, monkeypatch):
-    """An exception at each write and each rename in turn: never a mixture of old and new that loads."""
+def test_a_save_broken_off_anywhere_leaves_the_old_model_or_the_new_one(folder, made, monkeypatch):
+    """An exception at each write, rename and removal in turn: never a mixture of old and new, never a folder that is refused."""
     new, outcomes = networks(2), []
 
     class Broken(Exception):
         pass
 
-    for last in range(7):
+    for last in range(9):
         save_model(folder, INFO, *made)
         left = last
 
@@ -311,21 +311,33 @@ def test_a_save_broken_off_anywhere_leaves_the_old_model_or_a_refusal(folder, ma
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, "save_file", counted(save_file))
             patch.setattr(os, "replace", counted(os.replace))
+            patch.setattr(Path, "unlink", counted(Path.unlink))
             try:
                 save_model(folder, INFO, *new)
                 whole = True
             except Broken:
                 whole = False
-        try:
-            model = load_model(folder)
-            is_old = is_equal(model.tokenizer, made[0]) and is_equal(model.generator, made[1])
-            is_new = is_equal(model.tokenizer, new[0]) and is_equal(model.generator, new[1])
-            assert is_new if whole else is_old
-            outcomes.append("new" if is_new else "old")
-        except CheckpointError as error:
-            assert "damaged or changed" in str(error) and not whole
-            outcomes.append("refused")
-    assert outcomes == ["old", "old", "refused", "refused", "refused", "new", "new"]
+        model = load_model(folder)
+        is_old = is_equal(model.tokenizer, made[0]) and is_equal(model.generator, made[1])
+        is_new = is_equal(model.tokenizer, new[0]) and is_equal(model.generator, new[1])
+        assert is_new != is_old and (is_new or not whole)
+        outcomes.append("new" if is_new else "old")
+    assert outcomes == ["old"] * 5 + ["new"] * 4, "the new ones: with both old files, with one, and twice whole"
+    assert len(list(folder.glob("*.safetensors"))) == 2
+
+
+def test_a_save_removes_its_own_older_weights_and_nothing_else(folder, made):
+    for name in ("generator-old.safetensors", "other.safetensors", "notes.txt", "generator-2.safetensors", "tokenizer-0123456789ab.safetensors"):
+        (folder / name).write_bytes(b"")
+    save_model(folder, replace(INFO, generator=None), made[0], None)
+    left = {path.name for path in folder.iterdir()} - set(read_info(folder).files) - {"config.json"}
+    assert left == {"generator-old.safetensors", "other.safetensors", "notes.txt", "generator-2.safetensors", "generator.safetensors"}
+    save_model(folder, INFO, *made)
+    left = {path.name for path in folder.iterdir()} - set(read_info(folder).files) - {"config.json"}
+    assert left == {"generator-old.safetensors", "other.safetensors", "notes.txt"}
+    names = list(read_info(folder).files)
+    save_model(folder, INFO, *made)
+    assert list(read_info(folder).files) == names, "the same weights keep their names"
 
 
 def test_shipped_models_are_whole():

@@ -1,13 +1,14 @@
 """Truths of `phenaki train generator` as a whole: the same command goes on, whatever tokenizer it began with and wherever it was stopped."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from training_toys import newest
+from training_toys import Stop, newest
 
-from phenaki import checkpoint
-from phenaki.checkpoint import ModelInfo, load_model, read_info, save_model
+from phenaki import atomic, checkpoint
+from phenaki.checkpoint import ModelInfo, load_model, read_info, save_model, state_sha256
 from phenaki.cvivit import CViViT
 from phenaki.text import TextEncoder
 from phenaki.training import generator as generator_module
@@ -55,3 +56,51 @@ def test_a_run_with_the_shipped_tokenizer_goes_on(config, shipped, tmp_path):
     notes = train(config, out, 4)
     assert f"tokenizer: {out / 'model'}" in notes and not any("tokenis" in note for note in notes)
     assert newest(out / "generator").name == "step-0000004" and load_model(out / "model").info.training["generator_steps"] == 4
+
+
+class Cut:
+    """The power cut at a call of a function that writes into `folder`; calls are counted over all functions."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, folder: Path, at: int):
+        self.patch, self.folder, self.at, self.calls = patch, folder, at, 0
+
+    def watch(self, owner, name: str, place: int) -> None:
+        """place: of the path among the function's arguments."""
+        original = getattr(owner, name)
+
+        def call(*arguments, **options):
+            if Path(arguments[place]).parent == self.folder:
+                self.calls += 1
+                if self.calls == self.at:
+                    raise Stop
+            return original(*arguments, **options)
+
+        self.patch.setattr(owner, name, call)
+
+
+def test_the_end_of_a_run_stopped_at_any_write_leaves_the_old_model_or_the_new_one(config, shipped, tmp_path):
+    """Where a generator was before: each write, rename and removal fails once; the model loads, and the same command goes on."""
+    train(config, tmp_path / "old", 1)
+    shutil.copytree(tmp_path / "old", tmp_path / "whole")
+    train(config, tmp_path / "whole", 2)
+    old, new = (state_sha256([(model := load_model(tmp_path / name / "model")).tokenizer, model.generator]) for name in ("old", "whole"))
+    found = []
+    for at in range(1, 20):
+        out = tmp_path / str(at)
+        shutil.copytree(tmp_path / "old", out)
+        with pytest.MonkeyPatch.context() as patch:
+            cut = Cut(patch, out / "model", at)
+            for owner, name, place in ((checkpoint, "save_file", 1), (atomic.os, "replace", 1), (Path, "write_bytes", 0), (Path, "unlink", 0)):
+                cut.watch(owner, name, place)
+            try:
+                train(config, out, 2)
+            except Stop:
+                model = load_model(out / "model")
+                found.append(state_sha256([model.tokenizer, model.generator]))
+        if cut.calls < at:
+            break
+        assert not any("tokenis" in note for note in train(config, out, 2))
+        model = load_model(out / "model")
+        assert state_sha256([model.tokenizer, model.generator]) == new and model.info.training["generator_steps"] == 2
+        assert len(list((out / "model").glob("generator*.safetensors"))) == 1, "what is in use, and nothing else"
+    assert found == [old] * (len(found) - 1) + [new] and len(found) >= 7, "every write stands before config.json but the removal of the old file"
