@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,17 +120,20 @@ def read_info(folder: Path) -> ModelInfo:
 
 
 def load_model(name: str | Path, device: str | torch.device = "cpu") -> Model:
-    """Loads both networks in eval mode. Every file is checked against its hash before a tensor is used."""
+    """Loads both networks in eval mode. Every file is checked against its hash before a tensor is used.
+
+    The memory that is taken is that of the weights that are there, whatever sizes config.json states.
+    """
     folder = find_model(name)
     info = read_info(folder)
     _check_files(folder, info)
-    tokenizer = _load_network(CViViT(info.tokenizer), folder, info, "tokenizer")
+    tokenizer = _load_network(lambda: CViViT(info.tokenizer), folder, info, "tokenizer")
     generator = None
     if info.generator is not None:
         if info.generator.codebook_size != tokenizer.codebook_size:
             sizes = f"{info.generator.codebook_size} tokens, its tokenizer {tokenizer.codebook_size}"
             raise CheckpointError(f"{folder}/config.json: the generator knows {sizes}: they are not of one model")
-        generator = _load_network(MaskGIT(info.generator), folder, info, "generator").to(device)
+        generator = _load_network(lambda: MaskGIT(info.generator), folder, info, "generator").to(device)
     return Model(info, tokenizer.to(device), generator)
 
 
@@ -149,23 +152,46 @@ def _check_files(folder: Path, info: ModelInfo) -> None:
             raise CheckpointError(f"{path}: damaged or changed, its SHA-256 is not the one in config.json. Copy the folder again")
 
 
-def _load_network(network: nn.Module, folder: Path, info: ModelInfo, part: str) -> nn.Module:
-    weights: dict[str, Tensor] = {}
-    for name in (name for name in info.files if part_of(name) == part):
-        try:
-            with safe_open(folder / name, framework="pt") as file:
-                weights |= {key: file.get_tensor(key) for key in file.keys()}
-        except SafetensorError as error:
-            raise CheckpointError(f"{folder / name}: not a whole safetensors file ({error}); pickles are never read") from error
-    needed = network.state_dict()
-    wrong = [key for key in needed if key in weights and weights[key].shape != needed[key].shape]
-    missing, surplus = set(needed) - set(weights), set(weights) - set(needed)
+def _load_network(build: Callable[[], nn.Module], folder: Path, info: ModelInfo, part: str) -> nn.Module:
+    """The network that `build` makes, in eval mode. It takes memory once its names and shapes are known to be those of the files."""
+    names = [name for name in info.files if part_of(name) == part]
+    try:
+        with torch.device("meta"):
+            network = build()
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{folder}/config.json: there can be no {part} of these sizes ({error})") from error
+    needed, weights = network.state_dict(), {}
+    _check_shapes(folder, part, {key: value.shape for key, value in needed.items()}, _stored_shapes(folder, names))
+    for name in names:
+        with _opened(folder / name) as file:
+            weights |= {key: file.get_tensor(key).to(needed[key].dtype, copy=True) for key in file.keys()}
+    network.load_state_dict(weights, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def _check_shapes(folder: Path, part: str, needed: dict[str, torch.Size], stored: dict[str, torch.Size]) -> None:
+    wrong = [key for key in needed if key in stored and stored[key] != needed[key]]
+    missing, surplus = set(needed) - set(stored), set(stored) - set(needed)
     if wrong or missing or surplus:
         first = sorted([*wrong, *missing, *surplus])[0]
         counts = f"{len(missing)} tensors missing, {len(surplus)} unknown, {len(wrong)} of another shape"
         raise CheckpointError(f"{folder}: the {part}'s weights are not those of its config.json: {counts} (first: {first})")
-    network.load_state_dict({key: value.to(needed[key].dtype) for key, value in weights.items()})
-    return network.eval().requires_grad_(False)
+
+
+def _stored_shapes(folder: Path, names: Iterable[str]) -> dict[str, torch.Size]:
+    """The shapes of all tensors of some weight files, read without the tensors."""
+    shapes: dict[str, torch.Size] = {}
+    for name in names:
+        with _opened(folder / name) as file:
+            shapes |= {key: torch.Size(file.get_slice(key).get_shape()) for key in file.keys()}
+    return shapes
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error}); pickles are never read") from error
 
 
 def save_model(folder: str | Path, info: ModelInfo, tokenizer: CViViT, generator: MaskGIT | None, dtype: torch.dtype = torch.float32) -> None:

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki.config import check_range
-from phenaki.layers import Attention, FeedForward, KeysValues, PlaceEmbedding, grid_positions, rotary_angles, rotate
+from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, grid_positions, rotary_angles, rotate
 
 ORDINARY, FIRST, ANCHOR = 0, 1, 2  # kinds of slices: a tube of frames; the one frame that starts a video; the anchor
 
@@ -38,6 +38,7 @@ class MaskGITConfig:
 
     def __post_init__(self):
         check_range(self, "codebook_size", "token_factors", "dim", "depth", "heads", "mlp_dim", "text_dim", at_least=1)
+        check_range(self, "depth", "token_factors", at_most=MAX_LAYERS)
         check_range(self, "chunk_slices", "corruption_levels", at_least=1)
         check_range(self, "context_slices", at_least=0)
         check_range(self, "max_corruption", at_least=0, at_most=1)

@@ -161,6 +161,29 @@ def test_weights_of_more_or_fewer_layers_are_refused(folder):
     assert "unknown" in (said := refusal(folder)) and "layers.0." in said
 
 
+HUGE = [
+    ("tokenizer", "dim", 60_000), ("tokenizer", "mlp_dim", 10**10), ("tokenizer", "stem_dim", 10**17), ("tokenizer", "head_blocks", 10**9),
+    ("tokenizer", "encoder_layers", "s" * 10**6), ("tokenizer", "fsq_levels", [2**63, 2]), ("tokenizer", "dim", 2 * 10**30),
+    ("generator", "dim", 60_000), ("generator", "depth", 10**9), ("generator", "chunk_slices", 10**12), ("generator", "text_dim", 10**18),
+]  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells the memory in use by /proc")
+@pytest.mark.parametrize(("part", "key", "value"), HUGE, ids=lambda value: str(value)[:20])
+def test_sizes_that_the_weights_do_not_have_take_no_memory(folder, part, key, value):
+    """A config.json of another model, or a hostile one: refused before anything of its sizes is made."""
+    resource = pytest.importorskip("resource")
+    change(folder, lambda values: values[part].update({key: value}))
+    load_model(PRETRAINED / "storybook")  # whatever torch takes at its first use
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**29, before[1]))
+    try:
+        assert str(folder) in refusal(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 def test_a_misspelt_key_is_named_with_its_nearest(folder):
     change(folder, lambda values: values["tokenizer"].update({"patchsize": 8}))
     assert "unknown key 'patchsize'; did you mean 'patch_size'" in refusal(folder)
