@@ -95,7 +95,7 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
         if named not in (torch.float32, torch.bfloat16, torch.float16):
             raise ValueError(f"dtype {dtype!r}: allowed are auto, float32, bfloat16, float16")
         return named
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
 
 
 class Phenaki:

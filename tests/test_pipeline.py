@@ -20,6 +20,7 @@ from phenaki.recording import generate_to_file
 from phenaki.sampling import SamplingOptions
 from phenaki.story import StoryError
 from phenaki.text import TextEncoder
+from phenaki.training.run import has_bf16
 from phenaki.training.settings import load_settings
 from phenaki.video import Video, VideoError, read_video
 from phenaki.video_files import resampled_indices
@@ -381,6 +382,13 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     assert choose_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(ValueError, match=r"'cuda:2': this machine has cuda:0 to cuda:1"):
         choose_device("cuda:2")
+
+
+@pytest.mark.parametrize(("computes", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(monkeypatch, computes, dtype):
+    """Every GPU of torch's can store it; those before Ampere emulate the sums, slower than float32."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: computes or including_emulation)
+    assert choose_dtype("auto", torch.device("cuda")) is dtype and has_bf16(torch.device("cuda")) is computes
 
 
 def test_the_cpu_computes_in_float32():
