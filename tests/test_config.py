@@ -172,6 +172,9 @@ def test_every_file_builds_both_networks(path):
     assert settings.world.size == settings.tokenizer.image_size, "trained on pictures of another size than the tokenizer's"
     longest = settings.generator.chunk_slices + settings.generator.context_slices
     assert settings.train_generator.num_slices >= longest, "a chunk and its context do not fit into a story"
+    if not settings.tokenizer.window:
+        assert settings.sampling.context == "frames", "its decoder's memory would grow with the story"
+        assert settings.train_tokenizer.num_slices >= longest, "it was never trained on as many slices as it decodes"
 
 
 def test_the_paper_s_model_has_the_paper_s_size():

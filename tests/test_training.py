@@ -432,16 +432,17 @@ def test_contexts_that_begin_a_video_occur_whatever_the_batch_size():
     assert {batch.context.shape[1] for batch in marked} == {1, 2}
 
 
-def test_a_context_that_begins_a_video_is_marked():
-    """FIRST where all contexts of a batch begin their videos; the other kinds are ORDINARY."""
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_a_context_that_begins_a_video_is_marked(batch_size):
+    """FIRST where the contexts of a batch begin their videos, all or none of them; the other kinds are ORDINARY."""
     marked = 0
-    for batch in draws(600, batch_size=1):
+    for batch in draws(600, batch_size=batch_size):
         if batch.context is None or batch.corruption.sum():
             continue
-        first = place_of(batch.context)[1][0, batch.kinds.tolist().count(ANCHOR)] == 0
+        first = place_of(batch.context)[1][:, batch.kinds.tolist().count(ANCHOR)] == 0
         kinds = batch.kinds[batch.kinds != ANCHOR]
-        assert (kinds[0] == FIRST) == bool(first) and (kinds[1:] == ORDINARY).all()
-        marked += bool(first)
+        assert ((kinds[0] == FIRST) == first).all() and (kinds[1:] == ORDINARY).all()
+        marked += bool(first[0])
     assert marked > 5
 
 

@@ -135,19 +135,21 @@ def draw_windows(stories: StoryTokens, length: int, recent: int, where: str, cou
     """Random (story, first slice) of chunks that lie inside one scene with `recent` slices before them; recent = 0: at slice 0.
 
     where, if possible: "video start" (the context begins the video), "scene start" (the chunk begins its scene), "deep in
-    scene" (the scene's first slice is older than the context), "" (anywhere).
+    scene" (the scene's first slice is older than the context), "" (anywhere). Only of "video start" does the context begin the
+    video, where there are others: its first slice is told apart, for a whole batch at once (`draw_context`).
     """
     slices = torch.arange(stories.tokens.shape[1])[None]
     fits = (stories.scene_end - slices) >= length
     fits = fits & ((slices == 0) if recent == 0 else (slices >= recent))
-    wanted = fits
+    later = fits & (slices > recent) if recent else fits
+    wanted = later
     if where == "video start":
         wanted = fits & (slices == recent)
     elif where == "scene start":
-        wanted = fits & (slices == stories.scene_start)
+        wanted = later & (slices == stories.scene_start)
     elif where == "deep in scene":
-        wanted = fits & (slices - recent > stories.scene_start)
-    places = (wanted if wanted.any() else fits).nonzero()
+        wanted = later & (slices - recent > stories.scene_start)
+    places = next((some for some in (wanted, later, fits) if some.any()), fits).nonzero()
     if not len(places):
         raise ValueError(f"no scene of the training stories has {length} slices after {recent} others: make the stories longer")
     chosen = places[torch.randint(len(places), (count,), generator=rng)]
