@@ -5,6 +5,7 @@ A mask is boolean, True = hidden, to be predicted. Schedules: MaskGIT (Chang et 
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -109,6 +110,12 @@ def halton_order(num_slices: int, height: int, width: int) -> Tensor:
 
     Positions are taken as a Halton sequence in bases 2, 3 and 5 first falls on them; any it misses come last, in raster order.
     """
+    return _halton_ranks(num_slices, height, width).clone()
+
+
+@lru_cache(maxsize=64)
+def _halton_ranks(num_slices: int, height: int, width: int) -> Tensor:
+    """Those of `halton_order`, reckoned once for a shape: a chunk's are asked for with every chunk."""
     total = num_slices * height * width
     ranks = torch.full((total,), -1, dtype=torch.long)
     taken, index = 0, 1

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from phenaki import masking
 from phenaki.masking import (
     MASK_SCHEDULES,
     between_mask,
@@ -78,6 +79,14 @@ def test_slices_share_a_ratio_or_have_their_own(per_slice_prob, least, most):
 def test_training_masks_follow_their_generator():
     masks = [training_mask((4, 2, 4, 4), torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)]
     assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+
+
+def test_the_halton_order_of_a_shape_is_reckoned_once_and_no_caller_can_spoil_it(monkeypatch):
+    first = halton_order(3, 5, 7)
+    wanted = first.clone()
+    first.zero_()
+    monkeypatch.setattr(masking, "_radical_inverse", None)
+    assert torch.equal(halton_order(3, 5, 7), wanted)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 8, 8), (3, 8, 8), (3, 4, 4), (5, 2, 7)])
