@@ -24,11 +24,6 @@ app.add_typer(metrics_app, name="metrics")
 app.add_typer(evaluate_app, name="evaluate")
 
 
-class Network(StrEnum):
-    tokenizer = "tokenizer"
-    generator = "generator"
-
-
 class VideoFormat(StrEnum):
     mp4 = "mp4"
     webm = "webm"

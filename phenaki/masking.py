@@ -66,13 +66,6 @@ def between_mask(shape: tuple[int, int, int, int], known_slices: int = 1) -> Ten
     return mask
 
 
-def box_mask(shape: tuple[int, int, int, int], top: int, left: int, height: int, width: int, *, inside: bool = True) -> Tensor:
-    """A box of every slice hidden (in-painting), or all around it (inside=False, out-painting); in tokens."""
-    mask = torch.full(shape, not inside)
-    mask[:, :, top : top + height, left : left + width] = inside
-    return mask
-
-
 def random_boxes(count: int, height: int, width: int, rng: torch.Generator) -> Tensor:
     """Boxes (b 1 h w), True = inside, of random sides and place; never the whole picture, which has to have two tokens at least."""
     if height * width < 2:
