@@ -261,6 +261,13 @@ def _shards(state: dict[str, Tensor], dtype: torch.dtype) -> Iterable[dict[str, 
     yield shard
 
 
+def weights_hash(info: ModelInfo, networks: Iterable[nn.Module]) -> str:
+    """SHA-256 of a model's weights: of its files' hashes, or of the tensors themselves where it was never saved."""
+    if not info.files:
+        return state_sha256(networks)
+    return hashlib.sha256("".join(f"{name} {value}\n" for name, value in sorted(info.files.items())).encode()).hexdigest()
+
+
 def state_sha256(networks: Iterable[nn.Module]) -> str:
     """The hash of the tensors of networks, names and bytes, as hexadecimal digits."""
     digest = hashlib.sha256()
