@@ -173,7 +173,7 @@ def test_what_is_finished_is_kept_and_what_was_made_from_else_is_told(scripts, s
     assert len(report.made) == 3 and (out / "b [x].mp4").stat().st_mtime_ns > before["b [x].mp4"]
 
 
-@pytest.mark.parametrize("changes", [{"num_steps": 2}, {"guidance_scale": 1.5}, {"context": "frames"}])
+@pytest.mark.parametrize("changes", [{"num_steps": 3}, {"guidance_scale": 1.5}, {"context": "frames"}])
 def test_videos_made_with_other_options_are_made_anew_and_told(scripts, settings, tmp_path, changes):
     out, other = tmp_path / "out", replace(settings, **changes)
     (scripts / "c.srt").unlink()
