@@ -8,7 +8,8 @@ Nothing is ever unpickled.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from phenaki.text import TextConfig
 FORMAT_VERSION = 1
 PRETRAINED = Path(__file__).parent / "pretrained"  # models that ship with the package, a folder each
 MAX_SHARD_BYTES = 15 * 2**20  # of one weight file
+WEIGHT_FILE = re.compile(r"(tokenizer|generator)(-\d+)?(-[0-9a-f]{12})?\.safetensors")  # what `save_weights` names one: network, shard, hash
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -118,17 +120,20 @@ def read_info(folder: Path) -> ModelInfo:
 
 
 def load_model(name: str | Path, device: str | torch.device = "cpu") -> Model:
-    """Loads both networks in eval mode. Every file is checked against its hash before a tensor is used."""
+    """Loads both networks in eval mode. Every file is checked against its hash before a tensor is used.
+
+    The memory that is taken is that of the weights that are there, whatever sizes config.json states.
+    """
     folder = find_model(name)
     info = read_info(folder)
     _check_files(folder, info)
-    tokenizer = _load_network(CViViT(info.tokenizer), folder, info, "tokenizer")
+    tokenizer = _load_network(lambda: CViViT(info.tokenizer), folder, info, "tokenizer")
     generator = None
     if info.generator is not None:
         if info.generator.codebook_size != tokenizer.codebook_size:
             sizes = f"{info.generator.codebook_size} tokens, its tokenizer {tokenizer.codebook_size}"
             raise CheckpointError(f"{folder}/config.json: the generator knows {sizes}: they are not of one model")
-        generator = _load_network(MaskGIT(info.generator), folder, info, "generator").to(device)
+        generator = _load_network(lambda: MaskGIT(info.generator), folder, info, "generator").to(device)
     return Model(info, tokenizer.to(device), generator)
 
 
@@ -147,27 +152,50 @@ def _check_files(folder: Path, info: ModelInfo) -> None:
             raise CheckpointError(f"{path}: damaged or changed, its SHA-256 is not the one in config.json. Copy the folder again")
 
 
-def _load_network(network: nn.Module, folder: Path, info: ModelInfo, part: str) -> nn.Module:
-    weights: dict[str, Tensor] = {}
-    for name in (name for name in info.files if name.split(".")[0].split("-")[0] == part):
-        try:
-            with safe_open(folder / name, framework="pt") as file:
-                weights |= {key: file.get_tensor(key) for key in file.keys()}
-        except SafetensorError as error:
-            raise CheckpointError(f"{folder / name}: not a whole safetensors file ({error}); pickles are never read") from error
-    needed = network.state_dict()
-    wrong = [key for key in needed if key in weights and weights[key].shape != needed[key].shape]
-    missing, surplus = set(needed) - set(weights), set(weights) - set(needed)
+def _load_network(build: Callable[[], nn.Module], folder: Path, info: ModelInfo, part: str) -> nn.Module:
+    """The network that `build` makes, in eval mode. It takes memory once its names and shapes are known to be those of the files."""
+    names = [name for name in info.files if part_of(name) == part]
+    try:
+        with torch.device("meta"):
+            network = build()
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{folder}/config.json: there can be no {part} of these sizes ({error})") from error
+    needed, weights = network.state_dict(), {}
+    _check_shapes(folder, part, {key: value.shape for key, value in needed.items()}, _stored_shapes(folder, names))
+    for name in names:
+        with _opened(folder / name) as file:
+            weights |= {key: file.get_tensor(key).to(needed[key].dtype, copy=True) for key in file.keys()}
+    network.load_state_dict(weights, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def _check_shapes(folder: Path, part: str, needed: dict[str, torch.Size], stored: dict[str, torch.Size]) -> None:
+    wrong = [key for key in needed if key in stored and stored[key] != needed[key]]
+    missing, surplus = set(needed) - set(stored), set(stored) - set(needed)
     if wrong or missing or surplus:
         first = sorted([*wrong, *missing, *surplus])[0]
         counts = f"{len(missing)} tensors missing, {len(surplus)} unknown, {len(wrong)} of another shape"
         raise CheckpointError(f"{folder}: the {part}'s weights are not those of its config.json: {counts} (first: {first})")
-    network.load_state_dict({key: value.to(needed[key].dtype) for key, value in weights.items()})
-    return network.eval().requires_grad_(False)
+
+
+def _stored_shapes(folder: Path, names: Iterable[str]) -> dict[str, torch.Size]:
+    """The shapes of all tensors of some weight files, read without the tensors."""
+    shapes: dict[str, torch.Size] = {}
+    for name in names:
+        with _opened(folder / name) as file:
+            shapes |= {key: torch.Size(file.get_slice(key).get_shape()) for key in file.keys()}
+    return shapes
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error}); pickles are never read") from error
 
 
 def save_model(folder: str | Path, info: ModelInfo, tokenizer: CViViT, generator: MaskGIT | None, dtype: torch.dtype = torch.float32) -> None:
-    """Writes a model folder. Each file is replaced whole, config.json last: until then the old one refuses the new weights."""
+    """Writes a model folder. Broken off at any moment, a folder that held a model holds the old one or the new one."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = save_weights(folder, "tokenizer", tokenizer.state_dict(), dtype)
@@ -177,20 +205,47 @@ def save_model(folder: str | Path, info: ModelInfo, tokenizer: CViViT, generator
 
 
 def save_weights(folder: Path, part: str, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> dict[str, str]:
-    """Writes the weights of a network as part.safetensors, or as shards part-1.safetensors, ...; returns their hashes by name."""
-    files: dict[str, str] = {}
+    """Writes the weights of a network as part.safetensors, or as shards part-1.safetensors, ...; returns their hashes by name.
+
+    No file that the folder's config.json lists gets other contents: where a name is taken, the new file has its hash in it.
+    """
+    files, listed = {}, {name: digest for name, digest in _listed(folder).items() if part_of(name) == part}
+    names = {digest: name for name, digest in listed.items()}
     shards = list(_shards(state, dtype))
     for number, shard in enumerate(shards, 1):
-        name = f"{part}.safetensors" if len(shards) == 1 else f"{part}-{number}.safetensors"
-        save_file(shard, folder / f".{name}.part")
-        put(folder / f".{name}.part", folder / name)
-        files[name] = sha256(folder / name)
+        stem = part if len(shards) == 1 else f"{part}-{number}"
+        written = folder / f".{stem}.safetensors.part"
+        save_file(shard, written)
+        digest = sha256(written)
+        taken = f"{stem}.safetensors" in listed
+        name = names.get(digest) or (f"{stem}-{digest[:12]}.safetensors" if taken else f"{stem}.safetensors")
+        put(written, folder / name)
+        files[name] = digest
     return files
 
 
 def save_info(folder: Path, info: ModelInfo) -> None:
-    """Writes config.json, whole or not at all."""
+    """Writes config.json, whole or not at all; then removes older weights of its networks, as far as they have names of `save_weights`."""
     write_text(folder / "config.json", json.dumps({"format": FORMAT_VERSION, **as_dict(info)}, indent=2) + "\n")
+    parts = set(map(part_of, info.files))
+    for path in folder.glob("*.safetensors"):
+        if path.name not in info.files and part_of(path.name) in parts and WEIGHT_FILE.fullmatch(path.name):
+            path.unlink()
+
+
+def part_of(name: str) -> str:
+    """The network that a weight file is of: part.safetensors, part-1.safetensors, ... -> part."""
+    return name.split(".")[0].split("-")[0]
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """The weight files of the config.json that stands in a folder, name -> SHA-256; {} where none can be read. Plain names alone."""
+    try:
+        files = read_info(folder).files
+    except (CheckpointError, OSError):
+        return {}
+    plain = lambda name, digest: Path(name).name == name and name.endswith(".safetensors") and isinstance(digest, str)
+    return {name: digest for name, digest in files.items() if plain(name, digest)}
 
 
 def _shards(state: dict[str, Tensor], dtype: torch.dtype) -> Iterable[dict[str, Tensor]]:
@@ -204,6 +259,13 @@ def _shards(state: dict[str, Tensor], dtype: torch.dtype) -> Iterable[dict[str, 
         shard[key] = value
         size += value.nbytes
     yield shard
+
+
+def weights_hash(info: ModelInfo, networks: Iterable[nn.Module]) -> str:
+    """SHA-256 of a model's weights: of its files' hashes, or of the tensors themselves where it was never saved."""
+    if not info.files:
+        return state_sha256(networks)
+    return hashlib.sha256("".join(f"{name} {value}\n" for name, value in sorted(info.files.items())).encode()).hexdigest()
 
 
 def state_sha256(networks: Iterable[nn.Module]) -> str:

@@ -24,11 +24,6 @@ app.add_typer(metrics_app, name="metrics")
 app.add_typer(evaluate_app, name="evaluate")
 
 
-class Network(StrEnum):
-    tokenizer = "tokenizer"
-    generator = "generator"
-
-
 class VideoFormat(StrEnum):
     mp4 = "mp4"
     webm = "webm"
@@ -57,7 +52,8 @@ def generate(
 ) -> None:
     """Make a video of a story script. While it is made, it plays from a part file beside OUTPUT.
 
-    With --scripts: a video of every script in a folder. Run it again to go on; exit code 1 where a script failed.
+    With --scripts: a video of every script in a folder. Run it again to go on: videos that were made with other options or
+    weights are made anew; exit code 1 where a script failed.
     """
     with told_errors():
         options = {"seed": seed, "fps": fps, "guidance_scale": guidance_scale, "num_steps": num_steps, "negative": negative}

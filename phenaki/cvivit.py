@@ -15,7 +15,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from phenaki.config import check_range
-from phenaki.layers import Attention, FeedForward, KeysValues, PlaceEmbedding, grid_positions, rotary_angles, rotate
+from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, grid_positions, rotary_angles, rotate
 from phenaki.quantizer import COMMITMENT, FSQ, VQ, Quantized
 
 
@@ -47,6 +47,9 @@ class CViViTConfig:
         check_range(self, "image_size", "patch_size", "temporal_patch_size", "dim", "heads", "mlp_dim", "stem_dim", at_least=1)
         check_range(self, "codebook_size", "code_dim", at_least=1)
         check_range(self, "window", "stem_blocks", "head_blocks", "commitment", at_least=0)
+        check_range(self, "stem_blocks", "head_blocks", at_most=MAX_LAYERS)
+        if max(len(self.encoder_layers), len(self.decoder_layers), len(self.fsq_levels)) > MAX_LAYERS:
+            raise ValueError(f"encoder_layers, decoder_layers or fsq_levels: needed at most {MAX_LAYERS} of each")
         if self.quantizer == "fsq" and min(self.fsq_levels, default=0) < 2:
             raise ValueError(f"fsq_levels {self.fsq_levels}: needed one at least, and each at least 2")
         if set(self.encoder_layers + self.decoder_layers) - set("st "):

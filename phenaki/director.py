@@ -124,7 +124,7 @@ class SceneFiller:
         self.cond = generator.encode_text(text.text, text.text_mask)
         self.both = None
         if options.guidance_scale != 1:
-            other = text.negative if text.negative else _null(generator)
+            other = text.negative if text.negative else generator.no_text()
             self.both = generator.encode_text(*_stack((text.text, text.text_mask), other))
 
     @torch.no_grad()
@@ -246,11 +246,6 @@ def _ending(tokens: Tensor, chunk: Chunk) -> Tensor:
     known = tokens.new_full((chunk.num_slices, *tokens.shape), -1)
     known[-1] = tokens
     return known
-
-
-def _null(generator: MaskGIT) -> tuple[Tensor, Tensor]:
-    text = generator.null_text
-    return text, torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
 
 
 def _stack(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 ROPE_BASE = 100.0  # of the rotary wavelengths: grids here are tens of positions long, not thousands
 
+MAX_LAYERS = 1000  # of one kind: building a network takes time for each of them, before its weights are looked at
+
 
 @dataclass(frozen=True)
 class KeysValues:

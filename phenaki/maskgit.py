@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki.config import check_range
-from phenaki.layers import Attention, FeedForward, KeysValues, PlaceEmbedding, grid_positions, rotary_angles, rotate
+from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, grid_positions, rotary_angles, rotate
 
 ORDINARY, FIRST, ANCHOR = 0, 1, 2  # kinds of slices: a tube of frames; the one frame that starts a video; the anchor
 
@@ -38,6 +38,7 @@ class MaskGITConfig:
 
     def __post_init__(self):
         check_range(self, "codebook_size", "token_factors", "dim", "depth", "heads", "mlp_dim", "text_dim", at_least=1)
+        check_range(self, "depth", "token_factors", at_most=MAX_LAYERS)
         check_range(self, "chunk_slices", "corruption_levels", at_least=1)
         check_range(self, "context_slices", at_least=0)
         check_range(self, "max_corruption", at_least=0, at_most=1)
@@ -67,9 +68,6 @@ class TextCache:
 
     layers: tuple[KeysValues, ...]
     mask: Tensor
-
-    def repeated(self, times: int) -> "TextCache":
-        return TextCache(tuple(layer.repeated(times) for layer in self.layers), self.mask.repeat(times, 1, 1, 1))
 
 
 class MaskedLayer(nn.Module):
@@ -171,11 +169,6 @@ def split_token(tokens: Tensor, factor_size: int, num_factors: int) -> list[Tens
     return [tokens // factor_size**i % factor_size for i in range(num_factors)]
 
 
-def join_token(factors: list[Tensor], factor_size: int) -> Tensor:
-    """The token whose digits these are."""
-    return sum(value * factor_size**i for i, value in enumerate(factors))
-
-
 class MaskGIT(nn.Module):
     """The generator. Tokens are int64 (b t h w) in [0, codebook_size], where codebook_size is the mask token's id."""
 
@@ -214,10 +207,9 @@ class MaskGIT(nn.Module):
         text = torch.where(dropped[:, None, None], self.null_text.to(text.dtype), text)
         return text, torch.where(dropped[:, None], first, text_mask)
 
-    def encode_null(self, batch_size: int = 1) -> TextCache:
-        """The text cache of "no text"."""
-        text = self.null_text.expand(batch_size, -1, -1)
-        return self.encode_text(text, torch.ones(text.shape[:2], dtype=torch.bool, device=text.device))
+    def no_text(self) -> tuple[Tensor, Tensor]:
+        """What stands for "no text", encoded: text (1 1 text_dim), text_mask (1 1)."""
+        return self.null_text, torch.ones(self.null_text.shape[:2], dtype=torch.bool, device=self.null_text.device)
 
     def encode_context(self, tokens: Tensor, kinds: Tensor, corruption: Tensor | None = None) -> Context:
         """Context slices -> what every layer of a chunk attends to.

@@ -5,6 +5,7 @@ A mask is boolean, True = hidden, to be predicted. Schedules: MaskGIT (Chang et 
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -65,13 +66,6 @@ def between_mask(shape: tuple[int, int, int, int], known_slices: int = 1) -> Ten
     return mask
 
 
-def box_mask(shape: tuple[int, int, int, int], top: int, left: int, height: int, width: int, *, inside: bool = True) -> Tensor:
-    """A box of every slice hidden (in-painting), or all around it (inside=False, out-painting); in tokens."""
-    mask = torch.full(shape, not inside)
-    mask[:, :, top : top + height, left : left + width] = inside
-    return mask
-
-
 def random_boxes(count: int, height: int, width: int, rng: torch.Generator) -> Tensor:
     """Boxes (b 1 h w), True = inside, of random sides and place; never the whole picture, which has to have two tokens at least."""
     if height * width < 2:
@@ -109,6 +103,12 @@ def halton_order(num_slices: int, height: int, width: int) -> Tensor:
 
     Positions are taken as a Halton sequence in bases 2, 3 and 5 first falls on them; any it misses come last, in raster order.
     """
+    return _halton_ranks(num_slices, height, width).clone()
+
+
+@lru_cache(maxsize=64)
+def _halton_ranks(num_slices: int, height: int, width: int) -> Tensor:
+    """Those of `halton_order`, reckoned once for a shape: a chunk's are asked for with every chunk."""
     total = num_slices * height * width
     ranks = torch.full((total,), -1, dtype=torch.long)
     taken, index = 0, 1

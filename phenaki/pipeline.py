@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from phenaki.checkpoint import CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model
+from phenaki.checkpoint import CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model, weights_hash
+from phenaki.config import as_dict
 from phenaki.director import Given, SceneText, direct
 from phenaki.frame_source import FrameSource
 from phenaki.sampling import SamplingOptions
@@ -95,7 +96,7 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
         if named not in (torch.float32, torch.bfloat16, torch.float16):
             raise ValueError(f"dtype {dtype!r}: allowed are auto, float32, bfloat16, float16")
         return named
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
 
 
 class Phenaki:
@@ -212,15 +213,15 @@ class Phenaki:
                 advance(chunk)
                 if on_chunk:
                     on_chunk(chunk)
-        return Video(np.concatenate(frames), story.fps or self.info.fps, self.video_scenes(prepared), self.script(story))
+        return Video(np.concatenate(frames), story.fps or self.info.fps, self.video_scenes(prepared), self.script(prepared))
 
     def video_scenes(self, prepared: Prepared) -> tuple[VideoScene, ...]:
         """The scenes of the video that a story becomes, in its own frames."""
         return video_scenes(prepared.story, self.info.fps, prepared.plan)
 
-    def script(self, story: Story) -> dict[str, Any]:
+    def script(self, prepared: Prepared) -> dict[str, Any]:
         """What travels with the video."""
-        return resolved_script(story, self.info)
+        return resolved_script(prepared.story, self.info, prepared.options, (self.tokenizer, self.generator))
 
     def scene_text(self, prompt: str, negative: str | None) -> SceneText:
         encoded = self.text_encoder.encode([prompt]).to(self.device)
@@ -268,12 +269,16 @@ def plan_story(story: Story, info) -> StoryPlan:
     return plan(story, fps=info.fps, temporal_patch_size=info.tokenizer.temporal_patch_size, chunk_slices=info.generator.chunk_slices)
 
 
-def resolved_script(story: Story, info) -> dict[str, Any]:
-    """A story with the model's own values where it has none, and the model's name. Pictures and videos go by file name alone."""
+def resolved_script(story: Story, info: ModelInfo, options: SamplingOptions, networks: Sequence[nn.Module] = ()) -> dict[str, Any]:
+    """A story with the model's own values where it has none, the model's name, and "made_with": its weights' hash, the sampling options.
+
+    Pictures and videos go by file name alone. networks: those of a model that was never saved.
+    """
     values = story.to_dict()
     for scene in values["scenes"]:
         scene |= {name: Path(scene[name]).name for name in FILE_FIELDS if name in scene}
-    return {**values, "fps": story.fps or info.fps, "model": info.name}
+    made_with = {"weights": weights_hash(info, networks), "sampling": as_dict(options)}
+    return {**values, "fps": story.fps or info.fps, "model": info.name, "made_with": made_with}
 
 
 def video_scenes(story: Story, model_fps: float, planned: StoryPlan) -> tuple[VideoScene, ...]:

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from phenaki import __version__
-from phenaki.checkpoint import ModelInfo, sha256, state_sha256
+from phenaki.checkpoint import sha256, weights_hash
 from phenaki.config import as_dict
 from phenaki.part_file import PartFileError
 from phenaki.pipeline import Phenaki, Prepared, StoryChunk, story_progress
@@ -62,7 +62,7 @@ def generate_to_file(
     prepared = phenaki.prepare(story, **options)  # checks everything before a file is opened
     story, size, rate = prepared.story, phenaki.picture_size(prepared.story), prepared.story.fps or phenaki.info.fps
     check_spares(check_output_path(path), files_of(story))
-    about = {"scenes": phenaki.video_scenes(prepared), "script": phenaki.script(story), "label": label_of(phenaki, prepared)}
+    about = {"scenes": phenaki.video_scenes(prepared), "script": phenaki.script(prepared), "label": label_of(phenaki, prepared)}
     about |= {"fps": rate, "size": (size, size)}
     with open_writer(check_output_path(path), resume, about, on_note) as writer, story_progress(progress) as advance:
         if resume or writer.notes:
@@ -158,10 +158,3 @@ def content_hash(path: Path) -> str:
     if not path.is_dir():
         return sha256(path)
     return hashlib.sha256("\n".join(map(sha256, pictures_in(path))).encode()).hexdigest()
-
-
-def weights_hash(info: ModelInfo, networks: Sequence[nn.Module]) -> str:
-    """SHA-256 of a model's weights: of its files' hashes, or of the tensors themselves where it was never saved."""
-    if not info.files:
-        return state_sha256(networks)
-    return hashlib.sha256("".join(f"{name} {value}\n" for name, value in sorted(info.files.items())).encode()).hexdigest()

@@ -143,9 +143,10 @@ def render_folder(
 ) -> FolderReport:
     """Makes a video in the folder `output` of every script in the folder `scripts`, each under its script's name.
 
-    A video that is there and was made from this script, with a model of this name, is kept; one made from anything else is a
-    failure of its script (without settings.overwrite). So is all that is wrong with one script. ValueError where nothing can
-    be made at all; stopped at any moment, the same call goes on.
+    A video that is there is kept where it was made from this script with these weights and sampling options, and made anew where
+    it was made from this script with others. One made from anything else, or that does not say with what (those of earlier
+    versions do not), is a failure of its script (without settings.overwrite). So is all that is wrong with one script.
+    ValueError where nothing can be made at all; stopped at any moment, the same call goes on.
     """
     settings, watcher = settings or RenderSettings(), watcher or Watcher()
     jobs, info = find_jobs(scripts, output, ending), model_info(settings.model)
@@ -154,7 +155,7 @@ def render_folder(
     waiting, kept, outcomes = [], [], []
     for job in jobs:
         try:
-            (kept if is_finished(job, settings, info) else waiting).append(job)
+            (kept if is_finished(job, settings, info, watcher.note) else waiting).append(job)
         except (ValueError, OSError) as error:
             outcomes.append(Outcome(job, reason_of(error)))
     watcher.begin(len(kept), len(jobs) - len(kept))
@@ -177,16 +178,24 @@ def check_settings(settings: RenderSettings, info: ModelInfo) -> None:
     sampling_options(info.sampling, settings.guidance_scale, settings.num_steps, settings.context)
 
 
-def is_finished(job: Job, settings: RenderSettings, info: ModelInfo) -> bool:
-    """Whether a job's video is there. ValueError where its script cannot be told, or the video was made from something else.
+def is_finished(job: Job, settings: RenderSettings, info: ModelInfo, on_note: Callable[[str], None]) -> bool:
+    """Whether a job's video is there, made with these weights and options; on_note is told of one that was made with others.
 
-    Opens no weights.
+    ValueError where its script cannot be told, or the video was made from something else. Opens no weights.
     """
     story = apply_overrides(Story.load(job.script), seed=settings.seed, fps=settings.fps, negative=settings.negative)
     check_not_empty(plan_story(story, info), story.fps or info.fps)
     if settings.overwrite or not job.output.exists():
         return False
-    other = difference(read_script(job.output), json.loads(json.dumps(resolved_script(story, info))))
+    options = sampling_options(info.sampling, settings.guidance_scale, settings.num_steps, settings.context)
+    wanted, found = json.loads(json.dumps(resolved_script(story, info, options))), read_script(job.output)
+    made_with, found_with = wanted.pop("made_with"), None if found is None else found.pop("made_with", None)
+    other = difference(found, wanted)
+    if other is None and found_with is None:
+        other = "weights and sampling options that it does not tell"
     if other is not None:
         raise RenderError(f"{job.output}: is there, made with {other}. Move it away, or --overwrite makes all videos anew")
-    return True
+    changed = difference(found_with, made_with)
+    if changed is not None:
+        on_note(f"{job.output}: is made anew, it was made with {changed}")
+    return changed is None

@@ -161,6 +161,29 @@ def test_weights_of_more_or_fewer_layers_are_refused(folder):
     assert "unknown" in (said := refusal(folder)) and "layers.0." in said
 
 
+HUGE = [
+    ("tokenizer", "dim", 60_000), ("tokenizer", "mlp_dim", 10**10), ("tokenizer", "stem_dim", 10**17), ("tokenizer", "head_blocks", 10**9),
+    ("tokenizer", "encoder_layers", "s" * 10**6), ("tokenizer", "fsq_levels", [2**63, 2]), ("tokenizer", "dim", 2 * 10**30),
+    ("generator", "dim", 60_000), ("generator", "depth", 10**9), ("generator", "chunk_slices", 10**12), ("generator", "text_dim", 10**18),
+]  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells the memory in use by /proc")
+@pytest.mark.parametrize(("part", "key", "value"), HUGE, ids=lambda value: str(value)[:20])
+def test_sizes_that_the_weights_do_not_have_take_no_memory(folder, part, key, value):
+    """A config.json of another model, or a hostile one: refused before anything of its sizes is made."""
+    resource = pytest.importorskip("resource")
+    change(folder, lambda values: values[part].update({key: value}))
+    load_model(PRETRAINED / "storybook")  # whatever torch takes at its first use
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + 2**29, before[1]))
+    try:
+        assert str(folder) in refusal(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 def test_a_misspelt_key_is_named_with_its_nearest(folder):
     change(folder, lambda values: values["tokenizer"].update({"patchsize": 8}))
     assert "unknown key 'patchsize'; did you mean 'patch_size'" in refusal(folder)
@@ -287,14 +310,14 @@ def test_a_hub_that_gives_nothing_is_one_sentence(monkeypatch):
         load_model("owner/name")
 
 
-def test_a_save_broken_off_anywhere_leaves_the_old_model_or_a_refusal(folder, made, monkeypatch):
-    """An exception at each write and each rename in turn: never a mixture of old and new that loads."""
+def test_a_save_broken_off_anywhere_leaves_the_old_model_or_the_new_one(folder, made, monkeypatch):
+    """An exception at each write, rename and removal in turn: never a mixture of old and new, never a folder that is refused."""
     new, outcomes = networks(2), []
 
     class Broken(Exception):
         pass
 
-    for last in range(7):
+    for last in range(9):
         save_model(folder, INFO, *made)
         left = last
 
@@ -311,21 +334,33 @@ def test_a_save_broken_off_anywhere_leaves_the_old_model_or_a_refusal(folder, ma
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, "save_file", counted(save_file))
             patch.setattr(os, "replace", counted(os.replace))
+            patch.setattr(Path, "unlink", counted(Path.unlink))
             try:
                 save_model(folder, INFO, *new)
                 whole = True
             except Broken:
                 whole = False
-        try:
-            model = load_model(folder)
-            is_old = is_equal(model.tokenizer, made[0]) and is_equal(model.generator, made[1])
-            is_new = is_equal(model.tokenizer, new[0]) and is_equal(model.generator, new[1])
-            assert is_new if whole else is_old
-            outcomes.append("new" if is_new else "old")
-        except CheckpointError as error:
-            assert "damaged or changed" in str(error) and not whole
-            outcomes.append("refused")
-    assert outcomes == ["old", "old", "refused", "refused", "refused", "new", "new"]
+        model = load_model(folder)
+        is_old = is_equal(model.tokenizer, made[0]) and is_equal(model.generator, made[1])
+        is_new = is_equal(model.tokenizer, new[0]) and is_equal(model.generator, new[1])
+        assert is_new != is_old and (is_new or not whole)
+        outcomes.append("new" if is_new else "old")
+    assert outcomes == ["old"] * 5 + ["new"] * 4, "the new ones: with both old files, with one, and twice whole"
+    assert len(list(folder.glob("*.safetensors"))) == 2
+
+
+def test_a_save_removes_its_own_older_weights_and_nothing_else(folder, made):
+    for name in ("generator-old.safetensors", "other.safetensors", "notes.txt", "generator-2.safetensors", "tokenizer-0123456789ab.safetensors"):
+        (folder / name).write_bytes(b"")
+    save_model(folder, replace(INFO, generator=None), made[0], None)
+    left = {path.name for path in folder.iterdir()} - set(read_info(folder).files) - {"config.json"}
+    assert left == {"generator-old.safetensors", "other.safetensors", "notes.txt", "generator-2.safetensors", "generator.safetensors"}
+    save_model(folder, INFO, *made)
+    left = {path.name for path in folder.iterdir()} - set(read_info(folder).files) - {"config.json"}
+    assert left == {"generator-old.safetensors", "other.safetensors", "notes.txt"}
+    names = list(read_info(folder).files)
+    save_model(folder, INFO, *made)
+    assert list(read_info(folder).files) == names, "the same weights keep their names"
 
 
 def test_shipped_models_are_whole():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from phenaki.evaluation.codebook import TokenCounts, perplexity
-from phenaki.maskgit import join_token, split_token
+from phenaki.maskgit import split_token
 from phenaki.quantizer import FSQ
 
 
@@ -49,7 +49,7 @@ def test_fsq_channels_are_counted_as_the_quantizer_numbers_them():
 
 
 def test_factors_are_counted_as_the_generator_splits_them():
-    tokens = join_token([torch.tensor([0, 1, 2, 3]), torch.tensor([5, 5, 5, 9])], 16)
+    tokens = torch.tensor([0, 1, 2, 3]) + 16 * torch.tensor([5, 5, 5, 9])
     uses = counted(tokens).digit_use("factor", [16, 16])
     assert [use.used for use in uses] == [part.unique().numel() for part in split_token(tokens, 16, 2)] == [4, 2]
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from phenaki.layers import KeysValues, rotate
-from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, MaskGIT, MaskGITConfig, TokenEmbedding, join_token, split_token
+from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, MaskGIT, MaskGITConfig, TokenEmbedding, split_token
 
 KINDS = torch.tensor([ANCHOR, ORDINARY, ORDINARY])
 MASK = 256  # the mask token
@@ -116,10 +116,11 @@ def test_anchor_stands_behind_the_recent_slices_however_many_there_are(generator
 
 
 @torch.no_grad()
-def test_caches_repeat_for_a_larger_batch(generator, past, chunk, text):
+def test_a_context_repeats_for_a_larger_batch(generator, past, chunk, text):
     told, context = generator.encode_text(*text), generator.encode_context(past, KINDS)
     features = generator.features(chunk, told, context, False)
-    twice = generator.features(chunk.repeat(2, 1, 1, 1), told.repeated(2), context.repeated(2), False)
+    told_twice = generator.encode_text(text[0].repeat(2, 1, 1), text[1].repeat(2, 1))
+    twice = generator.features(chunk.repeat(2, 1, 1, 1), told_twice, context.repeated(2), False)
     torch.testing.assert_close(twice, features.repeat(2, 1, 1, 1, 1), atol=1e-5, rtol=1e-5)
 
 
@@ -140,7 +141,7 @@ def test_dropped_text_is_the_null_text(generator, chunk, text):
     assert dropped_mask[0].tolist() == [True] + [False] * 5
     assert torch.equal(dropped[0, 0], generator.null_text[0, 0])
     features = generator.features(chunk, generator.encode_text(dropped, dropped_mask), None, True)
-    null = generator.features(chunk, generator.encode_null(2), None, True)
+    null = generator.features(chunk, generator.encode_text(*(part.expand(2, *part.shape[1:]) for part in generator.no_text())), None, True)
     torch.testing.assert_close(features[0], null[0], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(features[1], null[1], atol=1e-3)
 
@@ -162,7 +163,7 @@ def test_digits_join_to_their_token(factor_size, num_factors):
     tokens = torch.arange(factor_size**num_factors)
     digits = split_token(tokens, factor_size, num_factors)
     assert len(digits) == num_factors and all(digit.min() >= 0 and digit.max() < factor_size for digit in digits)
-    assert torch.equal(join_token(digits, factor_size), tokens)
+    assert torch.equal(sum(digit * factor_size**place for place, digit in enumerate(digits)), tokens)
 
 
 @torch.no_grad()
@@ -196,7 +197,7 @@ def test_log_probs_by_hand(generator):
 @torch.no_grad()
 def test_hidden_tokens_are_told_apart_when_everything_is_hidden(generator):
     hidden = torch.full((1, 3, 4, 4), MASK)
-    features = generator.features(hidden, generator.encode_null(), None, True).flatten(0, 3)
+    features = generator.features(hidden, generator.encode_text(*generator.no_text()), None, True).flatten(0, 3)
     distances = torch.cdist(features, features)
     pairs = list(itertools.combinations(range(48), 2))
     assert min(distances[i, j].item() for i, j in pairs) > 0.01
@@ -225,7 +226,7 @@ def test_condition_is_shown_at_hidden_tokens_only(generator, chunk, text):
 @torch.no_grad()
 def test_a_chunk_that_is_too_long_is_refused(generator):
     with pytest.raises(ValueError, match="a chunk of 4 slices: this generator fills at most 3 at once"):
-        generator.features(torch.zeros(1, 4, 4, 4, dtype=torch.long), generator.encode_null(), None, True)
+        generator.features(torch.zeros(1, 4, 4, 4, dtype=torch.long), generator.encode_text(*generator.no_text()), None, True)
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 12), (6, 16)])

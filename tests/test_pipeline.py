@@ -20,6 +20,7 @@ from phenaki.recording import generate_to_file
 from phenaki.sampling import SamplingOptions
 from phenaki.story import StoryError
 from phenaki.text import TextEncoder
+from phenaki.training.run import has_bf16
 from phenaki.training.settings import load_settings
 from phenaki.video import Video, VideoError, read_video
 from phenaki.video_files import resampled_indices
@@ -383,6 +384,13 @@ def test_a_gpu_that_is_not_there(monkeypatch):
         choose_device("cuda:2")
 
 
+@pytest.mark.parametrize(("computes", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(monkeypatch, computes, dtype):
+    """Every GPU of torch's can store it; those before Ampere emulate the sums, slower than float32."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: computes or including_emulation)
+    assert choose_dtype("auto", torch.device("cuda")) is dtype and has_bf16(torch.device("cuda")) is computes
+
+
 def test_the_cpu_computes_in_float32():
     cpu = torch.device("cpu")
     assert choose_dtype("auto", cpu) is torch.float32
@@ -409,7 +417,7 @@ def test_a_file_with_chapters_and_script(ready, tmp_path, fps):
     assert written.num_frames == len(video) == len(read) and written.video_seconds == 3.5 and written.wall_seconds > 0
     assert read.fps == video.fps and read.scenes == video.scenes and read.script == video.script and read.script["seed"] == 3
     assert np.abs(read.frames.mean((1, 2)) - video.frames.mean((1, 2))).max() < 8
-    assert Story.from_dict({key: value for key, value in read.script.items() if key != "model"}).seed == 3
+    assert Story.from_dict({key: value for key, value in read.script.items() if key not in ("model", "made_with")}).seed == 3
 
 
 def test_an_interrupt_leaves_what_was_made(ready, tmp_path, monkeypatch):

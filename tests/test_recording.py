@@ -16,10 +16,10 @@ from PIL import Image
 from test_pipeline import save_tiny
 
 import phenaki.video
-from phenaki.checkpoint import Model, load_model
+from phenaki.checkpoint import Model, load_model, weights_hash
 from phenaki.part_file import PartFile, PartFileError
 from phenaki.pipeline import Phenaki
-from phenaki.recording import MadeTokens, content_hash, generate_to_file, label_of, note_of, weights_hash
+from phenaki.recording import MadeTokens, content_hash, generate_to_file, label_of, note_of
 from phenaki.story import Story, StoryError
 from phenaki.text import TextEncoder
 from phenaki.video import Video, VideoError, VideoWriter, read_video

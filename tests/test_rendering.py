@@ -1,11 +1,14 @@
 """A folder of scripts: each becomes the video that it becomes alone, however many are made at once and whatever fails or dies."""
 
+import json
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 import unicodedata
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +17,9 @@ import torch
 from test_cli import fails, run, runner
 from test_pipeline import save_tiny
 
+import phenaki.pipeline
 import phenaki.rendering
+from phenaki.checkpoint import load_model, save_model
 from phenaki.cli import app
 from phenaki.pipeline import Phenaki, load
 from phenaki.recording import generate_to_file
@@ -166,6 +171,46 @@ def test_what_is_finished_is_kept_and_what_was_made_from_else_is_told(scripts, s
     assert (out / "a.mp4").stat().st_mtime_ns == before["a.mp4"] and (out / "c.mp4").read_bytes() == b"no video"
     report = render_folder(scripts, out, RenderSettings(settings.model, "cpu", overwrite=True))
     assert len(report.made) == 3 and (out / "b [x].mp4").stat().st_mtime_ns > before["b [x].mp4"]
+
+
+@pytest.mark.parametrize("changes", [{"num_steps": 3}, {"guidance_scale": 1.5}, {"context": "frames"}])
+def test_videos_made_with_other_options_are_made_anew_and_told(scripts, settings, tmp_path, changes):
+    out, other = tmp_path / "out", replace(settings, **changes)
+    (scripts / "c.srt").unlink()
+    render_folder(scripts, out, settings)
+    before = (out / "a.mp4").read_bytes()
+    book, (name, value) = Notebook(), next(iter(changes.items()))
+    report = render_folder(scripts, out, other, watcher=book)
+    assert len(report.made) == 2 and not report.kept and not report.failed and (out / "a.mp4").read_bytes() != before
+    for note, video in zip(book.notes, ("a.mp4", "b [x].mp4"), strict=True):
+        assert note.startswith(f"{out / video}: is made anew, it was made with sampling.{name} = ")
+    assert book.notes[0].endswith(f", not {json.dumps(value)}")
+    assert len(render_folder(scripts, out, other).kept) == 2
+
+
+def test_videos_of_other_weights_are_made_anew_and_told(scripts, model, tmp_path):
+    out, folder, book = tmp_path / "out", tmp_path / "model", Notebook()
+    shutil.copytree(model, folder)
+    render_folder(scripts, out, RenderSettings(str(folder), "cpu"))
+    trained = load_model(folder)
+    trained.generator.null_text += 1
+    save_model(folder, trained.info, trained.tokenizer, trained.generator)
+    load.cache_clear()
+    report = render_folder(scripts, out, RenderSettings(str(folder), "cpu"), watcher=book)
+    assert len(report.made) == 3 and len(book.notes) == 3 and all("is made anew, it was made with weights = " in note for note in book.notes)
+    assert len(render_folder(scripts, out, RenderSettings(str(folder), "cpu")).kept) == 3
+
+
+def test_a_video_that_does_not_say_what_it_was_made_with_is_neither_kept_nor_replaced(scripts, settings, tmp_path, monkeypatch):
+    """Those of earlier versions."""
+    out, resolved = tmp_path / "out", phenaki.pipeline.resolved_script
+    with monkeypatch.context() as patch:
+        patch.setattr(phenaki.pipeline, "resolved_script", lambda *given: {k: v for k, v in resolved(*given).items() if k != "made_with"})
+        render_folder(scripts, out, settings)
+    before = (out / "a.mp4").read_bytes()
+    report = render_folder(scripts, out, settings)
+    assert not report.made and not report.kept and (out / "a.mp4").read_bytes() == before
+    assert all("weights and sampling options that it does not tell" in failed.error and "--overwrite" in failed.error for failed in report.failed)
 
 
 def test_what_fails_does_not_stop_the_rest(scripts, settings, alone, tmp_path):

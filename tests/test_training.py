@@ -22,8 +22,9 @@ from phenaki.data.storybook import StorybookWorld, open_world
 from phenaki.data.tokens import StoryTokens
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, MaskGIT, MaskGITConfig, TokenScores
 from phenaki.text import TextEncoder
+from phenaki.training import batches as batches_module
 from phenaki.training import generator as generator_module
-from phenaki.training.batches import Batch, corrupt, draw_batch
+from phenaki.training.batches import Batch, corrupt, draw_batch, draw_windows
 from phenaki.training.generator import GeneratorTask, generator_loss, run_generator_training, validation_loss
 from phenaki.training.losses import TokenizerLosses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for, make_optimizers
@@ -295,14 +296,14 @@ def test_the_network_sees_the_null_text_for_dropped_captions_and_only_for_them(m
 
 
 def test_the_null_branch_of_sampling_is_the_one_that_was_trained():
-    """drop_text in training and encode_null in sampling give the same keys and values."""
+    """drop_text in training and no_text in sampling give the same keys and values."""
     model = MaskGIT(GENERATOR)
     text, mask = STORIES.text(torch.tensor([0, 1]))
     trained = model.encode_text(*model.drop_text(text, mask, torch.tensor([True, True])))
-    sampled = model.encode_null(2)
+    sampled = model.encode_text(*model.no_text())
     for one, two in zip(trained.layers, sampled.layers, strict=True):
-        torch.testing.assert_close(one.keys[:, :, :1], two.keys)
-        torch.testing.assert_close(one.values[:, :, :1], two.values)
+        torch.testing.assert_close(one.keys[:, :, :1], two.keys.expand(2, -1, -1, -1))
+        torch.testing.assert_close(one.values[:, :, :1], two.values.expand(2, -1, -1, -1))
     assert trained.mask[:, 0, 0].sum(1).tolist() == [1, 1]
 
 
@@ -422,6 +423,23 @@ def test_no_anchor_where_the_configuration_has_none():
 def test_stories_too_short_to_train_on_are_refused():
     with pytest.raises(ValueError, match=r"no scene of the training stories has .* make the stories longer"):
         list(draws(30, stories=numbered_stories(slices=3)))
+
+
+@pytest.mark.parametrize("where", ["video start", "scene start", "deep in scene", ""])
+def test_windows_are_drawn_evenly_of_all_places_and_only_the_drawn_stories_are_looked_at(monkeypatch, where):
+    """The same to the bit as a draw from the list of all places; after the first draw nothing is done for every story."""
+    stories, windows, looked_at = numbered_stories(), batches_module._windows, []
+    for length, recent in [(1, 0), (3, 0), (1, 1), (2, 1), (3, 2), (9, 8)]:
+        masks = windows(stories.scene_start, stories.scene_end, length, recent, where)
+        places = next(mask for mask in masks if mask.any()).nonzero()
+        for seed in range(3):
+            listed = places[torch.randint(len(places), (50,), generator=torch.Generator().manual_seed(seed))]
+            story, begin = draw_windows(stories, length, recent, where, 50, torch.Generator().manual_seed(seed))
+            assert torch.equal(story, listed[:, 0]) and torch.equal(begin, listed[:, 1])
+        with monkeypatch.context() as patch:
+            patch.setattr(batches_module, "_windows", lambda start, *rest: looked_at.append(len(start)) or windows(start, *rest))
+            draw_windows(stories, length, recent, where, 5, torch.Generator())
+    assert looked_at == [5] * 6
 
 
 def test_contexts_that_begin_a_video_occur_whatever_the_batch_size():

@@ -158,7 +158,7 @@ def watch(
         on_window(len(read_windows(lines, len(chunks))))
         return
     label = {**settings, "context": context, "script": script.story.to_dict()}
-    about = {"scenes": phenaki.video_scenes(prepared), "script": phenaki.script(prepared.story), "label": label}
+    about = {"scenes": phenaki.video_scenes(prepared), "script": phenaki.script(prepared), "label": label}
     with VideoWriter(path, fps=phenaki.info.fps, size=(size, size), resume=True, **about) as writer:
         keep_lines(lines, len(writer.notes))
         with open(lines, "a", encoding="utf-8") as file:

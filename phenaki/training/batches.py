@@ -9,7 +9,9 @@ known, for the tasks of `tasks.py`. Some batches show still pictures alone, as i
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from phenaki.data.tokens import StoryTokens
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, MaskGITConfig
@@ -17,6 +19,8 @@ from phenaki.masking import hide_within, training_mask
 from phenaki.training.optimizers import generator_for
 from phenaki.training.settings import GeneratorTraining, MaskTasks
 from phenaki.training.tasks import draw_tasks, task_regions
+
+_PLACES = WeakIdKeyDictionary()  # stories -> what `_places` found in them
 
 
 @dataclass(frozen=True)
@@ -138,22 +142,42 @@ def draw_windows(stories: StoryTokens, length: int, recent: int, where: str, cou
     scene" (the scene's first slice is older than the context), "" (anywhere). Only of "video start" does the context begin the
     video, where there are others: its first slice is told apart, for a whole batch at once (`draw_context`).
     """
-    slices = torch.arange(stories.tokens.shape[1])[None]
-    fits = (stories.scene_end - slices) >= length
+    bounds, rank = _places(stories, length, recent, where)
+    if not int(bounds[-1]):
+        raise ValueError(f"no scene of the training stories has {length} slices after {recent} others: make the stories longer")
+    chosen = torch.randint(int(bounds[-1]), (count,), generator=rng)
+    story = torch.searchsorted(bounds, chosen, right=True) - 1
+    places = _windows(stories.scene_start[story], stories.scene_end[story], length, recent, where)[rank]
+    return story, (places.cumsum(1) > (chosen - bounds[story])[:, None]).int().argmax(1)
+
+
+def _windows(scene_start: Tensor, scene_end: Tensor, length: int, recent: int, where: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Of stories' slices (n T), True = a chunk may begin there: as `draw_windows` wants it, at least not with the video, at all."""
+    slices = torch.arange(scene_end.shape[1])[None]
+    fits = (scene_end - slices) >= length
     fits = fits & ((slices == 0) if recent == 0 else (slices >= recent))
     later = fits & (slices > recent) if recent else fits
     wanted = later
     if where == "video start":
         wanted = fits & (slices == recent)
     elif where == "scene start":
-        wanted = later & (slices == stories.scene_start)
+        wanted = later & (slices == scene_start)
     elif where == "deep in scene":
-        wanted = later & (slices - recent > stories.scene_start)
-    places = next((some for some in (wanted, later, fits) if some.any()), fits).nonzero()
-    if not len(places):
-        raise ValueError(f"no scene of the training stories has {length} slices after {recent} others: make the stories longer")
-    chosen = places[torch.randint(len(places), (count,), generator=rng)]
-    return chosen[:, 0], chosen[:, 1]
+        wanted = later & (slices - recent > scene_start)
+    return wanted, later, fits
+
+
+def _places(stories: StoryTokens, length: int, recent: int, where: str) -> tuple[Tensor, int]:
+    """How many places the stories before story i have, (N + 1,), and which of the `_windows` they are: the first that has any.
+
+    Reckoned once for all steps: with hundreds of thousands of stories it takes a good part of a step.
+    """
+    known, key = _PLACES.setdefault(stories, {}), (length, recent, where)
+    if key not in known:
+        counts = [mask.sum(1) for mask in _windows(stories.scene_start, stories.scene_end, length, recent, where)]
+        rank = next((index for index, count in enumerate(counts) if count.any()), 2)
+        known[key] = F.pad(counts[rank].cumsum(0), (1, 0)), rank
+    return known[key]
 
 
 def draw_context(stories: StoryTokens, story: Tensor, begin: Tensor, recent: int, anchored: bool) -> tuple[Tensor, Tensor]:

@@ -342,7 +342,7 @@ class Run:
 
 def has_bf16(device: torch.device) -> bool:
     """Whether a device is a GPU that computes in bf16."""
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def lasting(settings: OptimizerSettings) -> dict[str, Any]:

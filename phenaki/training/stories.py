@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phenaki.checkpoint import Model, load_model
+from phenaki.checkpoint import Model, load_model, state_sha256
 from phenaki.data.storybook import WORLDS
 from phenaki.data.tensor_file import read_metadata
 from phenaki.data.token_parts import TokenPlan, tokenize_source
@@ -89,9 +89,8 @@ def note_cut_captions(captions: list[str], source: Source, text_encoder: TextEnc
 
 
 def made_with(base: Model, text_encoder: TextEncoder) -> dict[str, Any]:
-    """What tokens and texts depend on besides the data: the hashes of the tokenizer's weights, the text encoder's fingerprint."""
-    weights = sorted(value for name, value in base.info.files.items() if name.startswith("tokenizer"))
-    return {"tokenizer": weights, "text_encoder": text_encoder.fingerprint}
+    """What tokens and texts depend on besides the data: the hash of the tokenizer's weights, however stored, and the text encoder's fingerprint."""
+    return {"tokenizer": state_sha256([base.tokenizer]), "text_encoder": text_encoder.fingerprint}
 
 
 def prepared_tokens(path: Path, base: Model, text_encoder: TextEncoder) -> StoryTokens:

@@ -1,0 +1,106 @@
+"""Truths of `phenaki train generator` as a whole: the same command goes on, whatever tokenizer it began with and wherever it was stopped."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from training_toys import Stop, newest
+
+from phenaki import atomic, checkpoint
+from phenaki.checkpoint import ModelInfo, load_model, read_info, save_model, state_sha256
+from phenaki.cvivit import CViViT
+from phenaki.text import TextEncoder
+from phenaki.training import generator as generator_module
+from phenaki.training.generator import run_generator_training
+from phenaki.training.settings import load_settings
+
+pytestmark = pytest.mark.usefixtures("synced")
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch) -> Path:
+    """The settings of configs/tiny.toml with shorter stories; one text encoder for all runs of a test, and no looks at samples."""
+    path = tmp_path / "tiny.toml"
+    path.write_text((CONFIGS / "tiny.toml").read_text().replace("num_stories = 8", "num_stories = 3"))
+    encoder = TextEncoder.load(load_settings(path).text)
+    monkeypatch.setattr(generator_module.TextEncoder, "load", lambda *_, **__: encoder)
+    monkeypatch.setattr(generator_module, "show_stories", lambda *_: None)
+    return path
+
+
+@pytest.fixture
+def shipped(tmp_path, config, monkeypatch) -> Path:
+    """A tokenizer that ships with the package under the default's name, in half precision as the real one."""
+    settings = load_settings(config)
+    torch.manual_seed(0)
+    info = ModelInfo("storybook", settings.tokenizer, None, settings.text, settings.world.fps)
+    save_model(tmp_path / "pretrained/storybook", info, CViViT(settings.tokenizer), None, dtype=torch.float16)
+    monkeypatch.setattr(checkpoint, "PRETRAINED", tmp_path / "pretrained")
+    return tmp_path / "pretrained/storybook"
+
+
+def train(config: Path, out: Path, steps: int) -> list[str]:
+    """What a run says."""
+    notes: list[str] = []
+    run_generator_training(config, out, steps=steps, on_log=lambda line: None, on_note=notes.append)
+    return notes
+
+
+def test_a_run_with_the_shipped_tokenizer_goes_on(config, shipped, tmp_path):
+    """Its tokenizer comes from the package in half precision first, from the run's own model in full precision then: the same weights."""
+    out = tmp_path / "out"
+    assert "tokenising 3 stories" in train(config, out, 2)
+    assert read_info(shipped).files != {name: value for name, value in read_info(out / "model").files.items() if name.startswith("tokenizer")}
+    notes = train(config, out, 4)
+    assert f"tokenizer: {out / 'model'}" in notes and not any("tokenis" in note for note in notes)
+    assert newest(out / "generator").name == "step-0000004" and load_model(out / "model").info.training["generator_steps"] == 4
+
+
+class Cut:
+    """The power cut at a call of a function that writes into `folder`; calls are counted over all functions."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, folder: Path, at: int):
+        self.patch, self.folder, self.at, self.calls = patch, folder, at, 0
+
+    def watch(self, owner, name: str, place: int) -> None:
+        """place: of the path among the function's arguments."""
+        original = getattr(owner, name)
+
+        def call(*arguments, **options):
+            if Path(arguments[place]).parent == self.folder:
+                self.calls += 1
+                if self.calls == self.at:
+                    raise Stop
+            return original(*arguments, **options)
+
+        self.patch.setattr(owner, name, call)
+
+
+def test_the_end_of_a_run_stopped_at_any_write_leaves_the_old_model_or_the_new_one(config, shipped, tmp_path):
+    """Where a generator was before: each write, rename and removal fails once; the model loads, and the same command goes on."""
+    train(config, tmp_path / "old", 1)
+    shutil.copytree(tmp_path / "old", tmp_path / "whole")
+    train(config, tmp_path / "whole", 2)
+    old, new = (state_sha256([(model := load_model(tmp_path / name / "model")).tokenizer, model.generator]) for name in ("old", "whole"))
+    found = []
+    for at in range(1, 20):
+        out = tmp_path / str(at)
+        shutil.copytree(tmp_path / "old", out)
+        with pytest.MonkeyPatch.context() as patch:
+            cut = Cut(patch, out / "model", at)
+            for owner, name, place in ((checkpoint, "save_file", 1), (atomic.os, "replace", 1), (Path, "write_bytes", 0), (Path, "unlink", 0)):
+                cut.watch(owner, name, place)
+            try:
+                train(config, out, 2)
+            except Stop:
+                model = load_model(out / "model")
+                found.append(state_sha256([model.tokenizer, model.generator]))
+        if cut.calls < at:
+            break
+        assert not any("tokenis" in note for note in train(config, out, 2))
+        model = load_model(out / "model")
+        assert state_sha256([model.tokenizer, model.generator]) == new and model.info.training["generator_steps"] == 2
+        assert len(list((out / "model").glob("generator*.safetensors"))) == 1, "what is in use, and nothing else"
+    assert found == [old] * (len(found) - 1) + [new] and len(found) >= 7, "every write stands before config.json but the removal of the old file"
