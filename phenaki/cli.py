@@ -235,7 +235,7 @@ def preview(
 @data_app.command("check")
 def check_command(
     path: Annotated[Path, typer.Argument(help="folder of videos and pictures, table (.jsonl, .csv, .parquet), or tar shards")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write all of it to this file")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write all of it to this file, .json")] = None,
     num_workers: Annotated[int, typer.Option(help="decoding processes; 0 = half of the cores")] = 0,
 ) -> None:
     """Decode every file once: how many clips, how long, which sizes, rates and captions, and what cannot be used and why."""

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import phenaki.data.check
 from phenaki.cli import app
+from phenaki.data.check import check_source
 from phenaki.data.footage import FootageSettings, open_footage
 from phenaki.data.sharding import ShardSettings, make_shards
 from phenaki.video import Video
@@ -126,3 +128,13 @@ def test_the_commands(footage, tmp_path):
     for arguments in wrong:
         failed = run(*arguments)
         assert failed.exit_code == 2 and "Traceback" not in failed.output and "needed" in failed.output
+
+
+def test_what_is_found_is_not_written_over_a_clip(footage, monkeypatch):
+    before = (footage / "clip0.mp4").read_bytes()
+    (footage / "folder.json").mkdir()
+    monkeypatch.setattr(phenaki.data.check, "list_clips", lambda *_: pytest.fail("the work began"))
+    for name, words in [("clip0.mp4", "must end in .json"), ("folder.json", "is a folder"), ("none/a.json", "no folder")]:
+        with pytest.raises(ValueError, match=words):
+            check_source(footage, 1, footage / name)
+    assert (footage / "clip0.mp4").read_bytes() == before

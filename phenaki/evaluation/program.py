@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from phenaki.atomic import write_text
+from phenaki.atomic import check_file, write_text
 from phenaki.checkpoint import load_model
 from phenaki.evaluation.networks import MetricNetworks, load_networks
 from phenaki.evaluation.report import html_report
@@ -61,12 +61,8 @@ def settings_for(temporal_patch_size: int, image_size: int, wishes: Wishes) -> E
 def check_outputs(output: Path, html: Path | None = None, picture: Path | None = None) -> None:
     """ValueError before the work where a file could not be written after it."""
     for path, ending in ((output, ".json"), (html, ".html"), (picture, ".png")):
-        if path is None:
-            continue
-        if path.suffix != ending:
-            raise ValueError(f"{path}: its name must end in {ending}")
-        if not path.parent.is_dir():
-            raise ValueError(f"{path}: there is no folder {path.parent}. Make it first")
+        if path is not None:
+            check_file(path, ending)
 
 
 def summary(figures: dict[str, Any]) -> list[str]:
