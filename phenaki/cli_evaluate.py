@@ -1,5 +1,7 @@
 """`phenaki evaluate ...`: measuring a trained network."""
 
+import shlex
+import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +24,11 @@ class DriftMode(StrEnum):
 def asked_for(**wishes: Any) -> dict[str, Any]:
     """The options that were given."""
     return {name: wish for name, wish in wishes.items() if wish is not None}
+
+
+def command_line() -> str:
+    """The command as it was given, for the file of figures."""
+    return shlex.join(["phenaki", *sys.argv[1:]])
 
 
 @evaluate_app.callback()
@@ -54,7 +61,7 @@ def evaluate_tokenizer_command(
         clips_at = lambda fps, side: open_source(replace(WORLDS[world], fps=fps), side, data, chosen)
         wishes = Wishes(clips, frames, size, batch_size, seed)
         with count_progress("clips") as show:
-            figures = run_tokenizer_evaluation(model, clips_at, output, html=html, wishes=wishes, device=chosen, on_progress=show)
+            figures = run_tokenizer_evaluation(model, clips_at, output, html=html, wishes=wishes, device=chosen, on_progress=show, command=command_line())
         typer.echo("\n".join(summary(figures)))
         tell(" ".join(str(path) for path in (output, html) if path))
 
@@ -90,13 +97,14 @@ def evaluate_story_command(
         settings = ScriptSettings(scripts, seconds=seconds, seed=seed)
         exam = StoryExam(model, world.value, data, settings, sampling, str(choose_device(device)), fvd)
         with count_progress("stories") as show:
-            figures = run_story_evaluation(exam, output, html=html, work=work, on_story=show)
+            figures = run_story_evaluation(exam, output, html=html, work=work, on_story=show, command=command_line())
         typer.echo("\n".join(summary(figures)))
         tell(" ".join(str(path) for path in (output, html) if path))
 
 
 @evaluate_app.command("drift")
 def evaluate_drift_command(
+    output: Annotated[Path, typer.Option("-o", "--output", "--json", help="figures, .json")],
     model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
     minutes: Annotated[float, typer.Option(help="of each story, 0.5 to 60")] = 10.0,
     mode: Annotated[list[DriftMode], typer.Option(help="prompts held, switching, returning; recalling: returning with a memory of it")] = (
@@ -104,7 +112,6 @@ def evaluate_drift_command(
     ),
     context: Annotated[list[ContextKind], typer.Option(help="what a chunk sees of the ones before, compared with the model's own way")] = (),
     stories: Annotated[int, typer.Option(help="of each mode")] = 1,
-    output: Annotated[Path, typer.Option("-o", "--output", "--json", help="figures, .json")] = Path("docs/results/drift.json"),
     plot: Annotated[Path | None, typer.Option(help="their picture, .png; beside the figures by default")] = None,
     work: Annotated[Path | None, typer.Option(help="folder of the stories and what was judged of them; OUTPUT-work by default")] = None,
     data: Annotated[Path | None, typer.Option(help="storybook atlas; a world drawn by code by default")] = None,
@@ -128,6 +135,6 @@ def evaluate_drift_command(
         settings = DriftSettings(minutes, tuple(one.value for one in mode), stories, seed)
         exam = DriftExam(model, world.value, data, settings, tuple(one.value for one in context), sampling, str(choose_device(device)), fvd)
         with count_progress("windows") as show:
-            figures = run_drift_evaluation(exam, output, plot=plot, work=work, on_window=show)
+            figures = run_drift_evaluation(exam, output, plot=plot, work=work, on_window=show, command=command_line())
         typer.echo("\n".join(summary(figures)))
         tell(f"{output} {plot or output.with_suffix('.png')}")

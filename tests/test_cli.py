@@ -346,9 +346,11 @@ def test_bad_training_options(config, tmp_path, network):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_cannot_be_written(config, tmp_path):
+@pytest.mark.parametrize("network", ["tokenizer", "generator"])
+def test_a_run_that_cannot_be_written(config, tmp_path, network):
     (tmp_path / "file").write_text("a file")
-    assert "file" in fails("train", "tokenizer", "--config", config, "--out", tmp_path / "file", "--steps", 1, "--device", "cpu")
+    for out, words in [("file", "file: is a file; needed a folder"), ("file/run", "file is a file; needed a folder")]:
+        assert words in fails("train", network, "--config", config, "--out", tmp_path / out, "--steps", 1, "--device", "cpu")
 
 
 def test_a_tokenizer_that_is_not_there(config, tmp_path):
@@ -371,6 +373,7 @@ def test_a_preview_of_a_world(tmp_path, world):
 def test_a_preview_that_cannot_be(tmp_path):
     assert "there is a preview of storybook" in fails("data", "preview", "films", "-o", tmp_path / "b.png")
     assert "must end in .png" in fails("data", "preview", "storybook", "-o", tmp_path / "b.jpg")
+    assert "there is no folder" in fails("data", "preview", "storybook", "-o", tmp_path / "none/b.png")
     assert "known worlds are small, medium, full" in fails("data", "preview", "storybook", "-o", tmp_path / "b.png", "--world", "big")
 
 

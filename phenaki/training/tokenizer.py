@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from phenaki.atomic import check_folder
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
@@ -181,6 +182,7 @@ def run_tokenizer_training(
     data, validation: footage or an atlas; held-out clips. init_from: a model folder or name whose tokenizer's weights it starts from.
     """
     settings = load_settings(config)
+    check_folder(out)
     training = replace(settings.train_tokenizer, optimizer=override(settings.train_tokenizer.optimizer, steps, seed))
     if training.losses.revive_after and training.optimizer.sharded:
         raise ValueError(f"{config}: revive_after needs the whole codebook in every process: not with sharded = true")
