@@ -65,6 +65,8 @@ def generate(
         if scripts is not None:
             if script is not None:
                 raise ValueError(f"{script}: a script beside --scripts {scripts}; give one of them")
+            if resume is not None:
+                raise ValueError("--resume and --anew go with one script; --scripts goes on with unfinished videos, --overwrite makes all anew")
             ending = f".{file_format or VideoFormat.mp4}"
             render_scripts(scripts, output, {**options, "model": model, "device": device, "overwrite": overwrite}, ending, workers, ray)
         elif file_format or overwrite or workers is not None or ray is not None:
@@ -131,7 +133,7 @@ def edit_command(
         told = Edit(prompt, region, keep, extend, paste, size, seed, negative, guidance_scale, num_steps)
         source = FrameSource.of(clip)
         check_result_path(output, source)
-        written = edit_to_file(load(model, device), source, told, output)
+        written = edit_to_file(load(model, device), source, told, output, on_note=tell)
         tell(f"{output}: {written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s")
 
 
