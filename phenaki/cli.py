@@ -84,9 +84,11 @@ def generate_one(script: Path, output: Path, model: str, device: str, resume: bo
 
     check_output_path(output)
     story = Story.load(script)
-    from phenaki.pipeline import load
+    from phenaki.pipeline import load, model_info
+    from phenaki.planning import plan_script
     from phenaki.recording import generate_to_file
 
+    plan_script(story, script, model_info(model), **options)  # what is wrong with it is told before weights are loaded
     written = generate_to_file(load(model, device), story, output, resume=resume, on_note=tell, **options)
     figures = f"{written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s"
     tell(f"{output}: {figures}")
@@ -145,12 +147,12 @@ def plan_command(
 ) -> None:
     """Show scenes, frames, chunks, tokens and the expected seconds on this machine, without loading weights."""
     with told_errors():
-        from phenaki.pipeline import model_info, plan_story, sampling_options
-        from phenaki.planning import expected_seconds
+        from phenaki.pipeline import model_info
+        from phenaki.planning import expected_seconds, plan_script
         from phenaki.story import Story
 
         story, info = Story.load(script), model_info(model)
-        planned, _ = plan_story(story, info), sampling_options(info.sampling, num_steps=num_steps)
+        planned = plan_script(story, script, info, num_steps=num_steps)
         per_slice = (info.tokenizer.image_size // info.tokenizer.patch_size) ** 2
         table = Table(title=Text(story.title or script.name))
         for column in ("scene", "from", "seconds", "frames", "chunks", "tokens", "prompt"):
