@@ -20,7 +20,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from phenaki.checkpoint import CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model
+from phenaki.checkpoint import PRETRAINED, CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model
 from phenaki.director import Given, SceneText, direct
 from phenaki.frame_source import FrameSource
 from phenaki.sampling import SamplingOptions
@@ -148,8 +148,11 @@ class Phenaki:
         num_steps: int | None = None,
         negative: str | None = None,
         context: str | None = None,
+        **unknown: Any,
     ) -> Prepared:
         """Checks a story, its prompts, pictures and the values that go before its own, before anything is made."""
+        if unknown:
+            raise TypeError(f"unknown option {next(iter(unknown))!r}: allowed are seed, fps, guidance_scale, num_steps, negative, context")
         story = apply_overrides(Story.of(story), seed=seed, fps=fps, negative=negative)
         planned = plan_story(story, self.info)
         check_not_empty(planned, story.fps or self.info.fps)
@@ -195,14 +198,7 @@ class Phenaki:
         """Pixels a side of the video that a story becomes."""
         return story.size or self.info.tokenizer.image_size
 
-    def generate_story(
-        self,
-        story: Any,
-        *,
-        progress: bool = True,
-        on_chunk: Callable[[StoryChunk], None] | None = None,
-        **options: Any,
-    ) -> Video:
+    def generate_story(self, story: Any, *, progress: bool = True, on_chunk: Callable[[StoryChunk], None] | None = None, **options: Any) -> Video:
         """The whole video. `on_chunk` is called with each StoryChunk as it is made; the options are those of `stream_story`."""
         prepared, frames = self.prepare(story, **options), []
         story = prepared.story
@@ -364,9 +360,14 @@ def story_progress(shown: bool) -> Iterator[Callable[[StoryChunk], None]]:
         )
 
 
-@lru_cache(maxsize=2)
 def load(name: str | Path = DEFAULT_MODEL, device: str | None = None) -> Phenaki:
     """Loads a model by shipped name, folder or hub id; the last two stay loaded."""
+    is_folder = Path(name).is_dir() and not (PRETRAINED / str(name)).is_dir()
+    return _loaded(str(Path(name).resolve() if is_folder else name), str(choose_device(device)))
+
+
+@lru_cache(maxsize=2)
+def _loaded(name: str, device: str) -> Phenaki:
     return Phenaki.from_pretrained(name, device=device)
 
 
@@ -381,8 +382,13 @@ def stream_story(story: Any, *, model: str | Path | Phenaki = DEFAULT_MODEL, dev
 
 
 def ready_model(model: str | Path | Phenaki, device: str | None) -> Phenaki:
-    """The model itself, or the one of a name, folder or hub id."""
-    return model if isinstance(model, Phenaki) else load(model, device)
+    """The model itself, or the one of a name, folder or hub id. ValueError for a device that a model is not on."""
+    if not isinstance(model, Phenaki):
+        return load(model, device)
+    place = lambda one: (one.type, one.index or 0)
+    if device not in (None, "auto") and place(choose_device(device)) != place(model.device):
+        raise ValueError(f"device {device!r}: the model that came is on {model.device}; leave device out, or load it there")
+    return model
 
 
 def model_info(name: str | Path = DEFAULT_MODEL):

@@ -350,6 +350,26 @@ def test_the_functions_of_the_package(ready, folder):
     assert pipeline.load(folder, "cpu") is pipeline.load(folder, "cpu")
 
 
+def test_a_model_is_loaded_once_whatever_it_is_called_by(ready, folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(Phenaki, "from_pretrained", lambda name, device: (name, device))
+    pipeline._loaded.cache_clear()
+    named = [pipeline.load(), pipeline.load("storybook"), pipeline.load(device="cpu"), pipeline.load("storybook", "auto")]
+    assert set(map(id, named)) == {id(named[0])} and named[0] == ("storybook", "cpu")
+    monkeypatch.chdir(folder.parent)
+    assert pipeline.load(folder.name) is pipeline.load(folder) is pipeline.load(str(folder), device="cpu")
+    pipeline._loaded.cache_clear()
+
+
+def test_options_and_devices_that_are_none_are_told(ready, folder, monkeypatch):
+    with pytest.raises(TypeError, match="unknown option 'steps': allowed are seed, fps, guidance_scale, num_steps, negative, context"):
+        pipeline.generate_story(TWO, model=ready, steps=2)
+    monkeypatch.setattr(pipeline, "choose_device", torch.device)
+    with pytest.raises(ValueError, match="device 'cuda': the model that came is on cpu"):
+        pipeline.generate_story(TWO, model=ready, device="cuda")
+    assert pipeline.ready_model(ready, "cpu") is pipeline.ready_model(ready, "auto") is ready
+
+
 def test_another_text_encoder_is_refused(tmp_path, text_encoder):
     model = load_model(save_tiny(tmp_path, "t5 sha256:0123"))
     with pytest.raises(CheckpointError, match=r"'tiny' was trained with the text encoder t5 sha256:0123, not bert sha256:53aa"):
@@ -409,7 +429,8 @@ def test_a_file_with_chapters_and_script(ready, tmp_path, fps):
     assert written.num_frames == len(video) == len(read) and written.video_seconds == 3.5 and written.wall_seconds > 0
     assert read.fps == video.fps and read.scenes == video.scenes and read.script == video.script and read.script["seed"] == 3
     assert np.abs(read.frames.mean((1, 2)) - video.frames.mean((1, 2))).max() < 8
-    assert Story.from_dict({key: value for key, value in read.script.items() if key != "model"}).seed == 3
+    assert Story.of(read.script) == Story.from_dict({key: value for key, value in read.script.items() if key != "model"})
+    assert Story.of({**read.script, "edit": {"clip": "a.mp4"}}).seed == 3
 
 
 def test_an_interrupt_leaves_what_was_made(ready, tmp_path, monkeypatch):
