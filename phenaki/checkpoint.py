@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from phenaki.atomic import put, write_text
+from phenaki.atomic import write_bytes, write_text
 from phenaki.config import ConfigError, as_dict, build, check_range, read_settings
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.maskgit import MaskGIT, MaskGITConfig
@@ -182,8 +182,7 @@ def save_weights(folder: Path, part: str, state: dict[str, Tensor], dtype: torch
     shards = list(_shards(state, dtype))
     for number, shard in enumerate(shards, 1):
         name = f"{part}.safetensors" if len(shards) == 1 else f"{part}-{number}.safetensors"
-        save_file(shard, folder / f".{name}.part")
-        put(folder / f".{name}.part", folder / name)
+        write_bytes(folder / name, save(shard))  # `save_file` makes files that their owner alone can read
         files[name] = sha256(folder / name)
     return files
 
