@@ -107,6 +107,21 @@ def test_any_damaged_byte_of_a_shards_clip_is_found(footage, tmp_path, pool):
     assert {entry.kind for entry in open_quietly(out, pool).unusable.values()} == {"checksum"}
 
 
+def test_shards_do_not_land_in_the_footage(footage, tmp_path):
+    before = sorted(footage.rglob("*"))
+    (tmp_path / "link").symlink_to(footage)
+    for out in (footage, footage / "shards", tmp_path / "link" / "a" / "b"):
+        with pytest.raises(ValueError, match="lies in the footage itself"):
+            make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None)
+    assert sorted(footage.rglob("*")) == before
+
+
+def test_a_size_that_no_clip_can_have_is_told():
+    with pytest.raises(ValueError, match="size 100000: needed at least 2 and at most 4096"):
+        ShardSettings(size=100_000)
+    assert ShardSettings(size=4096).size == 4096
+
+
 @pytest.mark.parametrize("settings", [{"size": 15}, {"size": 0}, {"size": 16, "fps": 0.0}, {"size": 16, "shard_bytes": 0}])
 def test_shard_settings_out_of_range(settings):
     with pytest.raises(ValueError, match="needed"):
