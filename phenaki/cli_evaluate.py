@@ -61,7 +61,9 @@ def evaluate_tokenizer_command(
         clips_at = lambda fps, side: open_source(replace(WORLDS[world], fps=fps), side, data, chosen)
         wishes = Wishes(clips, frames, size, batch_size, seed)
         with count_progress("clips") as show:
-            figures = run_tokenizer_evaluation(model, clips_at, output, html=html, wishes=wishes, device=chosen, on_progress=show, command=command_line())
+            figures = run_tokenizer_evaluation(
+                model, clips_at, output, html=html, wishes=wishes, device=chosen, on_progress=show, command=command_line()
+            )
         typer.echo("\n".join(summary(figures)))
         tell(" ".join(str(path) for path in (output, html) if path))
 

@@ -49,7 +49,7 @@ def test_a_file_that_could_not_be_written_is_told_beforehand(tmp_path):
 def test_a_file_in_a_folders_place_is_told_beforehand(tmp_path):
     (tmp_path / "file").write_text("a file")
     for name in ("file", "file/a", "file/a/b"):
-        with pytest.raises(ValueError, match="file.* is a file; needed a folder"):
+        with pytest.raises(ValueError, match=r"file.* is a file; needed a folder"):
             atomic.check_folder(tmp_path / name)
     atomic.check_folder(tmp_path)
     atomic.check_folder(tmp_path / "a/b")

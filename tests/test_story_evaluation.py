@@ -2,8 +2,8 @@
 
 import base64
 import json
-import sys
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace

@@ -21,6 +21,8 @@ def save_preview(source: str, output: Path, *, data: Path | None, world: str, se
         raise ValueError(f"data {source!r}: there is a preview of storybook")
     if world not in WORLDS:
         raise ValueError(f"world {world!r}: known worlds are {', '.join(WORLDS)}")
+    if seed < 0:
+        raise ValueError(f"seed {seed}: needed at least 0")
     check_file(output, ".png")
     book = open_world(WORLDS[world], data)
     stories = [book.story(seed, index, 4 * ROW_FRAMES, align=4) for index in range(num_stories)]

@@ -45,7 +45,8 @@ def run_tokenizer_evaluation(
     source = open_source(ready.info.fps, settings.size)
     evaluation = evaluate_tokenizer(ready, source, settings, networks or load_networks(device), on_progress)
     machine = f"{platform.machine()}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    figures = {"command": command, **evaluation.figures, "data": getattr(source, "fingerprint", "")[:200], "batch_size": settings.batch_size, "machine": machine}
+    data = getattr(source, "fingerprint", "")[:200]
+    figures = {"command": command, **evaluation.figures, "data": data, "batch_size": settings.batch_size, "machine": machine}
     write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
     if html is not None:
         write_text(html, html_report(figures, evaluation.first, evaluation.worst))
