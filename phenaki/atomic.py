@@ -1,5 +1,6 @@
 """Files that stand under their name whole or not at all, also when the power goes."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -28,5 +29,33 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """The file whole or not at all."""
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
-    put(part, path)
+    try:
+        part.write_bytes(data)
+        put(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+
+
+def check_file(path: Path, ending: str) -> None:
+    """ValueError before any work where a file of this ending could not be written after it."""
+    if path.suffix != ending:
+        raise ValueError(f"{path}: its name must end in {ending}")
+    if os.path.isdir(path):
+        raise ValueError(f"{path}: is a folder; give a file name in it, such as {path / f'a{ending}'}")
+    if not os.path.isdir(path.parent):
+        raise ValueError(f"{path}: there is no folder {path.parent}. Make it first")
+    probe = path.with_name(f".{path.name}.part-probe")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot write in {path.parent} ({error.strerror}); choose another folder") from error
+
+
+def check_folder(folder: Path) -> None:
+    """ValueError before any work where a file stands in a folder's place, or on the way to it."""
+    there = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
+    if not os.path.isdir(there):
+        raise ValueError(f"{folder}: {'' if there == folder else f'{there} '}is a file; needed a folder")

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from phenaki.atomic import put, write_text
+from phenaki.atomic import write_bytes, write_text
 from phenaki.config import ConfigError, as_dict, build, check_range, read_settings
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.maskgit import MaskGIT, MaskGITConfig
@@ -214,12 +214,11 @@ def save_weights(folder: Path, part: str, state: dict[str, Tensor], dtype: torch
     shards = list(_shards(state, dtype))
     for number, shard in enumerate(shards, 1):
         stem = part if len(shards) == 1 else f"{part}-{number}"
-        written = folder / f".{stem}.safetensors.part"
-        save_file(shard, written)
-        digest = sha256(written)
+        data = save(shard)  # `save_file` makes files that their owner alone can read
+        digest = hashlib.sha256(data).hexdigest()
         taken = f"{stem}.safetensors" in listed
         name = names.get(digest) or (f"{stem}-{digest[:12]}.safetensors" if taken else f"{stem}.safetensors")
-        put(written, folder / name)
+        write_bytes(folder / name, data)
         files[name] = digest
     return files
 

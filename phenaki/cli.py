@@ -61,6 +61,8 @@ def generate(
         if scripts is not None:
             if script is not None:
                 raise ValueError(f"{script}: a script beside --scripts {scripts}; give one of them")
+            if resume is not None:
+                raise ValueError("--resume and --anew go with one script; --scripts goes on with unfinished videos, --overwrite makes all anew")
             ending = f".{file_format or VideoFormat.mp4}"
             render_scripts(scripts, output, {**options, "model": model, "device": device, "overwrite": overwrite}, ending, workers, ray)
         elif file_format or overwrite or workers is not None or ray is not None:
@@ -78,9 +80,11 @@ def generate_one(script: Path, output: Path, model: str, device: str, resume: bo
 
     check_output_path(output)
     story = Story.load(script)
-    from phenaki.pipeline import load
+    from phenaki.pipeline import load, model_info
+    from phenaki.planning import plan_script
     from phenaki.recording import generate_to_file
 
+    plan_script(story, script, model_info(model), **options)  # what is wrong with it is told before weights are loaded
     written = generate_to_file(load(model, device), story, output, resume=resume, on_note=tell, **options)
     figures = f"{written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s"
     tell(f"{output}: {figures}")
@@ -127,7 +131,7 @@ def edit_command(
         told = Edit(prompt, region, keep, extend, paste, size, seed, negative, guidance_scale, num_steps)
         source = FrameSource.of(clip)
         check_result_path(output, source)
-        written = edit_to_file(load(model, device), source, told, output)
+        written = edit_to_file(load(model, device), source, told, output, on_note=tell)
         tell(f"{output}: {written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s")
 
 
@@ -139,12 +143,12 @@ def plan_command(
 ) -> None:
     """Show scenes, frames, chunks, tokens and the expected seconds on this machine, without loading weights."""
     with told_errors():
-        from phenaki.pipeline import model_info, plan_story, sampling_options
-        from phenaki.planning import expected_seconds
+        from phenaki.pipeline import model_info
+        from phenaki.planning import expected_seconds, plan_script
         from phenaki.story import Story
 
         story, info = Story.load(script), model_info(model)
-        planned, _ = plan_story(story, info), sampling_options(info.sampling, num_steps=num_steps)
+        planned = plan_script(story, script, info, num_steps=num_steps)
         per_slice = (info.tokenizer.image_size // info.tokenizer.patch_size) ** 2
         table = Table(title=Text(story.title or script.name))
         for column in ("scene", "from", "seconds", "frames", "chunks", "tokens", "prompt"):
@@ -174,7 +178,7 @@ def train_tokenizer_command(
 ) -> None:
     """Train C-ViViT. Run the same command again to go on after an interruption."""
     with told_errors():
-        from phenaki.pipeline import choose_device
+        from phenaki.devices import choose_device
         from phenaki.training.display import TrainingDisplay
         from phenaki.training.tokenizer import run_tokenizer_training
 
@@ -200,7 +204,7 @@ def train_generator_command(
 ) -> None:
     """Train MaskGIT on the tokens of a trained tokenizer. Run the same command again to go on after an interruption."""
     with told_errors():
-        from phenaki.pipeline import choose_device
+        from phenaki.devices import choose_device
         from phenaki.training.display import TrainingDisplay
         from phenaki.training.generator import run_generator_training
 
@@ -231,7 +235,7 @@ def preview(
 @data_app.command("check")
 def check_command(
     path: Annotated[Path, typer.Argument(help="folder of videos and pictures, table (.jsonl, .csv, .parquet), or tar shards")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write all of it to this file")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write all of it to this file, .json")] = None,
     num_workers: Annotated[int, typer.Option(help="decoding processes; 0 = half of the cores")] = 0,
 ) -> None:
     """Decode every file once: how many clips, how long, which sizes, rates and captions, and what cannot be used and why."""
@@ -272,7 +276,7 @@ def tokenize_command(
 ) -> None:
     """Store tokens and texts of clips once, for `phenaki train generator --data FILE`. Run it again to go on after an interruption."""
     with told_errors():
-        from phenaki.pipeline import choose_device
+        from phenaki.devices import choose_device
         from phenaki.training.stories import tokenize_data
 
         data = None if str(path) == "storybook" and not path.exists() else path

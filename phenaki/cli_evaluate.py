@@ -1,5 +1,7 @@
 """`phenaki evaluate ...`: measuring a trained network."""
 
+import shlex
+import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -24,6 +26,11 @@ def asked_for(**wishes: Any) -> dict[str, Any]:
     return {name: wish for name, wish in wishes.items() if wish is not None}
 
 
+def command_line() -> str:
+    """The command as it was given, for the file of figures."""
+    return shlex.join(["phenaki", *sys.argv[1:]])
+
+
 @evaluate_app.callback()
 def _evaluate() -> None:
     """Measure a trained network."""
@@ -46,15 +53,17 @@ def evaluate_tokenizer_command(
     """Measure a tokenizer on clips it was not trained on: PSNR, SSIM, LPIPS, rFVD, flicker, codebook use, speed."""
     with told_errors():
         from phenaki.data.storybook import WORLDS
+        from phenaki.devices import choose_device
         from phenaki.evaluation.program import Wishes, run_tokenizer_evaluation, summary
-        from phenaki.pipeline import choose_device
         from phenaki.training.tokenizer import open_source
 
         chosen = str(choose_device(device))
         clips_at = lambda fps, side: open_source(replace(WORLDS[world], fps=fps), side, data, chosen)
         wishes = Wishes(clips, frames, size, batch_size, seed)
         with count_progress("clips") as show:
-            figures = run_tokenizer_evaluation(model, clips_at, output, html=html, wishes=wishes, device=chosen, on_progress=show)
+            figures = run_tokenizer_evaluation(
+                model, clips_at, output, html=html, wishes=wishes, device=chosen, on_progress=show, command=command_line()
+            )
         typer.echo("\n".join(summary(figures)))
         tell(" ".join(str(path) for path in (output, html) if path))
 
@@ -82,21 +91,22 @@ def evaluate_story_command(
     Finished stories are kept: run the same command again to go on after an interruption.
     """
     with told_errors():
+        from phenaki.devices import choose_device
         from phenaki.evaluation.story_program import StoryExam, run_story_evaluation, summary
         from phenaki.evaluation.story_scripts import ScriptSettings
-        from phenaki.pipeline import choose_device
 
         sampling = asked_for(num_steps=num_steps, guidance_scale=guidance_scale, order=order, temperature=temperature)
         settings = ScriptSettings(scripts, seconds=seconds, seed=seed)
         exam = StoryExam(model, world.value, data, settings, sampling, str(choose_device(device)), fvd)
         with count_progress("stories") as show:
-            figures = run_story_evaluation(exam, output, html=html, work=work, on_story=show)
+            figures = run_story_evaluation(exam, output, html=html, work=work, on_story=show, command=command_line())
         typer.echo("\n".join(summary(figures)))
         tell(" ".join(str(path) for path in (output, html) if path))
 
 
 @evaluate_app.command("drift")
 def evaluate_drift_command(
+    output: Annotated[Path, typer.Option("-o", "--output", "--json", help="figures, .json")],
     model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
     minutes: Annotated[float, typer.Option(help="of each story, 0.5 to 60")] = 10.0,
     mode: Annotated[list[DriftMode], typer.Option(help="prompts held, switching, returning; recalling: returning with a memory of it")] = (
@@ -104,7 +114,6 @@ def evaluate_drift_command(
     ),
     context: Annotated[list[ContextKind], typer.Option(help="what a chunk sees of the ones before, compared with the model's own way")] = (),
     stories: Annotated[int, typer.Option(help="of each mode")] = 1,
-    output: Annotated[Path, typer.Option("-o", "--output", "--json", help="figures, .json")] = Path("docs/results/drift.json"),
     plot: Annotated[Path | None, typer.Option(help="their picture, .png; beside the figures by default")] = None,
     work: Annotated[Path | None, typer.Option(help="folder of the stories and what was judged of them; OUTPUT-work by default")] = None,
     data: Annotated[Path | None, typer.Option(help="storybook atlas; a world drawn by code by default")] = None,
@@ -120,14 +129,14 @@ def evaluate_drift_command(
     What was judged is kept: run the same command again to go on after an interruption, or with more modes, contexts, stories.
     """
     with told_errors():
+        from phenaki.devices import choose_device
         from phenaki.evaluation.drift_program import DriftExam, run_drift_evaluation, summary
         from phenaki.evaluation.drift_scripts import DriftSettings
-        from phenaki.pipeline import choose_device
 
         sampling = asked_for(num_steps=num_steps, guidance_scale=guidance_scale)
         settings = DriftSettings(minutes, tuple(one.value for one in mode), stories, seed)
         exam = DriftExam(model, world.value, data, settings, tuple(one.value for one in context), sampling, str(choose_device(device)), fvd)
         with count_progress("windows") as show:
-            figures = run_drift_evaluation(exam, output, plot=plot, work=work, on_window=show)
+            figures = run_drift_evaluation(exam, output, plot=plot, work=work, on_window=show, command=command_line())
         typer.echo("\n".join(summary(figures)))
         tell(f"{output} {plot or output.with_suffix('.png')}")

@@ -15,7 +15,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from phenaki.config import check_range
-from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, grid_positions, rotary_angles, rotate
+from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, RMSNorm, grid_positions, rotary_angles, rotate
 from phenaki.quantizer import COMMITMENT, FSQ, VQ, Quantized
 
 
@@ -88,9 +88,9 @@ class SpaceTimeLayer(nn.Module):
     def __init__(self, config: CViViTConfig):
         super().__init__()
         self.window = config.window
-        self.attention_norm = nn.RMSNorm(config.dim)
+        self.attention_norm = RMSNorm(config.dim)
         self.attention = Attention(config.dim, config.heads)
-        self.feed_forward_norm = nn.RMSNorm(config.dim)
+        self.feed_forward_norm = RMSNorm(config.dim)
         self.feed_forward = FeedForward(config.dim, config.mlp_dim)
 
     def over_space(self, x: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class SpaceTimeTransformer(nn.Module):
         self.kinds = pattern.replace(" ", "")
         self.place = PlaceEmbedding(config.dim)
         self.layers = nn.ModuleList(SpaceTimeLayer(config) for _ in self.kinds)
-        self.norm = nn.RMSNorm(config.dim)
+        self.norm = RMSNorm(config.dim)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         """x: (b t h w d); `stream` is read and brought up to date."""

@@ -9,7 +9,7 @@ edges show, it arrives at a frame to come with a jump, and kept tokens may stand
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from phenaki.frame_source import Clip, FrameSource
 from phenaki.pipeline import DEFAULT_MODEL, Phenaki, StoryChunk, ready_model, sampling_options, story_progress, to_pixels
-from phenaki.recording import Written
+from phenaki.recording import Written, keep_unfinished
 from phenaki.regions import ClipRegion, Region, RegionError
 from phenaki.repainting import Repainter, plan_chunks
 from phenaki.story import MAX_SCENE_SECONDS, Story
@@ -207,14 +207,18 @@ def edit(
     return Video(shown, phenaki.info.fps, (VideoScene(chunk.prompt, 0, len(shown)),), edit_script(phenaki, source, told, len(shown)))
 
 
-def edit_to_file(phenaki: Phenaki, clip: Clip, told: Edit, path: str | Path, *, progress: bool = True) -> Written:
-    """Writes the edited clip while it is made. The clip itself is not written over."""
+def edit_to_file(
+    phenaki: Phenaki, clip: Clip, told: Edit, path: str | Path, *, progress: bool = True, on_note: Callable[[str], None] = lambda note: None
+) -> Written:
+    """Writes the edited clip while it is made. The clip itself is not written over; on_note is told of what another run left unfinished."""
     started, source = time.perf_counter(), FrameSource.of(clip)
     path = check_result_path(path, source)
     chunks = stream_edit(phenaki, source, told)
     first = next(chunks)
     size, fps, total = told.size or phenaki.info.tokenizer.image_size, phenaki.info.fps, first.num_frames_total
     scenes, script = (VideoScene(first.prompt, 0, total),), edit_script(phenaki, source, told, total)
+    if kept := keep_unfinished(path):
+        on_note(f"{path}: another run left it unfinished. {kept}")
     with VideoWriter(path, fps=fps, size=(size, size), scenes=scenes, script=script) as writer, story_progress(progress) as advance:
         for chunk in chain([first], chunks):
             writer.write(chunk.frames)

@@ -53,6 +53,13 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
+class RMSNorm(nn.RMSNorm):
+    """Computed in the numbers of its weights: under autocast what comes in may have fewer bits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
 class Attention(nn.Module):
     """Multi-head attention with QK-norm and rotary positions; `source_dim` is the width of what it attends to."""
 
@@ -63,8 +70,8 @@ class Attention(nn.Module):
         self.heads, self.head_dim = heads, dim // heads
         self.to_queries = nn.Linear(dim, dim, bias=False)
         self.to_keys_values = nn.Linear(source_dim or dim, 2 * dim, bias=False)
-        self.query_norm = nn.RMSNorm(self.head_dim)
-        self.key_norm = nn.RMSNorm(self.head_dim)
+        self.query_norm = RMSNorm(self.head_dim)
+        self.key_norm = RMSNorm(self.head_dim)
         self.to_out = nn.Linear(dim, dim, bias=False)
 
     def keys_values(self, source: Tensor) -> KeysValues:

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki.config import check_range
-from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, grid_positions, rotary_angles, rotate
+from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, RMSNorm, grid_positions, rotary_angles, rotate
 
 ORDINARY, FIRST, ANCHOR = 0, 1, 2  # kinds of slices: a tube of frames; the one frame that starts a video; the anchor
 
@@ -75,11 +75,11 @@ class MaskedLayer(nn.Module):
 
     def __init__(self, config: MaskGITConfig):
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.dim)
+        self.attention_norm = RMSNorm(config.dim)
         self.attention = Attention(config.dim, config.heads)
-        self.text_norm = nn.RMSNorm(config.dim)
+        self.text_norm = RMSNorm(config.dim)
         self.text_attention = Attention(config.dim, config.heads, source_dim=config.text_dim)
-        self.feed_forward_norm = nn.RMSNorm(config.dim)
+        self.feed_forward_norm = RMSNorm(config.dim)
         self.feed_forward = FeedForward(config.dim, config.mlp_dim)
 
     def forward_context(self, x: Tensor, angles: Tensor) -> tuple[Tensor, KeysValues]:
@@ -138,7 +138,7 @@ class FactorHeads(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(config.dim, config.factor_size) for _ in range(config.token_factors))
         self.earlier = nn.ModuleList(nn.Embedding(config.factor_size, config.dim) for _ in later)
         self.mixers = nn.ModuleList(FeedForward(config.dim, 2 * config.dim) for _ in later)
-        self.norms = nn.ModuleList(nn.RMSNorm(config.dim) for _ in later)
+        self.norms = nn.ModuleList(RMSNorm(config.dim) for _ in later)
         for head in self.heads:
             nn.init.normal_(head.weight, std=0.02)
 
@@ -183,7 +183,7 @@ class MaskGIT(nn.Module):
         self.condition_embedding = nn.Parameter(torch.zeros(config.dim))  # marks condition tokens
         self.null_text = nn.Parameter(torch.zeros(1, 1, config.text_dim))  # stands for "no text"
         self.layers = nn.ModuleList(MaskedLayer(config) for _ in range(config.depth))
-        self.norm = nn.RMSNorm(config.dim)
+        self.norm = RMSNorm(config.dim)
         self.to_logits = FactorHeads(config)
         for embedding in (self.slice_embedding, self.time_embedding, self.corruption_embedding):
             nn.init.normal_(embedding.weight, std=0.02)

@@ -16,6 +16,7 @@ import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +34,14 @@ READ_BYTES = 1 << 20  # at once, of what is not kept
 
 class PartFileError(ValueError):
     """A part file that cannot be written, or not be gone on with; the message says why and what to do."""
+
+
+class OtherPartError(PartFileError):
+    """A part file that was to become something else: `problem` names it and says why, the message says what to do besides."""
+
+    def __init__(self, problem: str, remedy: str = "Begin anew, with --anew"):
+        super().__init__(f"{problem}. {remedy}")
+        self.problem = problem
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class PartFile:
     def go_on(self, start: bytes, label: dict[str, Any]) -> Notes:
         """Keeps the whole pieces, cuts off what stands behind them and returns their notes; begins anew where none is whole.
 
-        PartFileError where the file was to become something else; it is then left as it is.
+        OtherPartError where the file was to become something else; it is then left as it is.
         """
         whole, notes = entries(self.file), Notes(self.file)
         first = next(whole, None)
@@ -144,13 +153,13 @@ class PartFile:
         try:
             begun = json.loads(first.note)
         except (ValueError, RecursionError) as error:
-            raise PartFileError(f"{self.path}: its label cannot be read, this program did not write it: begin anew") from error
+            raise OtherPartError(f"{self.path}: its label cannot be read, this program did not write it") from error
         other = difference(begun, json.loads(json.dumps(label)))
         if other is not None:
-            raise PartFileError(f"{self.path}: was begun with {other}. Give what it was begun with to go on, or begin anew")
+            raise OtherPartError(f"{self.path}: was begun with {other}", "Give what it was begun with to go on, or begin anew, with --anew")
         self.file.seek(0)
         if self.file.read(first.note_at - HEAD.size) != start:
-            raise PartFileError(f"{self.path}: was begun by another version of the video encoder, or with another codec: begin anew")
+            raise OtherPartError(f"{self.path}: was begun by another version of the video encoder, or with another codec")
 
     def append(self, piece: bytes, num_frames: int, note: bytes = b"") -> None:
         """Adds a piece and its record, for every reader at once; OSError where they do not fit, and then no part of them stays.
@@ -198,6 +207,20 @@ def open_alone(path: Path) -> BinaryIO:
             file.close()
             raise PartFileError(f"{path}: another run is writing this video; wait for it, or give another name") from error
         file.close()  # the run before removed it between our opening and our locking
+
+
+def set_aside(part: Path) -> Path | None:
+    """Gives a part file in which frames lie another name beside it, the first free one of .story.part-1.mp4, -2 and so on; returns that.
+
+    None where no whole piece is in it. PartFileError where another run is writing it.
+    """
+    with open_alone(part) as file:
+        if not any(entry.num_frames for entry in entries(file)):
+            return None
+        names = (part.with_name(f"{part.stem}-{number}{part.suffix}") for number in count(1))
+        aside = next(path for path in names if not os.path.lexists(path))
+        os.rename(part, aside)
+    return aside
 
 
 def difference(one: Any, other: Any, name: str = "") -> str | None:

@@ -20,8 +20,9 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
-from phenaki.checkpoint import CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model, weights_hash
+from phenaki.checkpoint import PRETRAINED, CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model, weights_hash
 from phenaki.config import as_dict
+from phenaki.devices import choose_device, choose_dtype
 from phenaki.director import Given, SceneText, direct
 from phenaki.frame_source import FrameSource
 from phenaki.sampling import SamplingOptions
@@ -70,33 +71,6 @@ class SceneTexts(Sequence[SceneText]):
 
     def __getitem__(self, index: int) -> SceneText:
         return self.encode(self.scenes[index].prompt, self.scenes[index].negative)
-
-
-def choose_device(device: str | torch.device | None) -> torch.device:
-    """"auto" or None: the NVIDIA GPU where there is one, else the CPU. ValueError for a GPU that is not there."""
-    if device in (None, "auto"):
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r}: allowed are auto, cpu, cuda, cuda:N") from error
-    if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {device!r}: allowed are auto, cpu, cuda, cuda:N")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r}: this machine has no NVIDIA GPU that torch can use; use --device cpu")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {device!r}: this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}")
-    return chosen
-
-
-def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """"auto": bfloat16 on GPUs that have it, float32 elsewhere (on CPUs bfloat16 is mostly emulated, and slower)."""
-    if dtype != "auto":
-        named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-        if named not in (torch.float32, torch.bfloat16, torch.float16):
-            raise ValueError(f"dtype {dtype!r}: allowed are auto, float32, bfloat16, float16")
-        return named
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
 
 
 class Phenaki:
@@ -149,8 +123,11 @@ class Phenaki:
         num_steps: int | None = None,
         negative: str | None = None,
         context: str | None = None,
+        **unknown: Any,
     ) -> Prepared:
         """Checks a story, its prompts, pictures and the values that go before its own, before anything is made."""
+        if unknown:
+            raise TypeError(f"unknown option {next(iter(unknown))!r}: allowed are seed, fps, guidance_scale, num_steps, negative, context")
         story = apply_overrides(Story.of(story), seed=seed, fps=fps, negative=negative)
         planned = plan_story(story, self.info)
         check_not_empty(planned, story.fps or self.info.fps)
@@ -196,14 +173,7 @@ class Phenaki:
         """Pixels a side of the video that a story becomes."""
         return story.size or self.info.tokenizer.image_size
 
-    def generate_story(
-        self,
-        story: Any,
-        *,
-        progress: bool = True,
-        on_chunk: Callable[[StoryChunk], None] | None = None,
-        **options: Any,
-    ) -> Video:
+    def generate_story(self, story: Any, *, progress: bool = True, on_chunk: Callable[[StoryChunk], None] | None = None, **options: Any) -> Video:
         """The whole video. `on_chunk` is called with each StoryChunk as it is made; the options are those of `stream_story`."""
         prepared, frames = self.prepare(story, **options), []
         story = prepared.story
@@ -369,9 +339,14 @@ def story_progress(shown: bool) -> Iterator[Callable[[StoryChunk], None]]:
         )
 
 
-@lru_cache(maxsize=2)
 def load(name: str | Path = DEFAULT_MODEL, device: str | None = None) -> Phenaki:
     """Loads a model by shipped name, folder or hub id; the last two stay loaded."""
+    is_folder = Path(name).is_dir() and not (PRETRAINED / str(name)).is_dir()
+    return _loaded(str(Path(name).resolve() if is_folder else name), str(choose_device(device)))
+
+
+@lru_cache(maxsize=2)
+def _loaded(name: str, device: str) -> Phenaki:
     return Phenaki.from_pretrained(name, device=device)
 
 
@@ -386,8 +361,13 @@ def stream_story(story: Any, *, model: str | Path | Phenaki = DEFAULT_MODEL, dev
 
 
 def ready_model(model: str | Path | Phenaki, device: str | None) -> Phenaki:
-    """The model itself, or the one of a name, folder or hub id."""
-    return model if isinstance(model, Phenaki) else load(model, device)
+    """The model itself, or the one of a name, folder or hub id. ValueError for a device that a model is not on."""
+    if not isinstance(model, Phenaki):
+        return load(model, device)
+    place = lambda one: (one.type, one.index or 0)
+    if device not in (None, "auto") and place(choose_device(device)) != place(model.device):
+        raise ValueError(f"device {device!r}: the model that came is on {model.device}; leave device out, or load it there")
+    return model
 
 
 def model_info(name: str | Path = DEFAULT_MODEL):

@@ -1,16 +1,52 @@
-"""How long a story will take on this machine: operations of the plan over a measured speed. Touches no weights."""
+"""What a script becomes, and how long that will take on this machine: operations of the plan over a measured speed. Touches no weights."""
 
 import time
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from phenaki.checkpoint import ModelInfo
+from phenaki.checkpoint import CheckpointError, ModelInfo
 from phenaki.cvivit import CViViT
 from phenaki.maskgit import MaskGIT
+from phenaki.pipeline import apply_overrides, check_can_recall, check_not_empty, plan_story, sampling_options
+from phenaki.story import Story, StoryError
 from phenaki.story_plan import StoryPlan
+from phenaki.text import TextConfig, check_length, load_counter
 
 EFFICIENCY = 0.45  # of a large matrix product's speed that a whole generation reaches; measured on two CPU cores
 START_SECONDS = 6.0  # loading python's libraries, the text encoder and the weights; measured on the same
+
+
+def plan_script(
+    story: Story, file: Path, info: ModelInfo, *, guidance_scale: float | None = None, num_steps: int | None = None, context: str | None = None,
+    **overrides: Any,
+) -> StoryPlan:  # fmt: skip
+    """The plan of a script's story, checked as `Phenaki.prepare` does as far as that needs no weights. StoryError names the file."""
+    story = apply_overrides(story, **overrides)
+    sampling_options(info.sampling, guidance_scale, num_steps, context)
+    try:
+        planned = plan_story(story, info)
+        check_not_empty(planned, story.fps or info.fps)
+        check_can_recall(planned, info)
+        check_prompts(planned, info.text)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise StoryError(getattr(error, "problem", str(error)), file=str(file)) from None
+    return planned
+
+
+def check_prompts(planned: StoryPlan, config: TextConfig) -> None:
+    """ValueError where a scene tells more than the text encoder reads; nothing where that cannot be known without loading it."""
+    count = load_counter(config)
+    for scene in planned.scenes if count else ():
+        for name in ("prompt", "negative"):
+            words = getattr(scene, name)
+            try:
+                check_length(words, count(words), config)
+            except ValueError as error:
+                raise ValueError(f"scenes[{scene.index}].{name}: {error}") from None
 
 
 def expected_seconds(plan: StoryPlan, info: ModelInfo, num_steps: int | None = None) -> float:

@@ -20,14 +20,14 @@ from torch import Tensor
 from phenaki import __version__
 from phenaki.checkpoint import sha256, weights_hash
 from phenaki.config import as_dict
-from phenaki.part_file import PartFileError
+from phenaki.part_file import OtherPartError, set_aside
 from phenaki.pipeline import Phenaki, Prepared, StoryChunk, story_progress
 from phenaki.story import FILE_FIELDS, Story
 from phenaki.video import VideoWriter, check_output_path, check_spares, pictures_in
 from phenaki.video_encoders import part_path
 
 TOKEN = np.dtype("<i4")  # as tokens stand in a chunk's note: t h w of them, one after the other
-STRANGE = "this program did not write it. Begin anew, with --anew"
+STRANGE = "this program did not write it"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def generate_to_file(
 
     resume: whether it goes on with what a run of the same story, model and options left behind, if one did; the file in the end
     is the one of a run that was never stopped. True: ValueError where story, model or options are others. None: then it begins
-    anew, and says so. False: it begins anew.
+    anew, keeps what was left behind under another name, and says so. False: it begins anew.
     """
     started = time.perf_counter()
     prepared = phenaki.prepare(story, **options)  # checks everything before a file is opened
@@ -77,15 +77,25 @@ def generate_to_file(
 
 
 def open_writer(path: Path, resume: bool | None, about: dict[str, Any], on_note: Callable[[str], None]) -> VideoWriter:
-    """The writer of a story's file. about: its other arguments. resume None: on_note is told of a part file of another run, which is begun anew."""
+    """The writer of a story's file. about: its other arguments. resume None: a part file of another run is kept, on_note is told of it."""
     if resume is not None or not part_path(path).exists():
         return VideoWriter(path, resume=bool(resume), **about)
     try:
         return VideoWriter(path, resume=True, **about)
-    except PartFileError as error:
-        writer = VideoWriter(path, resume=False, **about)  # fails again where another run is writing it
-        on_note(f"begins anew: {error}")
-        return writer
+    except OtherPartError as error:
+        kept = keep_unfinished(path)
+        on_note(f"begins anew: {error.problem}{f'. {kept}; to go on with it, name it {part_path(path).name} again' if kept else ''}")
+        return VideoWriter(path, resume=False, **about)
+
+
+def keep_unfinished(path: Path) -> str:
+    """Moves what another run left of a video out of the way; says where it is, "" where no frames were left.
+
+    PartFileError where that run is still at work.
+    """
+    part = part_path(path)
+    aside = set_aside(part) if part.exists() else None
+    return "" if aside is None else f"What is in it plays, and is kept as {aside}"
 
 
 def files_of(story: Story) -> list[Path]:
@@ -94,9 +104,9 @@ def files_of(story: Story) -> list[Path]:
 
 
 def check_frames(writer: VideoWriter, due: int) -> None:
-    """PartFileError where the part file does not have the frames that stand before frame `due`, and no others."""
+    """OtherPartError where the part file does not have the frames that stand before frame `due`, and no others."""
     if writer.num_frames != due:
-        raise PartFileError(f"{writer.path}: its part file has {writer.num_frames} frames where its chunks have {due}: {STRANGE}")
+        raise OtherPartError(f"{writer.path}: its part file has {writer.num_frames} frames where its chunks have {due}: {STRANGE}")
 
 
 def told_of(writer: VideoWriter, num_chunks: int) -> str:
@@ -109,7 +119,7 @@ def told_of(writer: VideoWriter, num_chunks: int) -> str:
 class MadeTokens(Sequence[Tensor]):
     """The tokens (t h w) int64 in [0, codebook_size) of the chunks that lie in a part file, read when they are asked for.
 
-    PartFileError for a note that does not hold such.
+    OtherPartError for a note that does not hold such.
     """
 
     def __init__(self, notes: Sequence[bytes], grid: tuple[int, int], codebook_size: int):
@@ -121,10 +131,10 @@ class MadeTokens(Sequence[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         note, slice_bytes = self.notes[index], TOKEN.itemsize * math.prod(self.grid)
         if not note or len(note) % slice_bytes:
-            raise PartFileError(f"chunk {index + 1} of the part file has a note of {len(note)} bytes, a slice has {slice_bytes}: {STRANGE}")
+            raise OtherPartError(f"chunk {index + 1} of the part file has a note of {len(note)} bytes, a slice has {slice_bytes}: {STRANGE}")
         tokens = tokens_of_note(note, self.grid)
         if not 0 <= int(tokens.min()) <= int(tokens.max()) < self.codebook_size:
-            raise PartFileError(f"chunk {index + 1} of the part file has tokens that are none of the model's {self.codebook_size}: {STRANGE}")
+            raise OtherPartError(f"chunk {index + 1} of the part file has tokens that are none of the model's {self.codebook_size}: {STRANGE}")
         return tokens
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from phenaki.checkpoint import ModelInfo
-from phenaki.part_file import difference
+from phenaki.part_file import OtherPartError, difference
 from phenaki.pipeline import (
     DEFAULT_MODEL,
     Phenaki,
@@ -110,6 +110,8 @@ def render(phenaki: Phenaki, story: Story | Path, job: Job, settings: RenderSett
         )
     except BrokenPipeError:
         raise  # whoever was to be told of the frames is gone
+    except OtherPartError as error:
+        return Outcome(job, f"{error.problem}. Move it away, or --overwrite makes all videos anew")
     except Exception as error:
         return Outcome(job, reason_of(error))
     return Outcome(job, "", written.num_frames, written.video_seconds, written.wall_seconds)

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from phenaki.pipeline import choose_device
+from phenaki.devices import choose_device
 from phenaki.rendering import Outcome, RenderError, RenderSettings, Watcher
 from phenaki.script_folder import Job
 

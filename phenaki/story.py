@@ -22,6 +22,7 @@ MAX_STORY_SECONDS = 24 * 3600
 MAX_FILE_BYTES = 1 << 20
 MAX_ERRORS_TOLD = 5
 MAX_NAME_CHARS = 64
+OF_A_VIDEO = ("model", "made_with", "edit")  # keys that the script inside a video has besides those of a story
 MAX_REMEMBERED = 16  # names in a story: each is a slice of tokens that is held to its end
 FILE_FIELDS = ("image", "video", "end_image")  # of a scene
 
@@ -117,8 +118,11 @@ class Story(BaseModel):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Story:
-        """The story a dict describes. Raises StoryError naming the field, its value and what is allowed."""
-        return _checked(Parsed(data))
+        """The story a dict describes, also that of `Video.script`, whose `model` and `edit` are passed over.
+
+        Raises StoryError naming the field, its value and what is allowed.
+        """
+        return _checked(Parsed({key: data[key] for key in data if key not in OF_A_VIDEO} if isinstance(data, dict) else data))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Story:

@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 from bisect import bisect
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,10 +135,7 @@ class TextEncoder:
         ids = self._ids(prompt)
         if not ids:
             raise ValueError(f"prompt {prompt!r} has no tokens for {self.config.source!r}: write at least a word")
-        if len(ids) > self.config.max_length:
-            raise ValueError(
-                f"prompt of {len(ids)} tokens: {self.config.max_length} at most. Shorten it, or split it into scenes: {_shorten(prompt)!r}"
-            )
+        check_length(prompt, len(ids), self.config)
         return ids
 
     def shortened(self, prompt: str) -> str:
@@ -184,6 +181,25 @@ class TextEncoder:
             self._cache.move_to_end(prompt)
         while len(self._cache) > self.cache_size:
             self._cache.popitem(last=False)
+
+
+def check_length(prompt: str, num_tokens: int, config: TextConfig) -> None:
+    """ValueError for a prompt of more tokens than are read."""
+    if num_tokens > config.max_length:
+        raise ValueError(f"prompt of {num_tokens} tokens: {config.max_length} at most. Shorten it, or split it into scenes: {_shorten(prompt)!r}")
+
+
+def load_counter(config: TextConfig) -> Callable[[str], int] | None:
+    """What counts an encoder's tokens of a prompt, without the encoder; None where its folder is not here, or has no tokenizer.json."""
+    folder = find_minilm() if config.source == MINILM else Path(config.source).expanduser()
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    from tokenizers import Tokenizer  # a part of what `transformers` brings; a hundredth of its seconds
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lambda prompt: len(tokenizer.encode(prompt).ids)
 
 
 def find_folder(source: str) -> Path:

@@ -17,6 +17,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 # What a file may import of phenaki, where that is little. A leaf imports nothing of it.
 ALLOWED = {
     "atomic": set(),
+    "devices": set(),
     "layers": set(),
     "masking": set(),
     "quantizer": set(),
@@ -50,7 +51,7 @@ ALLOWED = {
     "script_folder": {"story_formats", "video_files"},
     "rendering": {"checkpoint", "part_file", "pipeline", "recording", "script_folder", "story", "video_encoders", "video_files"},
     "rendering_worker": {"pipeline", "rendering", "script_folder"},
-    "rendering_processes": {"pipeline", "rendering", "script_folder"},
+    "rendering_processes": {"devices", "pipeline", "rendering", "script_folder"},
     "rendering_ray": {"atomic", "checkpoint", "pipeline", "rendering", "rendering_processes", "script_folder", "story"},
     "rendering_display": {"rendering", "script_folder"},
     "rendering_program": {"rendering", "rendering_display", "rendering_processes", "rendering_ray"},

@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from phenaki import atomic
 
 
@@ -23,3 +25,32 @@ def test_files_and_folders_can_be_synced(tmp_path):
     (tmp_path / "a").write_text("a")
     atomic.sync(tmp_path / "a")
     atomic.sync(tmp_path)
+
+
+def test_what_cannot_have_its_name_leaves_no_part_behind(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(OSError):
+        atomic.write_text(tmp_path / "a.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_file_that_could_not_be_written_is_told_beforehand(tmp_path):
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "file").write_text("a file")
+    for name, words in [("a.mp4", "must end in .json"), ("folder.json", "is a folder"), ("none/a.json", "no folder"), ("file/a.json", "no folder")]:
+        with pytest.raises(ValueError, match=words):
+            atomic.check_file(tmp_path / name, ".json")
+    with pytest.raises(ValueError, match=r"t\.json: cannot write in .*proc"):
+        atomic.check_file(atomic.Path("/proc/t.json"), ".json")
+    atomic.check_file(tmp_path / "a.json", ".json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.json"]
+
+
+def test_a_file_in_a_folders_place_is_told_beforehand(tmp_path):
+    (tmp_path / "file").write_text("a file")
+    for name in ("file", "file/a", "file/a/b"):
+        with pytest.raises(ValueError, match=r"file.* is a file; needed a folder"):
+            atomic.check_folder(tmp_path / name)
+    atomic.check_folder(tmp_path)
+    atomic.check_folder(tmp_path / "a/b")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

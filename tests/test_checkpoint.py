@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from phenaki import checkpoint
 from phenaki.checkpoint import PRETRAINED, CheckpointError, ModelInfo, find_model, load_model, read_info, save_model, sha256
@@ -70,6 +70,15 @@ def test_a_model_comes_back_exactly(folder, made):
     assert replace(model.info, files={}) == INFO
     assert model.info.files == {name: sha256(folder / name) for name in ("tokenizer.safetensors", "generator.safetensors")}
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "generator.safetensors", "tokenizer.safetensors"]
+
+
+def test_whoever_may_read_a_models_settings_may_read_its_weights(tmp_path, made):
+    before = os.umask(0o022)
+    try:
+        save_model(tmp_path / "model", INFO, *made)
+    finally:
+        os.umask(before)
+    assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "model").iterdir()} == {"0o644"}
 
 
 def test_a_loaded_model_is_for_use_not_for_training(folder):
@@ -332,7 +341,7 @@ def test_a_save_broken_off_anywhere_leaves_the_old_model_or_the_new_one(folder, 
             return call
 
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "save_file", counted(save_file))
+            patch.setattr(checkpoint, "save", counted(save))
             patch.setattr(os, "replace", counted(os.replace))
             patch.setattr(Path, "unlink", counted(Path.unlink))
             try:

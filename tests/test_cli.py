@@ -177,6 +177,16 @@ def test_bad_options_are_told(script, model, tmp_path, option, value, words):
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
+@pytest.mark.parametrize("command", ["generate", "plan"])
+def test_a_script_that_cannot_be_told_is_named_before_the_model_is_loaded(tmp_path, no_models, monkeypatch, model, command):
+    monkeypatch.setattr(TextEncoder, "load", lambda *_: pytest.fail("the text encoder was loaded"))
+    long = "a bear\n" + "bear " * 90
+    for text, words in [("[0.05s] a bear\n", "scenes[0].seconds = 0.05: at 8 fps"), (long, "scenes[1].prompt: prompt of 92 tokens")]:
+        (tmp_path / "tiny.txt").write_text(text)
+        told = fails(command, tmp_path / "tiny.txt", "--model", model, *(["-o", tmp_path / "a.mp4"] if command == "generate" else []))
+        assert told.startswith(f"error: {tmp_path / 'tiny.txt'}: {words}")
+
+
 def test_models_that_cannot_be_used(script, model, tmp_path):
     output = ["-o", tmp_path / "a.mp4", "--device", "cpu"]
     assert "model 'nosuch': no such folder, and not a shipped model" in fails("generate", script, *output, "--model", "nosuch")
@@ -341,14 +351,19 @@ def test_bad_settings(tmp_path, network, old, new, words):
 def test_bad_training_options(config, tmp_path, network):
     command = ["train", network, "--config", config, "--out", tmp_path / "run"]
     assert "0 steps: needed at least 1" in fails(*command, "--steps", 0)
+    assert "seed -1: needed at least 0" in fails(*command, "--seed", -1)
     assert "device 'gpu'" in fails(*command, "--device", "gpu")
     assert "no such file" in fails("train", network, "--config", tmp_path / "none.toml", "--out", tmp_path / "run")
+    (tmp_path / "empty.toml").write_text("# nothing\n")
+    assert "empty.toml: holds no settings" in fails("train", network, "--config", tmp_path / "empty.toml", "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_cannot_be_written(config, tmp_path):
+@pytest.mark.parametrize("network", ["tokenizer", "generator"])
+def test_a_run_that_cannot_be_written(config, tmp_path, network):
     (tmp_path / "file").write_text("a file")
-    assert "file" in fails("train", "tokenizer", "--config", config, "--out", tmp_path / "file", "--steps", 1, "--device", "cpu")
+    for out, words in [("file", "file: is a file; needed a folder"), ("file/run", "file is a file; needed a folder")]:
+        assert words in fails("train", network, "--config", config, "--out", tmp_path / out, "--steps", 1, "--device", "cpu")
 
 
 def test_a_tokenizer_that_is_not_there(config, tmp_path):
@@ -371,6 +386,8 @@ def test_a_preview_of_a_world(tmp_path, world):
 def test_a_preview_that_cannot_be(tmp_path):
     assert "there is a preview of storybook" in fails("data", "preview", "films", "-o", tmp_path / "b.png")
     assert "must end in .png" in fails("data", "preview", "storybook", "-o", tmp_path / "b.jpg")
+    assert "seed -1: needed at least 0" in fails("data", "preview", "storybook", "-o", tmp_path / "b.png", "--seed", -1)
+    assert "there is no folder" in fails("data", "preview", "storybook", "-o", tmp_path / "none/b.png")
     assert "known worlds are small, medium, full" in fails("data", "preview", "storybook", "-o", tmp_path / "b.png", "--world", "big")
 
 
@@ -461,6 +478,7 @@ def test_damaged_stories_of_a_run_are_reported_and_made_anew(config, model, tmp_
         ("storybook", ["--clips", 0], "0 clips of 17 slices and 0 pictures to tokenise: needed at least one"),
         ("storybook", ["--world", "big"], "world 'big'; known worlds: small, medium, full"),
         ("storybook", ["--device", "gpu"], "device 'gpu'"),
+        ("storybook", ["--seed", -1], "seed -1: needed at least 0"),
         ("storybook", ["-o", "a.npz"], "ending '.npz': tokens are stored as .safetensors"),
     ],
 )
@@ -479,6 +497,15 @@ def test_another_file_is_not_overwritten_by_tokens(model):
 
 def test_tokens_are_not_tokenised(model, tokens, tmp_path):
     assert "holds story tokens already" in fails("data", "tokenize", tokens, "-o", tmp_path / "b.safetensors", "--model", model)
+
+
+def test_data_of_another_kind_is_told(config, tokens, tmp_path):
+    Video(np.zeros((9, 32, 32, 3), np.uint8), 8).save(tmp_path / "clip.mp4")
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    command = ["train", "tokenizer", "--config", config, "--out", tmp_path / "run", "--steps", 1, "--device", "cpu", "--data"]
+    assert f"clip.mp4: a single video; give its folder, {tmp_path}" in fails(*command, tmp_path / "clip.mp4")
+    assert "a.png: a single picture; give its folder" in fails(*command, tmp_path / "a.png")
+    assert "holds story tokens, for `phenaki train generator --data` alone" in fails(*command, tokens)
 
 
 # ---- as a process --------------------------------------------------------------------------------------------------

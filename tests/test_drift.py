@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -316,9 +317,11 @@ def no_networks(monkeypatch):
 
 def test_the_command_compares_contexts_and_makes_nothing_twice(folder, no_networks, monkeypatch, tmp_path):  # noqa: F811
     arguments = ("--model", folder, "--minutes", 0.5, "--mode", "switching", "-o", tmp_path / "a.json", "--context", "frames")
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/phenaki", "evaluate", "drift", "-o", "a.json"])
     code, said = run(*arguments)
     assert code == 0, said
     figures = json.loads((tmp_path / "a.json").read_text())
+    assert figures["command"] == "phenaki evaluate drift -o a.json"
     assert list(figures["contexts"]) == ["tokens", "frames"] and list(figures["contexts"]["frames"]) == figures["modes"] == ["switching"]
     one, other = (figures["contexts"][context]["switching"] for context in ("tokens", "frames"))
     assert one["windows"] == other["windows"] == 8 and one["minutes"] != other["minutes"], "the videos differ"
@@ -379,6 +382,10 @@ def test_a_referee_that_is_weak_on_the_truth_is_told(phenaki, world, tmp_path, m
     ("changed", "said"),
     [
         ({"-o": "a.txt"}, "must end in .json"),
+        ({"-o": "folder.json"}, "folder.json: is a folder"),
+        ({"-o": "/proc/t.json"}, "cannot write in /proc"),
+        ({"--work": "file.txt"}, "file.txt: is a file; needed a folder"),
+        ({"--work": "file.txt/a"}, "file.txt is a file; needed a folder"),
         ({"--plot": "a.pdf"}, "must end in .png"),
         ({"--model": "missing"}, "no such folder"),
         ({"--minutes": "99"}, "0.5 to 60"),
@@ -388,9 +395,18 @@ def test_a_referee_that_is_weak_on_the_truth_is_told(phenaki, world, tmp_path, m
 )
 def test_mistakes_are_one_message(folder, no_networks, tmp_path, monkeypatch, changed, said):  # noqa: F811
     monkeypatch.chdir(tmp_path)
+    Path("folder.json").mkdir()
+    Path("file.txt").write_text("a file")
     options = {"--model": folder, "--minutes": 0.5, "-o": "a.json"} | changed
     code, output = run(*(word for pair in options.items() for word in pair))
     assert code == 2 and said in output and output.count("error:") == 1 and "Traceback" not in output
+
+
+def test_figures_are_written_where_they_are_asked_for(folder, no_networks, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    Path("docs/results").mkdir(parents=True)
+    code, said = run("--model", folder, "--minutes", 0.5)
+    assert code == 2 and "Missing option" in said and "--output" in said and not list(Path("docs/results").iterdir())
 
 
 def test_an_unknown_context_is_refused(folder, tmp_path):  # noqa: F811

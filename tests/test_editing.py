@@ -19,7 +19,7 @@ from phenaki.repainting import Repainter
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.settings import load_settings
-from phenaki.video import Video, VideoError, middle_square, read_video
+from phenaki.video import Video, VideoError, VideoWriter, middle_square, read_video
 
 ROOT = Path(__file__).resolve().parents[1]
 BOX = (8, 8, 16, 8)  # of 32x32 pixels: tokens (1, 1) and (1, 2) of 4x4
@@ -169,6 +169,17 @@ def test_a_file_becomes_a_file(model, tmp_path):
     assert video.script["edit"] == {
         "clip": "a.mp4", "box": list(BOX), "outside": False, "frames": None, "mask": False, "keep": 0.0, "extend": 0.5, "paste": True,
     }  # fmt: skip
+
+
+def test_what_another_run_left_unfinished_is_kept(model, tmp_path):
+    left = VideoWriter(tmp_path / "b.mp4", fps=8, size=(32, 32), label={"another": "story"})
+    left.write(clip_of(5).frames)
+    left.encoder.abandon()
+    before, notes = (tmp_path / ".b.part.mp4").read_bytes(), []
+    edit_to_file(model, clip_of(3), Edit("a bear", Region(BOX)), tmp_path / "b.mp4", progress=False, on_note=notes.append)
+    aside = tmp_path / ".b.part-1.mp4"
+    assert notes == [f"{tmp_path / 'b.mp4'}: another run left it unfinished. What is in it plays, and is kept as {aside}"]
+    assert aside.read_bytes() == before and len(read_video(tmp_path / "b.mp4")) == 3
 
 
 def test_the_clip_is_not_written_over(model, tmp_path):

@@ -295,6 +295,8 @@ def test_the_command_writes_figures_and_page(folder, tmp_path):
     ("changed", "said"),
     [
         ({"-o": "a.txt"}, "must end in .json"),
+        ({"-o": "folder.json"}, "folder.json: is a folder"),
+        ({"-o": "/proc/t.json"}, "cannot write in /proc"),
         ({"-o": "nowhere/a.json"}, "there is no folder"),
         ({"--html": "a.pdf"}, "must end in .html"),
         ({"--model": "missing"}, "no such folder"),
@@ -304,6 +306,8 @@ def test_the_command_writes_figures_and_page(folder, tmp_path):
 )
 def test_mistakes_are_one_message(folder, tmp_path, monkeypatch, changed, said):
     monkeypatch.chdir(tmp_path)
+    Path("folder.json").mkdir()
+    Path("file.txt").write_text("a file")
     options = {"--model": folder, "--clips": 2, "-o": "a.json"} | changed
     code, output = run(*(word for pair in options.items() for word in pair))
     assert code == 2 and said in output and output.count("error:") == 1 and "Traceback" not in output

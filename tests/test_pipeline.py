@@ -10,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+import phenaki.devices as devices
 import phenaki.pipeline as pipeline
 from phenaki import Scene, Story
 from phenaki.checkpoint import CheckpointError, ModelInfo, load_model, read_info, save_model
 from phenaki.cvivit import CViViT
+from phenaki.devices import choose_device, choose_dtype, cpu_is_faster_in_bf16
 from phenaki.maskgit import MaskGIT
-from phenaki.pipeline import Phenaki, choose_device, choose_dtype, plan_story, retimed, retimed_length
+from phenaki.pipeline import Phenaki, plan_story, retimed, retimed_length
 from phenaki.recording import generate_to_file
 from phenaki.sampling import SamplingOptions
 from phenaki.story import StoryError
@@ -351,6 +353,26 @@ def test_the_functions_of_the_package(ready, folder):
     assert pipeline.load(folder, "cpu") is pipeline.load(folder, "cpu")
 
 
+def test_a_model_is_loaded_once_whatever_it_is_called_by(ready, folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(Phenaki, "from_pretrained", lambda name, device: (name, device))
+    pipeline._loaded.cache_clear()
+    named = [pipeline.load(), pipeline.load("storybook"), pipeline.load(device="cpu"), pipeline.load("storybook", "auto")]
+    assert set(map(id, named)) == {id(named[0])} and named[0] == ("storybook", "cpu")
+    monkeypatch.chdir(folder.parent)
+    assert pipeline.load(folder.name) is pipeline.load(folder) is pipeline.load(str(folder), device="cpu")
+    pipeline._loaded.cache_clear()
+
+
+def test_options_and_devices_that_are_none_are_told(ready, folder, monkeypatch):
+    with pytest.raises(TypeError, match="unknown option 'steps': allowed are seed, fps, guidance_scale, num_steps, negative, context"):
+        pipeline.generate_story(TWO, model=ready, steps=2)
+    monkeypatch.setattr(pipeline, "choose_device", torch.device)
+    with pytest.raises(ValueError, match="device 'cuda': the model that came is on cpu"):
+        pipeline.generate_story(TWO, model=ready, device="cuda")
+    assert pipeline.ready_model(ready, "cpu") is pipeline.ready_model(ready, "auto") is ready
+
+
 def test_another_text_encoder_is_refused(tmp_path, text_encoder):
     model = load_model(save_tiny(tmp_path, "t5 sha256:0123"))
     with pytest.raises(CheckpointError, match=r"'tiny' was trained with the text encoder t5 sha256:0123, not bert sha256:53aa"):
@@ -391,16 +413,24 @@ def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(monkeypatch, comp
     assert choose_dtype("auto", torch.device("cuda")) is dtype and has_bf16(torch.device("cuda")) is computes
 
 
-def test_the_cpu_computes_in_float32():
+@pytest.mark.parametrize(("seconds", "dtype"), [((3e-3, 1e-3), torch.bfloat16), ((1e-3, 3e-3), torch.float32), ((1e-3, 0.9e-3), torch.float32)])
+def test_the_cpu_computes_in_what_it_is_measured_to_be_much_faster_in(monkeypatch, seconds, dtype):
+    timed = {torch.float32: seconds[0], torch.bfloat16: seconds[1]}
+    monkeypatch.setattr(devices, "_seconds", lambda one, other: timed[one.dtype])
+    cpu_is_faster_in_bf16.cache_clear()
+    assert choose_dtype("auto", torch.device("cpu")) is dtype
+    cpu_is_faster_in_bf16.cache_clear()
+
+
+def test_a_dtype_that_is_asked_for_is_taken():
     cpu = torch.device("cpu")
-    assert choose_dtype("auto", cpu) is torch.float32
     assert choose_dtype("bfloat16", cpu) is torch.bfloat16 and choose_dtype(torch.float32, cpu) is torch.float32
     for dtype in ("float8", "float64", "nn", torch.int32):
         with pytest.raises(ValueError, match="allowed are auto, float32, bfloat16, float16"):
             choose_dtype(dtype, cpu)
 
 
-@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+@pytest.mark.filterwarnings("error")
 def test_half_precision_gives_whole_videos(ready):
     half = Phenaki(pipeline.Model(ready.info, ready.tokenizer, ready.generator), ready.text_encoder, ready.device, torch.bfloat16)
     video = half.generate_story([("a bear", 1)])
@@ -417,7 +447,8 @@ def test_a_file_with_chapters_and_script(ready, tmp_path, fps):
     assert written.num_frames == len(video) == len(read) and written.video_seconds == 3.5 and written.wall_seconds > 0
     assert read.fps == video.fps and read.scenes == video.scenes and read.script == video.script and read.script["seed"] == 3
     assert np.abs(read.frames.mean((1, 2)) - video.frames.mean((1, 2))).max() < 8
-    assert Story.from_dict({key: value for key, value in read.script.items() if key not in ("model", "made_with")}).seed == 3
+    assert Story.of(read.script) == Story.from_dict({key: value for key, value in read.script.items() if key not in ("model", "made_with")})
+    assert Story.of({**read.script, "edit": {"clip": "a.mp4"}}).seed == 3
 
 
 def test_an_interrupt_leaves_what_was_made(ready, tmp_path, monkeypatch):

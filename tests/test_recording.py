@@ -19,7 +19,7 @@ import phenaki.video
 from phenaki.checkpoint import Model, load_model, weights_hash
 from phenaki.part_file import PartFile, PartFileError
 from phenaki.pipeline import Phenaki
-from phenaki.recording import MadeTokens, content_hash, generate_to_file, label_of, note_of
+from phenaki.recording import MadeTokens, content_hash, generate_to_file, keep_unfinished, label_of, note_of
 from phenaki.story import Story, StoryError
 from phenaki.text import TextEncoder
 from phenaki.video import Video, VideoError, VideoWriter, read_video
@@ -215,6 +215,38 @@ def test_a_run_goes_on_by_itself_where_it_is_the_same_and_else_begins_anew(ready
     stopped(ready, path, monkeypatch, after=3)
     generate_to_file(ready, STORY, path, on_note=notes.append, resume=False)
     assert path.read_bytes() == unkilled.read_bytes() and not notes
+
+
+def test_what_another_run_left_unfinished_is_kept(ready, tmp_path, monkeypatch):
+    path, notes, kept = tmp_path / "a.mp4", [], []
+    part = part_path(path)
+    for number in (1, 2):
+        stopped(ready, path, monkeypatch, after=3, seed=8)
+        before = part.read_bytes()
+        generate_to_file(ready, STORY, path, on_note=notes.append)
+        kept.append(tmp_path / f".a.part-{number}.mp4")
+        told = f"{part}: was begun with seed = 8, not 0. What is in it plays, and is kept as {kept[-1]}; to go on with it, name it .a.part.mp4 again"
+        assert notes.pop() == f"begins anew: {told}" and not notes
+        assert kept[-1].read_bytes() == before and len(played(kept[-1])) > 3
+    kept[0].rename(part)
+    generate_to_file(ready, STORY, path, on_note=notes.append, seed=8)
+    assert "goes on after" in notes.pop() and sorted(tmp_path.iterdir()) == sorted([kept[1], path])
+
+    PartFile(part).begin(b"", {"another": "label"})
+    generate_to_file(ready, STORY, path, on_note=notes.append)
+    assert notes[0].startswith("begins anew: ") and "kept" not in notes.pop(), "no frames were in it"
+    assert sorted(tmp_path.iterdir()) == sorted([kept[1], path])
+
+
+def test_what_is_being_written_is_not_moved_away(ready, tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    stopped(ready, path, monkeypatch, after=3)
+    held = PartFile(part_path(path))
+    with pytest.raises(PartFileError, match="another run is writing this video"):
+        keep_unfinished(path)
+    held.close()
+    assert part_path(path).exists() and "is kept as" in keep_unfinished(path) and not part_path(path).exists()
+    assert keep_unfinished(path) == ""
 
 
 def test_a_full_disk_leaves_what_can_be_gone_on_with(ready, unkilled, tmp_path, monkeypatch):

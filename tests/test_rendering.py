@@ -267,6 +267,7 @@ def test_a_part_file_of_another_story_is_told_and_overwritten_when_asked(scripts
     (scripts / "a.txt").write_text("[3s] a bear\n")
     report = render_folder(scripts, out, settings)
     assert [outcome.job.script.name for outcome in report.failed] == ["a.txt"] and "was begun with" in report.failed[0].error
+    assert report.failed[0].error.endswith(". Move it away, or --overwrite makes all videos anew") and "--anew" not in report.failed[0].error
     report = render_folder(scripts, out, RenderSettings(settings.model, "cpu", overwrite=True))
     assert not report.failed and report.made[0].num_frames == 24
 
@@ -406,6 +407,8 @@ def test_a_stopped_command_says_how_to_go_on(scripts, model, tmp_path, monkeypat
         (["a.txt", "--ray", "auto"], "go with --scripts FOLDER"),
         (["a.txt", "--overwrite"], "go with --scripts FOLDER"),
         ([], "no script came"),
+        (["--scripts", "scripts", "--anew"], "--resume and --anew go with one script"),
+        (["--scripts", "scripts", "--resume"], "--overwrite makes all anew"),
         (["--scripts", "scripts", "--workers", 0], "0 workers: needed 1 to 1024"),
         (["--scripts", "scripts", "--num-steps", 0], "num_steps 0: needed 1 to 256"),
         (["--scripts", "scripts", "--seed", -1], "seed = -1"),

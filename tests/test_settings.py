@@ -18,7 +18,6 @@ from phenaki.training.settings import ModelSettings, load_settings
 
 TINY = load_settings(Path(__file__).resolve().parents[1] / "configs/tiny.toml")
 INFO = ModelInfo("tiny", TINY.tokenizer, TINY.generator, TINY.text, 8.0, TINY.sampling)
-ANY_NUMBER = {"seed"}
 
 
 def plain(hint: Any) -> Any:
@@ -45,7 +44,7 @@ NUMBERS = [
     (cls, name, plain(hint))
     for cls in ALL
     for name, hint in typing.get_type_hints(cls).items()
-    if plain(hint) in (float, int) and name not in ANY_NUMBER
+    if plain(hint) in (float, int)
 ]
 
 

@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import phenaki.data.check
 import phenaki.data.sharding
 from phenaki.atomic import put
 from phenaki.cli import app
+from phenaki.data.check import check_source
 from phenaki.data.footage import FootageSettings, open_footage
 from phenaki.data.sharding import ShardSettings, make_shards
 from phenaki.video import Video
@@ -137,6 +139,21 @@ def test_any_damaged_byte_of_a_shards_clip_is_found(footage, tmp_path, pool):
     assert {entry.kind for entry in open_quietly(out, pool).unusable.values()} == {"checksum"}
 
 
+def test_shards_do_not_land_in_the_footage(footage, tmp_path):
+    before = sorted(footage.rglob("*"))
+    (tmp_path / "link").symlink_to(footage)
+    for out in (footage, footage / "shards", tmp_path / "link" / "a" / "b"):
+        with pytest.raises(ValueError, match="lies in the footage itself"):
+            make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None)
+    assert sorted(footage.rglob("*")) == before
+
+
+def test_a_size_that_no_clip_can_have_is_told():
+    with pytest.raises(ValueError, match="size 100000: needed at least 2 and at most 4096"):
+        ShardSettings(size=100_000)
+    assert ShardSettings(size=4096).size == 4096
+
+
 @pytest.mark.parametrize("settings", [{"size": 15}, {"size": 0}, {"size": 16, "fps": 0.0}, {"size": 16, "shard_bytes": 0}])
 def test_shard_settings_out_of_range(settings):
     with pytest.raises(ValueError, match="needed"):
@@ -158,3 +175,13 @@ def test_the_commands(footage, tmp_path):
     for arguments in wrong:
         failed = run(*arguments)
         assert failed.exit_code == 2 and "Traceback" not in failed.output and "needed" in failed.output
+
+
+def test_what_is_found_is_not_written_over_a_clip(footage, monkeypatch):
+    before = (footage / "clip0.mp4").read_bytes()
+    (footage / "folder.json").mkdir()
+    monkeypatch.setattr(phenaki.data.check, "list_clips", lambda *_: pytest.fail("the work began"))
+    for name, words in [("clip0.mp4", "must end in .json"), ("folder.json", "is a folder"), ("none/a.json", "no folder")]:
+        with pytest.raises(ValueError, match=words):
+            check_source(footage, 1, footage / name)
+    assert (footage / "clip0.mp4").read_bytes() == before

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -379,9 +380,11 @@ def test_the_command_writes_figures_and_page_and_is_fast_the_second_time(folder,
     monkeypatch.setattr(Reader, "__call__", lambda self, video: {name: torch.ones(1, video.shape[2], len(one)) for name, one in LABELS.items()})
     arguments = ("--model", folder, "--scripts", 3, "-o", tmp_path / "a.json", "--html", tmp_path / "a.html")
     changed = ("--num-steps", 2, "--guidance-scale", 1.5, "--order", "halton", "--temperature", 0.7)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/phenaki", "evaluate", "story", "-o", "a b.json"])
     code, said = run(*arguments, *changed)
     assert code == 0, said
     figures = json.loads((tmp_path / "a.json").read_text())
+    assert figures["command"] == "phenaki evaluate story -o 'a b.json'"
     wanted = {"num_steps": 2, "guidance_scale": 1.5, "order": "halton", "temperature": 0.7}
     assert {name: figures["sampling"][name] for name in wanted} == wanted
     assert figures["scripts"] == {"scripts": 3, "scenes": 4, "seconds": 2.0, "seed": 777, "frames_of_scenes": LENGTHS}
@@ -435,6 +438,10 @@ def test_the_video_that_is_judged_is_the_one_that_a_user_gets(folder, scripts):
     ("changed", "said"),
     [
         ({"-o": "a.txt"}, "must end in .json"),
+        ({"-o": "folder.json"}, "folder.json: is a folder"),
+        ({"-o": "/proc/t.json"}, "cannot write in /proc"),
+        ({"--work": "file.txt"}, "file.txt: is a file; needed a folder"),
+        ({"--work": "file.txt/a"}, "file.txt is a file; needed a folder"),
         ({"--html": "a.pdf"}, "must end in .html"),
         ({"--model": "missing"}, "no such folder"),
         ({"--data": "missing"}, "no such atlas file"),
@@ -446,6 +453,8 @@ def test_the_video_that_is_judged_is_the_one_that_a_user_gets(folder, scripts):
 )
 def test_mistakes_are_one_message(folder, no_networks, tmp_path, monkeypatch, changed, said):
     monkeypatch.chdir(tmp_path)
+    Path("folder.json").mkdir()
+    Path("file.txt").write_text("a file")
     options = {"--model": folder, "--scripts": 3, "-o": "a.json"} | changed
     code, output = run(*(word for pair in options.items() for word in pair))
     assert code == 2 and said in output and output.count("error:") == 1 and "Traceback" not in output

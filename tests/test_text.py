@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from phenaki import text as text_module
-from phenaki.text import MINILM_SHA256, TextConfig, TextEncoder, check_minilm, find_minilm
+from phenaki.text import MINILM_SHA256, TextConfig, TextEncoder, check_minilm, find_minilm, load_counter
 
 PROMPTS = ["a panda", "A teddy bear walks to the right along the beach at sunset", "a red car", "", "two red birds"]
 
@@ -140,6 +140,13 @@ def test_too_long_a_prompt_is_refused_and_the_longest_is_not(encoder):
     assert encoder.encode(["bear " * 62]).text.shape[1] == 64
     with pytest.raises(ValueError, match="302 tokens: 64 at most"):
         encoder.encode(["bear " * 300])
+
+
+def test_what_counts_tokens_agrees_with_the_encoder(minilm, t5_folder):
+    count = load_counter(TextConfig())
+    for prompt in [*PROMPTS, "bear " * 90, "Überraschung: 熊 🐻 don't!"]:
+        assert count(prompt) == len(minilm.tokenizer(prompt)["input_ids"])
+    assert load_counter(TextConfig(str(t5_folder))) is None and load_counter(TextConfig("owner/name")) is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from phenaki.atomic import put, write_text
+from phenaki.atomic import check_file, put, write_text
 from phenaki.data.clip_decoder import ClipFacts
 from phenaki.data.clip_files import ClipFile, Listing, Unusable
 from phenaki.data.decoding import ClipError, DecodingPool
@@ -68,9 +68,12 @@ def check_listing(
 
 
 def check_source(path: Path, num_workers: int = 0, json_file: Path | None = None, cache: Path | None = None) -> dict[str, Any]:
-    """`phenaki data check`: decodes every file anew, keeps the verdicts for training, and tells what a source holds (see `summary`)."""
-    if json_file is not None and not json_file.parent.is_dir():
-        raise ValueError(f"{json_file}: the folder {json_file.parent} does not exist; make it first")
+    """`phenaki data check`: decodes every file anew, keeps the verdicts for training, and tells what a source holds (see `summary`).
+
+    json_file: where all of it is written to besides; ValueError before the work where that is no .json: no clip has this ending.
+    """
+    if json_file is not None:
+        check_file(json_file, ".json")
     with DecodingPool(num_workers) as pool:
         values = summary(path, check_listing(list_clips(path, pool.read_shard), pool, store_of(path, cache), fresh=True))
     if json_file is not None:

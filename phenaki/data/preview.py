@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from phenaki.atomic import check_file
 from phenaki.data.storybook import open_world
 from phenaki.data.world import WORLDS
 
@@ -20,8 +21,9 @@ def save_preview(source: str, output: Path, *, data: Path | None, world: str, se
         raise ValueError(f"data {source!r}: there is a preview of storybook")
     if world not in WORLDS:
         raise ValueError(f"world {world!r}: known worlds are {', '.join(WORLDS)}")
-    if output.suffix != ".png":
-        raise ValueError(f"{output}: a preview is a picture, its name must end in .png")
+    if seed < 0:
+        raise ValueError(f"seed {seed}: needed at least 0")
+    check_file(output, ".png")
     book = open_world(WORLDS[world], data)
     stories = [book.story(seed, index, 4 * ROW_FRAMES, align=4) for index in range(num_stories)]
     video = book.render(stories)[:, :, 2::4]

@@ -23,6 +23,7 @@ from phenaki.data.listing import list_clips
 from phenaki.data.shards import ShardWriter
 
 FORMAT = 1
+MAX_SIZE = 4096  # pixels of the shorter side that a clip is encoded at
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class ShardSettings:
     shard_bytes: int = 256 << 20  # a shard is ended when it has so many
 
     def __post_init__(self):
-        check_range(self, "size", at_least=2)
+        check_range(self, "size", at_least=2, at_most=MAX_SIZE)
         check_range(self, "shard_bytes", at_least=1)
         if self.fps is not None:
             check_range(self, "fps", above=0, below=1000)
@@ -55,7 +56,9 @@ class ShardReport:
 def make_shards(
     path: Path, out: Path, settings: ShardSettings, *, num_workers: int = 1, cache: Path | None = None, on_note: Callable[[str], None] = print
 ) -> ShardReport:
-    """Footage of any kind -> `out`/00000.tar, ... with captions. ValueError where `out` holds shards of something else."""
+    """Footage of any kind -> `out`/00000.tar, ... with captions. ValueError where `out` holds shards of something else, or lies in `path`."""
+    if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+        raise ValueError(f"{out}: lies in the footage itself, {path}, and its shards would be taken for footage; choose a folder outside")
     with DecodingPool(num_workers) as pool:
         report = check_listing(list_clips(path, pool.read_shard), pool, store_of(path, cache))
         if not report.clips:

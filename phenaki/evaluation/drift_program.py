@@ -46,27 +46,29 @@ class DriftExam:
 
 def run_drift_evaluation(
     exam: DriftExam, output: Path, *, plot: Path | None = None, work: Path | None = None, referee: Referee | None = None,
-    networks: MetricNetworks | None = None, on_window: Callable[[int, int], None] = lambda *_: None,
+    networks: MetricNetworks | None = None, on_window: Callable[[int, int], None] = lambda *_: None, command: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Examines a model; writes the figures to `output` (JSON) and their picture to `plot` (PNG, beside it by default); returns the figures.
 
     work: folder of the stories and their judged windows, beside the output by default; run the same again to go on after an
     interruption, or with more modes, contexts or stories to add them. on_window is told (windows done, windows in all).
+    command: how it was started, kept with the figures.
     """
     plot = plot or output.with_suffix(".png")
-    check_outputs(output, picture=plot)
+    work = work or output.with_name(f"{output.stem}-work")
+    check_outputs(output, picture=plot, work=work)
     phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device), exam.sampling)
     contexts = tuple(dict.fromkeys([phenaki.info.sampling.context, *exam.contexts]))
     referee = referee or load_referee(exam.world, exam.device)
     world = world_for(phenaki, exam.world, exam.atlas, exam.device, omit_prob=0.0)  # a scene is judged by its own prompt
     networks = (networks or video_network(exam.fvd, exam.device)).fitting(LEAST_I3D[0], world.config.size)
     settings = settings_of(exam, phenaki, world, referee)
-    kept = WorkFolder(work or output.with_name(f"{output.stem}-work"), {**settings, "fvd": networks.i3d is not None})
+    kept = WorkFolder(work, {**settings, "fvd": networks.i3d is not None})
     scripts = [draw_long_script(world, exam.settings, mode, index) for mode in exam.settings.modes for index in range(exam.settings.stories)]
     with kept.told_when_stopped():
         watch_all(phenaki, contexts, scripts, Judge(world, referee, networks.i3d), kept.folder, settings, on_window)
         found = {context: {mode: figures_of(phenaki, context, scripts, mode, kept.folder) for mode in exam.settings.modes} for context in contexts}
-        figures = {**settings, "modes": list(exam.settings.modes), "stories": exam.settings.stories, "contexts": found}
+        figures = {"command": command, **settings, "modes": list(exam.settings.modes), "stories": exam.settings.stories, "contexts": found}
         figures["not_measured"] = not_measured(networks)
         figures["cautions"] = cautions(figures)
         write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")

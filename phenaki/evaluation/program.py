@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from phenaki.atomic import write_text
+from phenaki.atomic import check_file, check_folder, write_text
 from phenaki.checkpoint import load_model
 from phenaki.evaluation.networks import MetricNetworks, load_networks
 from phenaki.evaluation.report import html_report
@@ -31,11 +31,12 @@ class Wishes:
 
 def run_tokenizer_evaluation(
     model: str | Path, open_source: Callable[[float, int], ClipSource], output: Path, *, html: Path | None = None, wishes: Wishes | None = None,
-    device: str = "cpu", networks: MetricNetworks | None = None, on_progress: Callable[[int, int], None] = lambda *_: None,
+    device: str = "cpu", networks: MetricNetworks | None = None, on_progress: Callable[[int, int], None] = lambda *_: None, command: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Measures a model's tokenizer, writes the figures to `output` (JSON) and, where asked for, a page to `html`; returns the figures.
 
     open_source: (frames a second, pixels a side) -> the clips. networks: those of LPIPS and rFVD; what is installed by default.
+    command: how it was started, kept with the figures.
     """
     check_outputs(output, html)
     ready = load_model(model, device)
@@ -44,7 +45,8 @@ def run_tokenizer_evaluation(
     source = open_source(ready.info.fps, settings.size)
     evaluation = evaluate_tokenizer(ready, source, settings, networks or load_networks(device), on_progress)
     machine = f"{platform.machine()}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    figures = {**evaluation.figures, "data": getattr(source, "fingerprint", "")[:200], "batch_size": settings.batch_size, "machine": machine}
+    data = getattr(source, "fingerprint", "")[:200]
+    figures = {"command": command, **evaluation.figures, "data": data, "batch_size": settings.batch_size, "machine": machine}
     write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
     if html is not None:
         write_text(html, html_report(figures, evaluation.first, evaluation.worst))
@@ -58,15 +60,13 @@ def settings_for(temporal_patch_size: int, image_size: int, wishes: Wishes) -> E
     return EvaluationSettings(wishes.clips, frames, size, wishes.batch_size, EVALUATION_SEED if wishes.seed is None else wishes.seed)
 
 
-def check_outputs(output: Path, html: Path | None = None, picture: Path | None = None) -> None:
-    """ValueError before the work where a file could not be written after it."""
+def check_outputs(output: Path, html: Path | None = None, picture: Path | None = None, work: Path | None = None) -> None:
+    """ValueError before the work where a file could not be written after it, or where `work` could be no folder."""
     for path, ending in ((output, ".json"), (html, ".html"), (picture, ".png")):
-        if path is None:
-            continue
-        if path.suffix != ending:
-            raise ValueError(f"{path}: its name must end in {ending}")
-        if not path.parent.is_dir():
-            raise ValueError(f"{path}: there is no folder {path.parent}. Make it first")
+        if path is not None:
+            check_file(path, ending)
+    if work is not None:
+        check_folder(work)
 
 
 def summary(figures: dict[str, Any]) -> list[str]:

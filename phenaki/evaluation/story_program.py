@@ -41,14 +41,16 @@ class StoryExam:
 
 def run_story_evaluation(
     exam: StoryExam, output: Path, *, html: Path | None = None, work: Path | None = None, referee: Referee | None = None,
-    networks: MetricNetworks | None = None, on_story: Callable[[int, int], None] = lambda *_: None,
+    networks: MetricNetworks | None = None, on_story: Callable[[int, int], None] = lambda *_: None, command: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Examines a model, writes the figures to `output` (JSON) and, where asked for, a page to `html`; returns the figures.
 
     work: folder of finished stories, beside the output by default; run the same again to go on after an interruption.
     referee, networks: those that ship or are installed by default. on_story is told (stories done, stories in all).
+    command: how it was started, kept with the figures.
     """
-    check_outputs(output, html)
+    work = work or output.with_name(f"{output.stem}-work")
+    check_outputs(output, html, work=work)
     phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device), exam.sampling)
     lengths = scene_lengths(phenaki, exam.scripts)
     referee = referee or load_referee(exam.world, exam.device)
@@ -56,13 +58,13 @@ def run_story_evaluation(
     networks = (networks or video_network(exam.fvd, exam.device)).fitting(sum(lengths), world.config.size)
     scripts = [draw_script(world, exam.scripts, index, lengths) for index in range(exam.scripts.scripts)]
     settings = settings_of(exam, phenaki, world, referee, lengths)
-    folder = WorkFolder(work or output.with_name(f"{output.stem}-work"), work_settings(settings, networks))
+    folder = WorkFolder(work, work_settings(settings, networks))
     done = lambda count: on_story(count, len(scripts))
     with folder.told_when_stopped():
         evaluate_stories(scripts, lambda script: tell(phenaki, script), world, referee, networks.i3d, folder, done)
 
         measured = story_figures(scripts, folder.record, world.config.fps)
-        figures = {**settings, **measured, "not_measured": not_measured(networks)}
+        figures = {"command": command, **settings, **measured, "not_measured": not_measured(networks)}
         figures["cautions"] = cautions(measured, len(scripts), USUAL_SCRIPTS)
         write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
         if html is not None:

@@ -57,7 +57,7 @@ class WorkFolder:
             return
         if folder.exists() and any(not one.name.startswith(".settings") for one in folder.iterdir()):  # a killed run left but its part
             raise ValueError(f"{folder}: holds other files. Choose an empty folder with --work")
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(settings, indent=2) + "\n")
 
     @contextmanager

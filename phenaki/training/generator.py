@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phenaki.atomic import check_folder
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT
@@ -205,6 +206,7 @@ def run_generator_training(
     atlas, or a file of `phenaki data tokenize`; held-out clips.
     """
     settings = load_settings(config)
+    check_folder(out)
     training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, steps, seed))
     origin = tokenizer or (out / "model" if (out / "model").exists() else "storybook")
     with joined(device) as group:

@@ -49,6 +49,7 @@ class OptimizerSettings:
             raise ValueError("sharded = true needs optimizer = \"adamw\": Muon's steps need whole matrices")
         check_range(self, "num_steps", "batch_size", "accumulate", "log_every", "save_every", "sample_every", "keep_last", at_least=1)
         check_range(self, "learning_rate", "warmup_steps", "weight_decay", "validation_batches", at_least=0)
+        check_range(self, "seed", at_least=0, at_most=2**63 - 1)
         check_range(self, "max_grad_norm", above=0)
         check_range(self, "final_lr_ratio", "ema_decay", at_least=0, at_most=1)
         check_range(self, "beta2", at_least=0, below=1)

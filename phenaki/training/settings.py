@@ -126,6 +126,8 @@ class ModelSettings:
 def load_settings(path: str | Path) -> ModelSettings:
     """Reads configs/NAME.toml. The generator's codebook is the tokenizer's and its text width the encoder's: no second number to type."""
     values = read_settings(path)
+    if not values:
+        raise ConfigError(f"{path}: holds no settings. Begin with a copy of one of the repository's configs/")
     known = [entry.name for entry in fields(ModelSettings)]
     for key in values:
         if key not in known:

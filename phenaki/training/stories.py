@@ -134,13 +134,14 @@ def tokenize_data(
         raise FileNotFoundError(f"{data}: no such folder or file")
     if data is not None and is_story_tokens(data):
         raise ValueError(f"{data}: holds story tokens already. `phenaki train generator --data {data}` takes them as they are")
-    base = load_model(model, device)
     training = GeneratorTraining()
+    training = replace(training, optimizer=replace(training.optimizer, seed=seed))
+    base = load_model(model, device)
     num_slices = training.num_slices if num_frames is None else base.tokenizer.num_slices(num_frames)
     source = open_source(replace(WORLDS[world], fps=base.info.fps), base.info.tokenizer.image_size, data, device, on_note=on_note)
     text_encoder = TextEncoder.load(base.info.text, device=device)
     num_stories = training.num_stories if num_clips is None else num_clips
-    own = replace(training, num_stories=num_stories, num_slices=num_slices, optimizer=replace(training.optimizer, seed=seed))
+    own = replace(training, num_stories=num_stories, num_slices=num_slices)
     return story_tokens(source, base, text_encoder, own, output, on_note)
 
 

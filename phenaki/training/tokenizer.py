@@ -8,13 +8,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from phenaki.atomic import check_folder
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
+from phenaki.data.clip_files import is_clip_name, is_picture
 from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.listing import is_footage
 from phenaki.data.order import is_image_step
 from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
+from phenaki.data.tokens import is_story_tokens
 from phenaki.maskgit import MaskGIT
 from phenaki.training.checkpoints import changed
 from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
@@ -181,6 +184,7 @@ def run_tokenizer_training(
     data, validation: footage or an atlas; held-out clips. init_from: a model folder or name whose tokenizer's weights it starts from.
     """
     settings = load_settings(config)
+    check_folder(out)
     training = replace(settings.train_tokenizer, optimizer=override(settings.train_tokenizer.optimizer, steps, seed))
     if training.losses.revive_after and training.optimizer.sharded:
         raise ValueError(f"{config}: revive_after needs the whole codebook in every process: not with sharded = true")
@@ -266,6 +270,10 @@ def open_source(
         from phenaki.data.footage import open_footage  # which needs the video codec
 
         return open_footage(data, cut, device, report=report, on_note=on_note)
+    if data is not None and is_clip_name(data.name):
+        raise ValueError(f"{data}: a single {'picture' if is_picture(data.name) else 'video'}; give its folder, {data.absolute().parent}")
+    if data is not None and is_story_tokens(data):
+        raise ValueError(f"{data}: holds story tokens, for `phenaki train generator --data` alone; give the footage or atlas that they are of")
     return open_world(replace(world, size=size), data, device)
 
 

@@ -1,0 +1,52 @@
+"""Where a model computes, and in which kind of numbers: chosen for the machine, or as asked for."""
+
+import time
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+FASTER = 1.5  # times as fast as float32 a CPU must be in bfloat16 for it to be chosen: emulated it is slower, in silicon 3 to 5 times as fast
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """"auto" or None: the NVIDIA GPU where there is one, else the CPU. ValueError for a GPU that is not there."""
+    if device in (None, "auto"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r}: allowed are auto, cpu, cuda, cuda:N") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r}: allowed are auto, cpu, cuda, cuda:N")
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}: this machine has no NVIDIA GPU that torch can use; use --device cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """"auto": bfloat16 on GPUs that compute in it and on CPUs that are measured to be faster in it; float32 elsewhere."""
+    if dtype != "auto":
+        named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if named not in (torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"dtype {dtype!r}: allowed are auto, float32, bfloat16, float16")
+        return named
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_is_faster_in_bf16()
+    return torch.bfloat16 if fast else torch.float32
+
+
+@lru_cache(maxsize=1)
+def cpu_is_faster_in_bf16() -> bool:
+    """Whether this CPU multiplies matrices, of the size that a layer has, much faster in bfloat16; measured once, some milliseconds."""
+    pairs = [(torch.ones(512, 192, dtype=dtype), torch.ones(192, 768, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)]
+    runs = [[_seconds(*pair) for pair in pairs] for _ in range(8)]  # in turn; the first ones also load the routines
+    slow, fast = (min(seconds) for seconds in zip(*runs, strict=True))
+    return slow > FASTER * fast
+
+
+def _seconds(one: Tensor, other: Tensor) -> float:
+    started = time.perf_counter()
+    one @ other
+    return time.perf_counter() - started
