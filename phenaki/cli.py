@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from phenaki.cli_evaluate import evaluate_app
-from phenaki.cli_messages import ContextKind, tell, told_errors
+from phenaki.cli_messages import ContextKind, NumberKind, tell, told_errors
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="From a script of prompts to one continuous video."
@@ -41,6 +41,7 @@ def generate(
     fps: Annotated[float | None, typer.Option(help="frames a second of the video")] = None,
     context: Annotated[ContextKind | None, typer.Option(help="what a chunk sees of the ones before: tokens, or frames encoded anew")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
+    dtype: Annotated[NumberKind, typer.Option(help="what is computed in; auto: bfloat16 where the machine is much faster in it")] = NumberKind.auto,
     resume: Annotated[
         bool | None, typer.Option("--resume/--anew", help="go on where the same command was stopped, or not; by default, if it is the same")
     ] = None,
@@ -64,17 +65,18 @@ def generate(
             if resume is not None:
                 raise ValueError("--resume and --anew go with one script; --scripts goes on with unfinished videos, --overwrite makes all anew")
             ending = f".{file_format or VideoFormat.mp4}"
-            render_scripts(scripts, output, {**options, "model": model, "device": device, "overwrite": overwrite}, ending, workers, ray)
+            values = {**options, "model": model, "device": device, "dtype": dtype.value, "overwrite": overwrite}
+            render_scripts(scripts, output, values, ending, workers, ray)
         elif file_format or overwrite or workers is not None or ray is not None:
             raise ValueError("--format, --workers, --ray and --overwrite go with --scripts FOLDER")
         elif script is None:
             raise ValueError("no script came: give one, or a folder of them by --scripts")
         else:
-            generate_one(script, output, model, device, resume, options)
+            generate_one(script, output, (model, device, dtype.value), resume, options)
 
 
-def generate_one(script: Path, output: Path, model: str, device: str, resume: bool | None, options: dict[str, Any]) -> None:
-    """One script into one file."""
+def generate_one(script: Path, output: Path, model: tuple[str, str, str], resume: bool | None, options: dict[str, Any]) -> None:
+    """One script into one file. model: its name, device and dtype."""
     from phenaki.story import Story
     from phenaki.video import check_output_path
 
@@ -84,8 +86,8 @@ def generate_one(script: Path, output: Path, model: str, device: str, resume: bo
     from phenaki.planning import plan_script
     from phenaki.recording import generate_to_file
 
-    plan_script(story, script, model_info(model), **options)  # what is wrong with it is told before weights are loaded
-    written = generate_to_file(load(model, device), story, output, resume=resume, on_note=tell, **options)
+    plan_script(story, script, model_info(model[0]), **options)  # what is wrong with it is told before weights are loaded
+    written = generate_to_file(load(*model), story, output, resume=resume, on_note=tell, **options)
     figures = f"{written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s"
     tell(f"{output}: {figures}")
 

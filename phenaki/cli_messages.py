@@ -11,6 +11,13 @@ from rich.text import Text
 errors = Console(stderr=True)
 
 
+class NumberKind(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
 class ContextKind(StrEnum):
     tokens = "tokens"
     frames = "frames"

@@ -339,15 +339,15 @@ def story_progress(shown: bool) -> Iterator[Callable[[StoryChunk], None]]:
         )
 
 
-def load(name: str | Path = DEFAULT_MODEL, device: str | None = None) -> Phenaki:
-    """Loads a model by shipped name, folder or hub id; the last two stay loaded."""
+def load(name: str | Path = DEFAULT_MODEL, device: str | None = None, dtype: str = "auto") -> Phenaki:
+    """Loads a model by shipped name, folder or hub id; the last two stay loaded. dtype: what it computes in (`choose_dtype`)."""
     is_folder = Path(name).is_dir() and not (PRETRAINED / str(name)).is_dir()
-    return _loaded(str(Path(name).resolve() if is_folder else name), str(choose_device(device)))
+    return _loaded(str(Path(name).resolve() if is_folder else name), str(choose_device(device)), dtype)
 
 
 @lru_cache(maxsize=2)
-def _loaded(name: str, device: str) -> Phenaki:
-    return Phenaki.from_pretrained(name, device=device)
+def _loaded(name: str, device: str, dtype: str) -> Phenaki:
+    return Phenaki.from_pretrained(name, device=device, dtype=dtype)
 
 
 def generate_story(story: Any, *, model: str | Path | Phenaki = DEFAULT_MODEL, device: str | None = None, **options: Any) -> Video:

@@ -43,6 +43,7 @@ class RenderSettings:
 
     model: str = DEFAULT_MODEL  # shipped name, folder or hub id
     device: str = "auto"
+    dtype: str = "auto"  # what is computed in
     seed: int | None = None
     fps: float | None = None
     guidance_scale: float | None = None
@@ -129,7 +130,7 @@ def reason_of(error: Exception) -> str:
 
 def render_here(jobs: Sequence[Job], settings: RenderSettings, watcher: Watcher) -> Iterator[Outcome]:
     """Makes the jobs one after the other in this process. Raises what loading the model raises."""
-    phenaki = load(settings.model, settings.device)
+    phenaki = load(settings.model, settings.device, settings.dtype)
     for job in jobs:
         yield render(phenaki, job.script, job, settings, watcher)
 

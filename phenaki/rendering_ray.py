@@ -21,6 +21,7 @@ import torch
 from phenaki import __version__
 from phenaki.atomic import write_bytes
 from phenaki.checkpoint import find_model
+from phenaki.devices import choose_dtype
 from phenaki.pipeline import load, model_info
 from phenaki.rendering import Outcome, RenderError, RenderSettings, Watcher, reason_of, render
 from phenaki.rendering_processes import check_num_workers
@@ -80,6 +81,8 @@ def render_on_ray(
     ray = import_ray()
     with connected(ray, address):
         settings = replace(settings, model=lasting_name(settings.model), device=cluster_device(settings.device, ray.cluster_resources()))
+        if settings.device == "cpu":  # as on this machine, for all: CPUs that choose for themselves may differ
+            settings = replace(settings, dtype=str(choose_dtype(settings.dtype, torch.device("cpu"))).removeprefix("torch."))
         room = ray.cluster_resources().get("GPU" if settings.device == "cuda" else "CPU", 1)
         num_workers = max(int(room), 1) if num_workers is None else num_workers
         check_num_workers(num_workers)
@@ -190,7 +193,7 @@ def render_parcel(parcel: Parcel) -> Delivery:
         try:
             check_versions(parcel)
             torch.set_num_threads(1)
-            phenaki = load(parcel.settings.model, parcel.settings.device)
+            phenaki = load(parcel.settings.model, parcel.settings.device, parcel.settings.dtype)
             story = unpacked(parcel, Path(folder))
         except Exception as error:
             return Delivery(Outcome(job, reason_of(error)), b"")

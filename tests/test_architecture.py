@@ -52,7 +52,7 @@ ALLOWED = {
     "rendering": {"checkpoint", "part_file", "pipeline", "recording", "script_folder", "story", "video_encoders", "video_files"},
     "rendering_worker": {"pipeline", "rendering", "script_folder"},
     "rendering_processes": {"devices", "pipeline", "rendering", "script_folder"},
-    "rendering_ray": {"atomic", "checkpoint", "pipeline", "rendering", "rendering_processes", "script_folder", "story"},
+    "rendering_ray": {"atomic", "checkpoint", "devices", "pipeline", "rendering", "rendering_processes", "script_folder", "story"},
     "rendering_display": {"rendering", "script_folder"},
     "rendering_program": {"rendering", "rendering_display", "rendering_processes", "rendering_ray"},
     "data/tensor_file": {"atomic"},

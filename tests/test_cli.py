@@ -120,6 +120,15 @@ def test_generate_goes_on_where_it_was_stopped(script, model, tmp_path, monkeypa
     assert "only .mp4 and .webm" in fails(*command, tmp_path / "a.gif", "--resume")
 
 
+def test_generate_computes_in_what_it_is_asked_to(script, model, tmp_path):
+    for dtype in ("bfloat16", "float32"):
+        run("generate", script, "--model", model, "--device", "cpu", "--dtype", dtype, "-o", tmp_path / f"{dtype}.mp4")
+    run("generate", script, "--model", model, "--device", "cpu", "--dtype", "float32", "-o", tmp_path / "again.mp4")
+    made = {name: (tmp_path / f"{name}.mp4").read_bytes() for name in ("bfloat16", "float32", "again")}
+    assert made["float32"] == made["again"] != made["bfloat16"]
+    assert "float8" in fails("generate", script, "--dtype", "float8", "-o", tmp_path / "a.mp4")
+
+
 @pytest.fixture
 def no_models(monkeypatch):
     """Loading a model fails the test."""

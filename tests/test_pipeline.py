@@ -60,7 +60,8 @@ def folder(tmp_path_factory, text_encoder) -> Path:
 
 @pytest.fixture(scope="module")
 def ready(folder, text_encoder) -> Phenaki:
-    return Phenaki(load_model(folder), text_encoder, torch.device("cpu"), torch.float32)
+    cpu = torch.device("cpu")
+    return Phenaki(load_model(folder), text_encoder, cpu, choose_dtype("auto", cpu))
 
 
 @pytest.fixture
@@ -341,7 +342,7 @@ def test_saved_and_loaded_it_tells_the_same(ready, folder, tmp_path):
     ready.save_pretrained(tmp_path / "copy")
     for name in (folder, str(folder), tmp_path / "copy"):
         again = Phenaki.from_pretrained(name, device="cpu")
-        assert again.dtype == torch.float32 and again.info.name == "tiny"
+        assert again.dtype == choose_dtype("auto", torch.device("cpu")) and again.info.name == "tiny"
         assert np.array_equal(again.generate_story(TWO).frames, first.frames)
 
 
@@ -351,14 +352,16 @@ def test_the_functions_of_the_package(ready, folder):
         assert np.array_equal(pipeline.generate_story(TWO, model=model, device="cpu").frames, video.frames)
     assert np.array_equal(next(pipeline.stream_story(TWO, model=ready)).frames, video.frames[: len(next(ready.stream_story(TWO)).frames)])
     assert pipeline.load(folder, "cpu") is pipeline.load(folder, "cpu")
+    assert pipeline.load(folder, "cpu", "bfloat16").dtype is torch.bfloat16 and pipeline.load(folder, "cpu", "float32").dtype is torch.float32
 
 
 def test_a_model_is_loaded_once_whatever_it_is_called_by(ready, folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(Phenaki, "from_pretrained", lambda name, device: (name, device))
+    monkeypatch.setattr(Phenaki, "from_pretrained", lambda name, device, dtype: (name, device, dtype))
     pipeline._loaded.cache_clear()
     named = [pipeline.load(), pipeline.load("storybook"), pipeline.load(device="cpu"), pipeline.load("storybook", "auto")]
-    assert set(map(id, named)) == {id(named[0])} and named[0] == ("storybook", "cpu")
+    assert set(map(id, named)) == {id(named[0])} and named[0] == ("storybook", "cpu", "auto")
+    assert pipeline.load(dtype="float32") == ("storybook", "cpu", "float32")
     monkeypatch.chdir(folder.parent)
     assert pipeline.load(folder.name) is pipeline.load(folder) is pipeline.load(str(folder), device="cpu")
     pipeline._loaded.cache_clear()

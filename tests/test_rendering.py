@@ -195,7 +195,7 @@ def test_videos_of_other_weights_are_made_anew_and_told(scripts, model, tmp_path
     trained = load_model(folder)
     trained.generator.null_text += 1
     save_model(folder, trained.info, trained.tokenizer, trained.generator)
-    load.cache_clear()
+    phenaki.pipeline._loaded.cache_clear()
     report = render_folder(scripts, out, RenderSettings(str(folder), "cpu"), watcher=book)
     assert len(report.made) == 3 and len(book.notes) == 3 and all("is made anew, it was made with weights = " in note for note in book.notes)
     assert len(render_folder(scripts, out, RenderSettings(str(folder), "cpu")).kept) == 3
