@@ -126,7 +126,6 @@ def test_generate_computes_in_what_it_is_asked_to(script, model, tmp_path):
     run("generate", script, "--model", model, "--device", "cpu", "--dtype", "float32", "-o", tmp_path / "again.mp4")
     made = {name: (tmp_path / f"{name}.mp4").read_bytes() for name in ("bfloat16", "float32", "again")}
     assert made["float32"] == made["again"] != made["bfloat16"]
-    assert "float8" in fails("generate", script, "--dtype", "float8", "-o", tmp_path / "a.mp4")
 
 
 @pytest.fixture
