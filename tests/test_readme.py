@@ -30,11 +30,11 @@ def commands() -> list[str]:
 
 def test_the_two_commands_of_a_fresh_machine_are_there():
     assert "pip install -e . && phenaki generate examples/bear_and_sea.yaml -o bear.mp4" in commands()
-    assert "pip install -e '.[test]' && pytest" in commands()
+    assert "pip install -e '.[test]' && pytest -n 2" in commands()
 
 
 def test_ci_calls_the_test_command_of_the_readme():
-    assert "pip install -q -e '.[test]' && pytest" in (ROOT / ".ci/run").read_text()
+    assert "pip install -q -e '.[test]' && pytest -n 2" in (ROOT / ".ci/run").read_text()
 
 
 def test_the_story_shown_is_the_example_file():

@@ -204,7 +204,15 @@ def test_a_signal_stops_after_the_step_and_saves_where_it_is(tmp_path, number):
     assert state(tmp_path / "cut") == state(tmp_path / "whole") and log(tmp_path / "cut") == log(tmp_path / "whole")
 
 
-def test_a_second_signal_stops_at_once(tmp_path):
+@pytest.fixture
+def heeded():
+    """Signals are heeded as in a terminal; tests that run in the background begin with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_signal_stops_at_once(heeded, tmp_path):
     def interrupted(model, step, loss):
         if step == 3:
             os.kill(os.getpid(), signal.SIGINT)
