@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 ROWS = {
     "adherence": "adherence, share",
     "fvd": "FVD against rendered truth",
-    "sharpness": "sharpness, levels²",
+    "sharpness": "sharpness, levels squared",
     "brightness": "brightness, levels",
     "colourfulness": "colourfulness, levels",
     "motion": "motion, levels a frame",
