@@ -28,13 +28,12 @@ from alternation import PEER, alternate, summary
 from benchmark_page import page
 from benchmark_sampling import Side, our_side, peer_side
 from benchmark_sizes import BenchmarkSize, benchmark_size
-from benchmark_training import generator_steps, tokenizer_steps
 from peer_phenaki_pytorch import VERSION, import_peer
 
 from phenaki.atomic import write_text
 
 SAMPLING = ("encode", "decode", "round", "chunk", "story")
-TRAINING = {"tokenizer_step": tokenizer_steps, "generator_step": generator_steps}
+TRAINING = ("tokenizer_step", "generator_step")
 CASES = (*SAMPLING, *TRAINING, "memory")
 REPEATS, WARMUP = {"chunk": 5, "story": 3}, 2  # of others 15; the long ones are warm after one run
 SIDES: dict[str, Callable[[BenchmarkSize, torch.device], Side]] = {"ours": our_side, PEER: peer_side}
@@ -92,7 +91,10 @@ def measure_size(name: str, options: argparse.Namespace) -> dict:
             found[case] = measure_memory(options, name)
         else:
             if case in TRAINING:
-                work = TRAINING[case](size, device, with_compiled=options.compiled, with_peer=not options.alone)
+                import benchmark_training  # here: a process that measures the memory of a story is to hold nothing else
+
+                steps = getattr(benchmark_training, f"{case}s")
+                work = steps(size, device, with_compiled=options.compiled, with_peer=not options.alone)
             else:
                 work = {side: made.work[case] for side, made in sides.items()}
             repeats = options.repeats or size.repeats.get(case, REPEATS.get(case, 15))
