@@ -68,7 +68,7 @@ def gumbel(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
 
 def guided(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance on logits (Ho & Salimans 2022, arXiv 2207.12598): uncond + scale * (cond - uncond)."""
-    return (cond - uncond).mul_(scale).add_(uncond)
+    return uncond + scale * (cond - uncond)
 
 
 def guidance_at(step: int, options: SamplingOptions) -> float:
@@ -133,7 +133,7 @@ def choose_tokens(head: Head, noise: "Noise", temperature: float, factor_size: i
     token = log_prob = 0
     for index in range(num_factors):
         logits = head(factors).float() / temperature
-        factor = noise.of_tokens(index, factor_size).add_(logits).argmax(-1)  # Gumbel-max sampling
+        factor = (logits + noise.of_tokens(index, factor_size)).argmax(-1)  # Gumbel-max sampling
         log_prob = log_prob + logits.log_softmax(-1).gather(-1, factor[..., None]).squeeze(-1)
         token = token + factor * factor_size**index
         factors.append(factor)
@@ -155,7 +155,5 @@ class Noise:
         return self._draw(f"factor {factor}", (factor_size,))
 
     def _draw(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
-        drawn = [gumbel((self.num_positions, *shape), key.stream(self.step, purpose)) for key in self.keys]
-        if len(self.hidden) < self.num_positions:
-            drawn = [noise[self.hidden.cpu()] for noise in drawn]
-        return (torch.stack(drawn) if len(drawn) > 1 else drawn[0][None]).to(self.hidden.device)
+        drawn = [gumbel((self.num_positions, *shape), key.stream(self.step, purpose))[self.hidden.cpu()] for key in self.keys]
+        return torch.stack(drawn).to(self.hidden.device)
