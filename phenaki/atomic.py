@@ -46,12 +46,19 @@ def check_file(path: Path, ending: str) -> None:
         raise ValueError(f"{path}: is a folder; give a file name in it, such as {path / f'a{ending}'}")
     if not os.path.isdir(path.parent):
         raise ValueError(f"{path}: there is no folder {path.parent}. Make it first")
+    if why := why_unwritable(path):
+        raise ValueError(f"{path}: {why}")
+
+
+def why_unwritable(path: Path) -> str:
+    """Why no file can be written in the place of a path, in words that end its message; "" where one can."""
     probe = path.with_name(f".{path.name}.part-probe")
     try:
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot write in {path.parent} ({error.strerror}); choose another folder") from error
+    except (OSError, ValueError) as error:
+        return f"cannot write in {path.parent} ({getattr(error, 'strerror', None) or error}); choose another folder"
+    return ""
 
 
 def check_folder(folder: Path) -> None:

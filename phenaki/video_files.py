@@ -19,6 +19,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image, ImageSequence
 
+from phenaki.atomic import why_unwritable
 from phenaki.nal_units import damage_of, length_size
 
 VIDEO_ENDINGS = (".mp4", ".webm", ".gif")
@@ -71,13 +72,8 @@ def check_output_path(path: str | Path) -> Path:
     folder = path.parent
     if not os.path.isdir(folder):
         raise VideoError(f"{path}: the folder {folder} does not exist; make it first")
-    probe = folder / f".{path.name}.part-probe"
-    try:
-        probe.touch()
-        probe.unlink()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise VideoError(f"{path}: cannot write in {folder} ({reason}); choose another folder") from error
+    if why := why_unwritable(path):
+        raise VideoError(f"{path}: {why}")
     return path
 
 

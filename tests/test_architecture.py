@@ -25,7 +25,7 @@ ALLOWED = {
     "text": {"config"},
     "story_formats": set(),
     "nal_units": set(),
-    "video_files": {"nal_units"},
+    "video_files": {"atomic", "nal_units"},
     "part_file": set(),
     "video_encoders": {"part_file", "video_files"},
     "data/art": set(),
