@@ -27,7 +27,6 @@ CPU = torch.device("cpu")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TINY = load_settings(CONFIGS / "tiny.toml")
 pytestmark = pytest.mark.usefixtures("synced")
-muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
 
 
 def really_kept(network: nn.Module, forward) -> int:
@@ -67,7 +66,7 @@ def test_activations_are_reckoned_to_the_byte(make, num_rows):
     assert kept_bytes(task.build, forward, settings(), CPU, bf16=True) < reckoned
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=muon)])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_what_lasts_is_counted_to_the_byte(optimizer):
     network, own = CViViT(TINY.tokenizer), settings(optimizer=optimizer)
     next(network.parameters()).requires_grad_(False)

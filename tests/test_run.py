@@ -33,7 +33,6 @@ from phenaki.training.run import MAX_SKIPPED, Run, TrainingError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 pytestmark = pytest.mark.usefixtures("synced")
-muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
 
 
 def test_the_average_is_that_of_the_formula():
@@ -528,7 +527,6 @@ def test_a_run_killed_at_any_moment_ends_as_an_unkilled_one(tmp_path):
     assert log(tmp_path / "killed") == log(tmp_path / "whole"), seed
 
 
-@muon
 def test_a_run_with_muon_resumes_to_the_bit(tmp_path):
     def run_to(folder, stop: int) -> Run:
         torch.manual_seed(0)

@@ -3,7 +3,8 @@
 An example is a chunk inside one scene, its caption, and the slices before it, which may show other scenes: so the network
 sees prompts change under a carried context. In half of the batches the context is clean; in the others a share of its tokens
 is replaced and the share is told to the network. A tenth of the captions is dropped, for guidance. Of some chunks a part is
-known, for the tasks of `tasks.py`. Some batches show still pictures alone, as in the paper (Villegas et al. 2022, section 2.2).
+known, for the tasks of `tasks.py`. In some batches the network makes the context itself (`rollouts.py`). Some show still
+pictures alone, as in the paper (Villegas et al. 2022, section 2.2).
 """
 
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from phenaki.data.tokens import StoryTokens
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, MaskGITConfig
 from phenaki.masking import hide_within, training_mask
 from phenaki.training.optimizers import generator_for
+from phenaki.training.rollouts import Rollout, draw_rollout
 from phenaki.training.settings import GeneratorTraining, MaskTasks
 from phenaki.training.tasks import draw_tasks, task_regions
 
@@ -29,7 +31,8 @@ class Batch:
 
     tokens: (b k h w) int64, the chunks; mask: (b k h w), True = hidden; tasks: (b,) numbers of `TASKS`, which the masks are of.
     captions: (b,) indices; dropped: (b,) True = no caption. context: (b c h w) int64 or None; kinds: (c,) of its slices;
-    corruption: (b,) level of corruption of the context. starts: the chunks begin their videos.
+    corruption: (b,) level of corruption of the context. starts: the chunks begin their videos. rollout: what the network makes
+    the context from itself, or None where it is the true one.
     """
 
     tokens: Tensor
@@ -41,6 +44,7 @@ class Batch:
     kinds: Tensor
     corruption: Tensor
     starts: bool
+    rollout: Rollout | None = None
 
     @property
     def num_hidden(self) -> int:
@@ -49,13 +53,14 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)})
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor | Rollout)})
 
 
 def share(batch: Batch, rows: slice) -> Batch:
     """Some examples of a batch, as one process or one part of an accumulated step takes them."""
     by_row = ("tokens", "mask", "tasks", "captions", "dropped", "context", "corruption")
-    return replace(batch, **{name: value[rows] for name in by_row if (value := getattr(batch, name)) is not None})
+    rollout = batch.rollout and batch.rollout.rows(rows)
+    return replace(batch, rollout=rollout, **{name: value[rows] for name in by_row if (value := getattr(batch, name)) is not None})
 
 
 def corrupt(tokens: Tensor, rate: Tensor, codebook_size: int, rng: torch.Generator) -> Tensor:
@@ -74,12 +79,18 @@ def draw_batch(stories: StoryTokens, config: MaskGITConfig, training: GeneratorT
     if bool(torch.rand((), generator=pictures) < training.image_prob):
         batch = draw_pictures(stories, config, count, pictures)
     else:
-        batch = draw_chunks(stories, config, training.from_text_prob, count, generator_for(seed, step, "batch"))
+        rollouts = generator_for(seed, step, "rollouts")
+        rolls_out = bool(torch.rand((), generator=rollouts) < training.rollout_prob)
+        batch = draw_chunks(
+            stories, config, training.from_text_prob, count, generator_for(seed, step, "batch"), rollouts if rolls_out else None
+        )
     return with_tasks(batch, training.tasks, generator_for(seed, step, "tasks"))
 
 
-def draw_chunks(stories: StoryTokens, config: MaskGITConfig, from_text_prob: float, count: int, rng: torch.Generator) -> Batch:
-    """Chunks of stories, from text or continuing a context."""
+def draw_chunks(
+    stories: StoryTokens, config: MaskGITConfig, from_text_prob: float, count: int, rng: torch.Generator, rollouts: torch.Generator | None = None
+) -> Batch:
+    """Chunks of stories, from text or continuing a context; with `rollouts`, their random stream, one that the network makes where it can."""
 
     def chance(probability: float) -> bool:
         return bool(torch.rand((), generator=rng) < probability)
@@ -101,6 +112,9 @@ def draw_chunks(stories: StoryTokens, config: MaskGITConfig, from_text_prob: flo
         return batch
     context, kinds = draw_context(stories, story, begin, recent, anchored)
     level = batch.corruption
+    rollout = None if rollouts is None else draw_rollout(stories, config, story, begin, rollouts)
+    if rollout is not None and rollout.chosen.any():
+        return replace(batch, context=context, kinds=kinds, starts=False, rollout=rollout)
     if chance(0.5):
         level = torch.randint(config.corruption_levels, (len(tokens),), generator=rng)
         rate = level / max(config.corruption_levels - 1, 1) * config.max_corruption

@@ -25,6 +25,7 @@ from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.batches import Batch, draw_batch, share
 from phenaki.training.parallel import Group, Part, joined
+from phenaki.training.rollouts import own_context
 from phenaki.training.run import Run
 from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
@@ -73,20 +74,19 @@ def validation_loss(
     if num_batches < 1:
         raise ValueError(f"{num_batches} batches to validate on: needed at least 1")
     device, was_training = next(model.parameters()).device, model.training
-    told, own = replace(config, cond_drop_prob=0.0), replace(training, optimizer=replace(training.optimizer, seed=seed))
+    undropped, own = replace(config, cond_drop_prob=0.0), replace(training, optimizer=replace(training.optimizer, seed=seed))
     sums: dict[str, float] = {}
     model.eval()
     try:
         for step in range(num_batches):
-            batch = draw_batch(stories, told, own, step)
+            batch = draw_batch(stories, undropped, own, step)
             kind = "loss_from_text" if batch.starts else "loss_continue"
-            for rows in (Part(index, num_parts).of(len(batch.tokens)) for index in range(num_parts)):
-                part = share(batch, rows)
-                text, text_mask = stories.text(part.captions)
-                losses = generator_loss(model, part.to(device), text.to(device), text_mask.to(device), num_hidden=1.0)
+            for part in (told(stories, batch, Part(index, num_parts), device) for index in range(num_parts)):
+                part = with_own_context(model, part, training.rollout_steps)
+                losses = generator_loss(model, part.batch, part.text, part.text_mask, num_hidden=1.0)
                 for name, value in (("loss", losses["loss"]), ("correct", losses["correct"]), (kind, losses["loss"])):
                     sums[name] = sums.get(name, 0.0) + float(value)
-                    sums[f"of {name}"] = sums.get(f"of {name}", 0) + part.num_hidden
+                    sums[f"of {name}"] = sums.get(f"of {name}", 0) + part.batch.num_hidden
     finally:
         model.train(was_training)
     return {name: total / sums[f"of {name}"] for name, total in sums.items() if not name.startswith("of ")}
@@ -96,6 +96,7 @@ def validation_loss(
 class TextBatch:
     """A batch, or a part of one, with its captions encoded: text (b l d), text_mask (b l), before any is dropped.
 
+    rollout_text, rollout_mask: the same of the captions of its roll-out, where it has one.
     num_hidden: hidden tokens of the whole batch, divided by the number of its parts: what the loss is a mean over.
     """
 
@@ -103,14 +104,26 @@ class TextBatch:
     text: Tensor
     text_mask: Tensor
     num_hidden: float
+    rollout_text: Tensor | None = None
+    rollout_mask: Tensor | None = None
 
 
 def told(stories: StoryTokens, batch: Batch, part: Part, device: torch.device) -> TextBatch:
     """The part of a batch that one process takes, with its text, on the device."""
     num_hidden = batch.num_hidden / part.count
     batch = share(batch, part.of(len(batch.tokens)))
-    text, text_mask = stories.text(batch.captions)
-    return TextBatch(batch.to(device), text.to(device), text_mask.to(device), num_hidden)
+    texts = stories.text(batch.captions) + (stories.text(batch.rollout.captions) if batch.rollout else ())
+    text, text_mask, *rolled_out = (one.to(device) for one in texts)
+    return TextBatch(batch.to(device), text, text_mask, num_hidden, *rolled_out)
+
+
+def with_own_context(model: MaskGIT, told: TextBatch, num_steps: int) -> TextBatch:
+    """The same with a context that the model makes in so many rounds, where the batch asks for one."""
+    batch = told.batch
+    if batch.rollout is None:
+        return told
+    context = own_context(model, batch.context, batch.kinds, batch.rollout, told.rollout_text, told.rollout_mask, num_steps)
+    return replace(told, batch=replace(batch, context=context, rollout=None))
 
 
 @dataclass
@@ -156,6 +169,7 @@ class GeneratorTask:
         return batch.batch.tokens.numel()
 
     def losses(self, batch: TextBatch, step: int) -> dict[str, Tensor]:
+        batch = with_own_context(self.model, batch, self.training.rollout_steps)
         return generator_loss(self.model, batch.batch, batch.text, batch.text_mask, self.training.label_smoothing, batch.num_hidden)
 
     def rehearse(self, network: MaskGIT, num_rows: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from phenaki.config import check_range
+from phenaki.training.muon import Muon
 
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -85,18 +86,12 @@ def make_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[torch
             (matrices if parameter.ndim >= 2 else vectors).append(parameter)
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2), fused=True)
-    return [adamw, _muon(muons, settings)] if muons else [adamw]
+    return [adamw, Muon(muons, settings.learning_rate, settings.weight_decay)] if muons else [adamw]
 
 
 def is_muons(name: str, parameter: Tensor, settings: OptimizerSettings) -> bool:
     """Whether a parameter is moved by Muon: a matrix of a layer, where that is set."""
     return settings.optimizer == "muon" and "layers." in name and parameter.ndim == 2
-
-
-def _muon(parameters: list[Tensor], settings: OptimizerSettings) -> torch.optim.Optimizer:
-    if not hasattr(torch.optim, "Muon"):
-        raise ValueError(f"optimizer 'muon': needs torch 2.9 or newer, found {torch.__version__}; set optimizer = \"adamw\"")
-    return torch.optim.Muon(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw")
 
 
 class EMA:

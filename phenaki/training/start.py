@@ -9,7 +9,7 @@ from phenaki.checkpoint import Model
 
 
 def start_from(model: nn.Module, weights: dict[str, Tensor], source: str) -> str:
-    """Copies the weights of a trained model into `model`; parts that it lacks, like added layers, keep their fresh start.
+    """Copies the weights of a trained model into `model`; parts that it lacks keep their fresh start, added layers start as the identity.
 
     Returns a line that says what was copied. ValueError where a shape differs or nothing fits.
     """
@@ -22,6 +22,9 @@ def start_from(model: nn.Module, weights: dict[str, Tensor], source: str) -> str
             what = f"{wrong[0]} is {tuple(shared[wrong[0]].shape)} there and {tuple(own[wrong[0]].shape)} here"
         raise ValueError(f"--init-from {source}: {what}. Start from a model of the same widths, or change the settings to its own")
     model.load_state_dict(shared, strict=False)
+    for name, parameter in model.named_parameters():
+        if name not in shared and "layers." in name and name.endswith("to_out.weight"):  # what the layer adds to what comes in
+            nn.init.zeros_(parameter)
     fresh, left = len(own) - len(shared), len(weights) - len(shared)
     return f"starting from {source}: {len(shared)} tensors copied, {fresh} start afresh, {left} not used"
 

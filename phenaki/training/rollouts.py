@@ -1,0 +1,81 @@
+"""Contexts that the network has made itself, so that it learns to go on from its own mistakes, as it must in a long story.
+
+The chunk before a chunk is filled from the slices before that one, as in a story; its last slices take the place of the true
+ones, and what must come next is still the truth (scheduled sampling, Bengio et al. 2015, arXiv 1506.03099, by whole chunks).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phenaki.data.tokens import StoryTokens
+from phenaki.maskgit import ANCHOR, MaskGIT, MaskGITConfig
+from phenaki.sampling import Head, NoiseKey, SamplingOptions, sample_chunk
+
+TEMPERATURE = 0.6  # of the tokens; without guidance, which would take as long again
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What the chunks before a batch's chunks are made from.
+
+    context: (b c h w) int64, the slices before them; captions: (b,) indices, theirs; chosen: (b,) True = what is made takes the
+    place of the true context; seeds: (b,) of the noise.
+    """
+
+    context: Tensor
+    captions: Tensor
+    chosen: Tensor
+    seeds: Tensor
+
+    def rows(self, rows: slice) -> "Rollout":
+        """Those of some examples."""
+        return Rollout(**{name: value[rows] for name, value in vars(self).items()})
+
+    def to(self, device: torch.device | str) -> "Rollout":
+        """The same on another device."""
+        return Rollout(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def draw_rollout(stories: StoryTokens, config: MaskGITConfig, story: Tensor, begin: Tensor, rng: torch.Generator) -> Rollout:
+    """For chunks that begin at slices begin (b,) of stories story (b,).
+
+    Chosen are those before which a whole chunk lies in one scene, after a whole context that does not begin the video: the
+    kind of a slice that does would have to be told for a whole batch.
+    """
+    before = begin - config.chunk_slices
+    here = before.clamp(min=0)
+    chosen = (before > config.context_slices) & (stories.scene_end[story, here] >= begin)
+    index = (before[:, None] + torch.arange(-config.context_slices, 0)).clamp(min=0)
+    seeds = torch.randint(2**62, (len(story),), generator=rng)
+    return Rollout(stories.tokens[story[:, None], index].long(), stories.caption[story, here], chosen, seeds)
+
+
+@torch.compiler.disable  # a loop over tokens that are still hidden: nothing to be gained
+@torch.no_grad()
+def own_context(
+    model: MaskGIT, context: Tensor, kinds: Tensor, rollout: Rollout, text: Tensor, text_mask: Tensor, num_steps: int
+) -> Tensor:
+    """Contexts (b c h w), of slices of `kinds` (c,), with what the model makes in place of the chosen rows' recent slices.
+
+    text (b l d), text_mask (b l): the rollout's captions, encoded. num_steps: rounds in which the chunk before is filled.
+    """
+    config = model.config
+    count = min(int((kinds != ANCHOR).sum()), config.chunk_slices)
+    past = model.encode_context(rollout.context, torch.zeros(rollout.context.shape[1], dtype=torch.long, device=kinds.device))
+    told = model.encode_text(text, text_mask)
+
+    def predict(tokens: Tensor, hidden: Tensor, step: int) -> Head:
+        features = model.features(tokens, told, past, starts=False).flatten(1, 3)[:, hidden]
+        return lambda factors: model.to_logits(features, factors)
+
+    b, _, h, w = context.shape
+    blank = torch.zeros(b, config.chunk_slices, h, w, dtype=torch.long, device=context.device)
+    keys = [NoiseKey(seed, scene=0, chunk=0) for seed in rollout.seeds.tolist()]
+    everywhere = torch.ones_like(blank[0], dtype=torch.bool)
+    sizes = {"factor_size": config.factor_size, "num_factors": config.token_factors}
+    options = SamplingOptions(num_steps, guidance_scale=1, temperature=TEMPERATURE, order="halton")
+    made = sample_chunk(predict, blank, everywhere, options, keys, **sizes)
+    recent = torch.where(rollout.chosen[:, None, None, None], made[:, -count:], context[:, -count:])
+    return torch.cat([context[:, :-count], recent], dim=1)
