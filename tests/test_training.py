@@ -607,6 +607,17 @@ def test_how_much_changes_is_compared_block_by_block():
     assert "change" not in losses_of(Copier(flicker), still)
 
 
+def test_errors_that_come_and_go_are_weighed_and_steady_ones_are_not():
+    still = torch.zeros(1, 3, 5, 16, 16)
+    flicker = torch.zeros_like(still)
+    flicker[:, :, 2] = 0.2  # there in one frame of five: two of four changes are wrong
+    losses = losses_of(Copier(flicker), still, motion_weight=2.0, l1_weight=0.0, quantizer_weight=0.0)
+    assert losses["motion"].item() == pytest.approx(0.02, rel=1e-4)
+    assert losses["loss"].item() == pytest.approx(0.04 / 5 + 2 * 0.02, rel=1e-4)
+    assert losses_of(Copier(torch.full_like(still, 0.2)), still, motion_weight=2.0)["motion"].item() == pytest.approx(0, abs=1e-9)
+    assert losses_of(Copier(flicker[:, :, 2:3]), still[:, :, :1], motion_weight=2.0)["motion"] == 0, "a picture does not move"
+
+
 def test_the_first_frame_has_the_weight_that_is_set(world):
     video = world.clips(0, 0, 2, 5, 2)
     parts = []

@@ -31,6 +31,7 @@ class LossSettings:
     l2_weight: float = 1.0  # L_2
     l1_weight: float = 0.0
     change_weight: float = 0.0  # how much changes from a frame to the next: against stops inside slices and jumps between them
+    motion_weight: float = 0.0  # L2 of each pixel's change from a frame to the next: against errors that come and go
     first_frame_weight: float = 1.0  # of a clip's first frame in L2 and L1, against 1 for each other: it has a slice to itself
     lpips_weight: float = 0.1  # L_IP; needs `phenaki metrics install`
     lpips_frames: int = 4  # of each clip, drawn anew in every step; 0 = all of them
@@ -112,6 +113,8 @@ class TokenizerLosses(nn.Module):
             parts["l1"] = ((made - truth).abs() * weights).mean()
         if settings.change_weight:
             parts["change"] = change_error(made, truth)
+        if settings.motion_weight:
+            parts["motion"] = motion_error(made, truth)
         if settings.lpips_weight:
             parts["lpips"] = frame_perceptual(lpips, made, truth, settings.lpips_frames, rng)
         if settings.i3d_weight:
@@ -176,6 +179,14 @@ def change_error(made: Tensor, truth: Tensor) -> Tensor:
         return made.new_zeros(())
     changes = (F.avg_pool3d(video.diff(dim=2).abs(), (1, CHANGE_BLOCK, CHANGE_BLOCK)) for video in (made, truth))
     return F.l1_loss(*changes)
+
+
+def motion_error(made: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared error of the changes of each pixel from a frame to the next, of videos (b c f h w); 0 for single frames.
+
+    It weighs errors that differ from frame to frame, which are seen as flicker, and not those that stay.
+    """
+    return made.new_zeros(()) if truth.shape[2] == 1 else (made - truth).diff(dim=2).square().mean()
 
 
 def frame_perceptual(lpips: LPIPS, made: Tensor, truth: Tensor, num_frames: int, rng: torch.Generator) -> Tensor:
