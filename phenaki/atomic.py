@@ -21,6 +21,14 @@ def put(part: Path, final: Path) -> None:
     sync(final.parent)
 
 
+def open_to_others(path: Path) -> None:
+    """Gives a file the permissions that new files have here: some libraries make files that their owner alone can read."""
+    probe = path.with_name(f".{path.name}.part-probe")
+    probe.touch()
+    path.chmod(probe.stat().st_mode)
+    probe.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """The file whole or not at all, in UTF-8."""
     write_bytes(path, text.encode())

@@ -18,6 +18,9 @@ from phenaki.config import check_range
 from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, RMSNorm, grid_positions, rotary_angles, rotate
 from phenaki.quantizer import COMMITMENT, FSQ, VQ, Quantized
 
+MAX_SIDE = 4096  # pixels, and tokens MAX_GRID: what is computed for a slice grows with their square, whatever the weights' size
+MAX_GRID = 256
+
 
 @dataclass(frozen=True)
 class CViViTConfig:
@@ -62,6 +65,10 @@ class CViViTConfig:
             raise ValueError("a convolutional stem needs an even patch_size and no first_frame_stem")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size}: needed a multiple of patch_size {self.patch_size}")
+        if self.image_size > min(MAX_SIDE, MAX_GRID * self.patch_size):
+            raise ValueError(
+                f"image_size {self.image_size} with patch_size {self.patch_size}: needed at most {MAX_SIDE} pixels and {MAX_GRID} tokens a side"
+            )
 
 
 @dataclass

@@ -95,7 +95,7 @@ ALLOWED = {
     "evaluation/bootstrap": set(),
     "evaluation/seams": {"evaluation/metrics"},
     "evaluation/adherence": {"data/storybook"},
-    "evaluation/story_scripts": {"data/captions", "data/storybook", "evaluation/adherence", "story"},
+    "evaluation/story_scripts": {"config", "data/captions", "data/storybook", "evaluation/adherence", "story"},
     "evaluation/story_work": {"atomic", "evaluation/adherence", "evaluation/seams", "video"},
     "evaluation/story": {
         "checkpoint", "data/storybook", "evaluation/adherence", "evaluation/referee", "evaluation/seams", "evaluation/story_scripts",
@@ -105,7 +105,7 @@ ALLOWED = {
         "evaluation/adherence", "evaluation/bootstrap", "evaluation/frechet", "evaluation/story_scripts", "evaluation/story_work",
     },
     "evaluation/looks": {"evaluation/metrics"},
-    "evaluation/drift_scripts": {"data/storybook", "story"},
+    "evaluation/drift_scripts": {"config", "data/storybook", "story"},
     "evaluation/drift": {
         "atomic", "data/storybook", "evaluation/adherence", "evaluation/drift_scripts", "evaluation/looks", "evaluation/referee", "evaluation/story",
         "evaluation/tokenizer", "pipeline", "recording", "story_plan", "video",

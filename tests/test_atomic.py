@@ -54,3 +54,14 @@ def test_a_file_in_a_folders_place_is_told_beforehand(tmp_path):
     atomic.check_folder(tmp_path)
     atomic.check_folder(tmp_path / "a/b")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_library_made_for_its_owner_alone_gets_the_permissions_of_new_files(tmp_path):
+    path, before = tmp_path / "a", os.umask(0o022)
+    try:
+        path.write_text("a")
+        path.chmod(0o600)
+        atomic.open_to_others(path)
+    finally:
+        os.umask(before)
+    assert oct(path.stat().st_mode & 0o777) == "0o644" and [one.name for one in tmp_path.iterdir()] == ["a"]

@@ -130,6 +130,8 @@ def test_a_wrong_model_file_is_refused_by_section_and_key(tmp_path, text, said):
         ("tokenizer", "temporal_patch_size = 0", "temporal_patch_size 0: needed at least 1"),
         ("tokenizer", "window = -3", "window -3: needed at least 0"),
         ("tokenizer", "image_size = 30", "image_size 30: needed a multiple of patch_size 8"),
+        ("tokenizer", "image_size = 1_000_000", "image_size 1000000 with patch_size 8: needed at most 4096 pixels and 256 tokens a side"),
+        ("tokenizer", "image_size = 2056", "image_size 2056 with patch_size 8: needed at most 4096 pixels and 256 tokens a side"),
         ("tokenizer", "fsq_levels = [0, 4]", "fsq_levels (0, 4): needed one at least, and each at least 2"),
         ("tokenizer", "fsq_levels = []", "fsq_levels (): needed one at least, and each at least 2"),
         ("generator", "depth = 0", "depth 0: needed at least 1"),

@@ -114,7 +114,10 @@ def test_the_first_prompt_returns_after_each_ten(world):
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"minutes": 0.1}, "0.5 to 60"), ({"minutes": 61.0}, "0.5 to 60"), ({"stories": 0}, "needed 1 to"), ({"modes": ("loud",)}, "allowed are held")],
+    [
+        ({"minutes": 0.1}, "0.5 to 60"), ({"minutes": 61.0}, "0.5 to 60"), ({"stories": 0}, "needed 1 to"),
+        ({"modes": ("loud",)}, "allowed are held"), ({"seed": -1}, "seed -1"),
+    ],
 )
 def test_settings_that_cannot_be_measured_are_refused(settings, said):
     with pytest.raises(ValueError, match=said):

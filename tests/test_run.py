@@ -556,3 +556,13 @@ def test_going_on_with_other_settings_is_told(tmp_path, capsys):
     assert "step-0000002: going on with other settings: " in said and "num_steps 2 -> 5" in said and "seed 0 -> 9" in said
     with pytest.raises(ValueError, match=r"step-0000002: was saved by a run that was not this one: optimizer adamw -> muon\. Set it back to go on"):
         Run(tmp_path, Toy(), settings(num_steps=5, optimizer="muon"))
+
+
+def test_whoever_may_see_a_run_may_read_all_of_its_checkpoints(tmp_path):
+    before = os.umask(0o022)
+    try:
+        little(tmp_path, num_steps=2)
+    finally:
+        os.umask(before)
+    files = [path for path in newest(tmp_path).rglob("*") if path.is_file()]
+    assert files and {oct(path.stat().st_mode & 0o777) for path in files} == {"0o644"}

@@ -148,7 +148,10 @@ def test_a_script_tells_its_captions(scripts):
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"scripts": 2}, "at least 3"), ({"scenes": 1}, "at least 2"), ({"seconds": 1.5}, "needed 2 to 60"), ({"seconds": float("nan")}, "needed 2")],
+    [
+        ({"scripts": 2}, "at least 3"), ({"scenes": 1}, "at least 2"), ({"seconds": 1.5}, "needed 2 to 60"),
+        ({"seconds": float("nan")}, "needed 2"), ({"seed": -1}, "seed -1"),
+    ],
 )
 def test_settings_that_cannot_be_judged_are_refused(settings, said):
     with pytest.raises(ValueError, match=said):

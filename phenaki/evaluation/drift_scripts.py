@@ -11,6 +11,7 @@ Every prompt names all that is asked of its scene, so a scene can be judged by i
 from dataclasses import dataclass
 from typing import Any
 
+from phenaki.config import check_range
 from phenaki.data.storybook import SceneTruth, StorybookWorld
 from phenaki.story import MAX_SCENE_SECONDS, Story
 
@@ -34,6 +35,7 @@ class DriftSettings:
     seed: int = 777  # never a training seed
 
     def __post_init__(self):
+        check_range(self, "seed", at_least=0)
         if not LEAST_MINUTES <= self.minutes <= MOST_MINUTES:
             raise ValueError(f"{self.minutes:g} minutes: needed {LEAST_MINUTES:g} to {MOST_MINUTES:g}")
         if not 1 <= self.stories <= MOST_STORIES:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from phenaki.atomic import put
+from phenaki.atomic import open_to_others, put
 from phenaki.checkpoint import sha256
 from phenaki.data.world import WorldConfig
 
@@ -181,6 +181,7 @@ def save_referee(referee: Referee, path: Path) -> str:
     state = {name: value.half() if value.is_floating_point() else value for name, value in referee.state_dict().items()}
     part = path.with_name(f".{path.name}.part")
     save_file({name: value.cpu().contiguous() for name, value in state.items()}, part, metadata={"labels": json.dumps(referee.labels)})
+    open_to_others(part)
     put(part, path)
     return sha256(path)
 

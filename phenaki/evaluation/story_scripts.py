@@ -7,6 +7,7 @@ in seen words, and seen combinations in words held out from training.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from phenaki.config import check_range
 from phenaki.data.captions import is_held_out
 from phenaki.data.storybook import SceneTruth, StorybookWorld, StoryTruth
 from phenaki.evaluation.adherence import MOTION_MARGIN_SECONDS, SETTLING_SECONDS
@@ -26,6 +27,7 @@ class ScriptSettings:
     seed: int = 777  # never a training seed
 
     def __post_init__(self):
+        check_range(self, "seed", at_least=0)
         if self.scripts < len(KINDS):
             raise ValueError(f"{self.scripts} scripts: needed at least {len(KINDS)}, one of each kind ({', '.join(KINDS)})")
         if self.scenes < 2:

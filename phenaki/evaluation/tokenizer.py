@@ -50,6 +50,8 @@ class EvaluationSettings:
         for name in ("clips", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: needed at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed}: needed at least 0")
         if self.frames < 2:
             raise ValueError(f"{self.frames} frames: flicker needs at least 2 frames a clip")
         if self.size < SSIM_SIDE:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from phenaki.atomic import put
+from phenaki.atomic import open_to_others, put
 
 # Of the tensors that the published weights turn into: see `fingerprint`.
 FINGERPRINTS = {
@@ -84,6 +84,7 @@ def write_weights(name: str, tensors: dict[str, Tensor]) -> Path:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file(tensors, part)
+        open_to_others(part)
         put(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from phenaki.atomic import put, sync
+from phenaki.atomic import open_to_others, put, sync
 from phenaki.checkpoint import sha256
 
 WEIGHTS, OPTIMIZER, CRITIC, MANIFEST = "weights.safetensors", "optimizer.safetensors", "critic.safetensors", "manifest.json"
@@ -51,6 +51,7 @@ def begin_checkpoint(run: Path, step: int) -> Path:
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Tensors by name, as one safetensors file."""
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    open_to_others(path)
 
 
 def finish_checkpoint(part: Path, progress: Progress, settings: dict[str, Any], identity: dict[str, Any]) -> Path:
