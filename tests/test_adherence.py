@@ -131,11 +131,12 @@ def stepped(steps: list[float]) -> torch.Tensor:
 def test_seams_are_changes_where_chunks_join():
     """Chunks of 3 frames; a scene changes at frame 6, and shows it until frame 9."""
     video = stepped([1, 1, 5, 1, 1, 90, 40, 40, 7, 2, 2])
-    parts = seam_parts(video, (0, 3, 6, 9), {0, 6})
+    parts = seam_parts(video, (0, 3, 6, 9), {0, 6}, {0, 1, 3, 5, 6, 8, 9, 11})
     assert parts.joins == (pytest.approx(5 + 7, abs=1e-3), 2)
     assert parts.inside == (pytest.approx(1 + 1 + 1 + 1 + 2 + 2, abs=1e-3), 6)
+    assert parts.between == (pytest.approx(1 + 1 + 2, abs=1e-3), 3)
 
 
 def test_a_scene_of_one_chunk_has_no_joins():
-    parts = seam_parts(stepped([1, 1, 9, 1, 1]), (0, 3), {0, 3})
-    assert parts.joins == (0, 0) and parts.inside == (pytest.approx(2, abs=1e-3), 2)
+    parts = seam_parts(stepped([1, 1, 9, 1, 1]), (0, 3), {0, 3}, {0, 3})
+    assert parts.joins == parts.between == (0, 0) and parts.inside == (pytest.approx(2, abs=1e-3), 2)

@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = replace(SMALL_WORLD, size=32)
 LENGTHS = [17, 16, 16, 15]
 CHUNKS = (0, 5, 11, 17, 25, 33, 41, 49, 57)
+SLICES = (0, *range(1, sum(LENGTHS), 2))
 LABELS = {"actor": CONFIG.actors, "place": CONFIG.places, "time": CONFIG.times, "motion": CONFIG.motions}
 STEP = 16  # 8-bit levels between two labels
 
@@ -80,7 +81,7 @@ def shows(world: StorybookWorld, change=lambda scene: scene, seconds: float = 4.
 
     def teller(script: Script) -> Told:
         truth = replace(script.truth, scenes=tuple(change(scene) for scene in script.truth.scenes))
-        return Told(as_shown(world.render([truth]))[0], CHUNKS, seconds)
+        return Told(as_shown(world.render([truth]))[0], CHUNKS, SLICES, seconds)
 
     return teller
 
@@ -204,7 +205,7 @@ def late(script: Script, frames: int) -> StoryTruth:
 
 @pytest.mark.parametrize("frames", [3, 7])
 def test_a_model_that_is_late_has_that_switch_time_and_no_other_fault(scripts, world, tmp_path, frames):
-    found = measured(scripts, lambda script: Told(world.render([late(script, frames)])[0], CHUNKS, 1.0), world, tmp_path / "work")
+    found = measured(scripts, lambda script: Told(world.render([late(script, frames)])[0], CHUNKS, SLICES, 1.0), world, tmp_path / "work")
     times = found["switch_time"]
     assert times["median"]["value"] == times["p90"]["value"] == frames and times["unit"] == "frames"
     assert times["never_seen"]["value"] == 0 and times["median"]["n"] > 20
@@ -216,7 +217,7 @@ def test_a_model_that_stays_where_it_was_never_switches(scripts, world, tmp_path
     def stays(script: Script) -> Told:
         first = script.truth.scenes[0]
         scenes = tuple(replace(scene, place=first.place) for scene in script.truth.scenes)
-        return Told(world.render([replace(script.truth, scenes=scenes)])[0], CHUNKS, 1.0)
+        return Told(world.render([replace(script.truth, scenes=scenes)])[0], CHUNKS, SLICES, 1.0)
 
     found = measured(scripts, stays, world, tmp_path / "work")["switch_time"]["by_attribute"]
     assert found["actor"]["never_seen"]["value"] == 0 < found["place"]["never_seen"]["value"]
@@ -238,10 +239,22 @@ def test_a_jump_at_every_chunk_join_is_seen_in_the_seam_score(scripts, world, tm
         video = world.render([script.truth])[0]
         for number, start in enumerate(CHUNKS):
             video[:, start:, 1:] = (video[:, start:, 1:] + (0.3 if number % 2 else -0.3)).clamp(-1, 1)
-        return Told(video, CHUNKS, 1.0)
+        return Told(video, CHUNKS, SLICES, 1.0)
 
     found = measured(scripts, jumps, world, tmp_path / "work")
     assert found["seam_score"]["low"] > 2 > found["truth"]["seam_score"]["high"]
+    assert found["seam_score"]["beside_slices"]["low"] > 2 > found["truth"]["seam_score"]["beside_slices"]["high"]
+
+
+def test_pictures_that_change_at_every_slice_alone_have_seams_like_any_slice(scripts, world, tmp_path):
+    def jumps(script: Script) -> Told:
+        video = world.render([script.truth])[0]
+        for number, start in enumerate(SLICES):
+            video[:, start:, 1:] = (video[:, start:, 1:] + (0.3 if number % 2 else -0.3)).clamp(-1, 1)
+        return Told(video, CHUNKS, SLICES, 1.0)
+
+    found = measured(scripts, jumps, world, tmp_path / "work")["seam_score"]
+    assert found["low"] > 1.3 and 0.8 < found["beside_slices"]["value"] < 1.2
 
 
 def test_without_i3d_there_is_no_fvd_and_all_else(scripts, world, tmp_path):
@@ -431,6 +444,7 @@ def test_the_video_that_is_judged_is_the_one_that_a_user_gets(folder, scripts):
     told = tell(phenaki, scripts[1])
     assert np.array_equal(((told.video + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy(), frames)
     assert told.chunk_starts == tuple(starts) and told.chunk_starts[0] == 0 and told.seconds > 0
+    assert told.slice_starts == SLICES
     assert scene_lengths(phenaki, ScriptSettings()) == LENGTHS
     slow = SimpleNamespace(info=SimpleNamespace(fps=1.0), plan=lambda story: plan(story, fps=1.0, temporal_patch_size=2, chunk_slices=3))
     with pytest.raises(ValueError, match=r"at 1 frames a second one has 1 frames, of which 1 at its ends are not judged"):

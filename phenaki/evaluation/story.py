@@ -42,6 +42,7 @@ class Told:
 
     video: Tensor
     chunk_starts: tuple[int, ...]  # first frames
+    slice_starts: tuple[int, ...]  # the same of slices of tokens
     seconds: float
 
 
@@ -51,7 +52,10 @@ def tell(phenaki: Phenaki, script: Script) -> Told:
     chunks = list(phenaki.stream_story(script.story))
     seconds = time.perf_counter() - started
     video = as_video(torch.cat([torch.from_numpy(chunk.frames) for chunk in chunks]))
-    return Told(video, tuple(chunk.start_frame for chunk in chunks), seconds)
+    starts, pt = {chunk.start_frame for chunk in chunks}, phenaki.info.tokenizer.temporal_patch_size
+    ends = [(chunk.start_frame + len(chunk.frames), len(chunk.frames)) for chunk in chunks]
+    slices = starts.union(*(range(end, end - count, -pt) for end, count in ends)) - {video.shape[1]}  # from behind: the first may be of one frame
+    return Told(video, tuple(sorted(starts)), tuple(sorted(slices)), seconds)
 
 
 def as_video(frames: Tensor) -> Tensor:
@@ -83,7 +87,8 @@ def judge_story(script: Script, told: Told, world: StorybookWorld, referee: Refe
     starts = {case.start for case in scene_cases(script.truth, ())}
 
     def judged(video: Tensor) -> Judged:
-        return Judged(see(referee, video, world.device), seam_parts(video, told.chunk_starts, starts), features_of(i3d, video, world.device))
+        seams = seam_parts(video, told.chunk_starts, starts, told.slice_starts)
+        return Judged(see(referee, video, world.device), seams, features_of(i3d, video, world.device))
 
     seconds = truth.shape[1] / world.config.fps
     return Record(script.index, judged(told.video), judged(truth), features_of(i3d, again, world.device), round(told.seconds, 3), seconds)

@@ -115,11 +115,15 @@ def switch_times(found: Sequence[tuple[int, Switch]]) -> dict[str, Any]:
 
 
 def seam_figures(stories: Sequence[JudgedStory]) -> dict[str, Any]:
-    """Mean change at joins over mean change inside chunks, over all stories; n = joins."""
+    """Mean change at joins over mean change inside chunks, over all stories; n = joins.
+
+    "beside_slices": over that from slice to slice inside chunks. Where it is 1, a join is as smooth as any slice's, and what
+    is left of the score is that the frames of a slice are more alike.
+    """
     seams = [story.judged.seams for story in stories]
-    indices = [story.script.index for story in stories]
-    estimate = ratio_estimate(indices, [one.joins for one in seams], [one.inside for one in seams])
-    return {**plain(estimate), "n": sum(one.joins[1] for one in seams)}
+    indices, joins = [story.script.index for story in stories], [one.joins for one in seams]
+    whole, beside = (plain(ratio_estimate(indices, joins, other)) for other in ([one.inside for one in seams], [one.between for one in seams]))
+    return {**whole, "n": sum(count for _, count in joins), "beside_slices": beside}
 
 
 def frechet_figures(features: Sequence[list[float]], reference: Sequence[list[float]]) -> dict[str, Any] | None:

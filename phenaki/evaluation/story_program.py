@@ -166,7 +166,8 @@ def summary(figures: dict[str, Any]) -> list[str]:
     never = f"never seen {percent(switch['never_seen'])} ({percent(truth['switch_time']['never_seen'])})"
     fvd = f"{value(figures['fvd'])} ({value(truth['fvd'])})" if figures["fvd"] else figures["not_measured"].get("fvd", "needs 2 stories")
     lines += [f"persistence: {'  '.join(kept)}", f"switch time, frames: {'  '.join(times)}  {never}", f"FVD {fvd}"]
-    lines.append(f"seam score {value(figures['seam_score'])} ({value(truth['seam_score'])})")
+    seams = [f"{value(one['seam_score'])}, beside slices {value(one['seam_score']['beside_slices'])}" for one in (figures, truth)]
+    lines.append(f"seam score {seams[0]} ({seams[1]})")
     lines.append(f"seconds per second of video {value(figures['seconds_per_second_of_video'])} on {figures['machine']}")
     return lines + [f"caution: {caution}" for caution in figures["cautions"]]
 

@@ -84,6 +84,7 @@ def other_rows(figures: dict[str, Any]) -> list[Row]:
     return [
         ("FVD of whole stories against rendered truth", *distance),
         ("seam score: change at chunk joins over change inside chunks", numbers(seam), numbers(truth["seam_score"]), str(seam["n"])),
+        ("the same over change from slice to slice", *(numbers(one["beside_slices"]) for one in (seam, truth["seam_score"])), str(seam["n"])),
         ("seconds per second of video", numbers(speed), "", str(speed["n"])),
     ]
 

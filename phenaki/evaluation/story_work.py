@@ -94,7 +94,7 @@ class WorkFolder:
 
 
 def _judged(values: dict[str, Any]) -> Judged:
-    seams = SeamParts(tuple(values["seams"]["joins"]), tuple(values["seams"]["inside"]))
+    seams = SeamParts(**{name: tuple(part) for name, part in values["seams"].items()})
     return Judged(values["seen"], seams, values["features"])
 
 
