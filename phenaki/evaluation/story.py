@@ -52,10 +52,8 @@ def tell(phenaki: Phenaki, script: Script) -> Told:
     chunks = list(phenaki.stream_story(script.story))
     seconds = time.perf_counter() - started
     video = as_video(torch.cat([torch.from_numpy(chunk.frames) for chunk in chunks]))
-    starts, pt = {chunk.start_frame for chunk in chunks}, phenaki.info.tokenizer.temporal_patch_size
-    ends = [(chunk.start_frame + len(chunk.frames), len(chunk.frames)) for chunk in chunks]
-    slices = starts.union(*(range(end, end - count, -pt) for end, count in ends)) - {video.shape[1]}  # from behind: the first may be of one frame
-    return Told(video, tuple(sorted(starts)), tuple(sorted(slices)), seconds)
+    slices = (0, *range(1, video.shape[1], phenaki.info.tokenizer.temporal_patch_size))  # scripts have no cuts, which begin another video
+    return Told(video, tuple(chunk.start_frame for chunk in chunks), slices, seconds)
 
 
 def as_video(frames: Tensor) -> Tensor:
