@@ -9,17 +9,19 @@ from test_story_evaluation import folder, no_networks  # noqa: F401
 
 from phenaki.evaluation.story_program import StoryExam
 from phenaki.evaluation.story_scripts import ScriptSettings
+from phenaki.sampling import SamplingOptions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-from compare_sampling import OWN, measure, read_variant, table
+from compare_sampling import OWN, measure, table
+from variants import read_variant
 
 
 def test_a_variant_is_fields_of_the_sampling_options():
-    assert read_variant("num_steps=16,order=confidence") == {"num_steps": 16, "order": "confidence"}
-    assert read_variant("guidance_ramp=false") == {"guidance_ramp": False}
+    assert read_variant("num_steps=16,order=confidence", SamplingOptions) == {"num_steps": 16, "order": "confidence"}
+    assert read_variant("guidance_ramp=false", SamplingOptions) == {"guidance_ramp": False}
     for wrong in ("steps=3", "num_steps", ""):
         with pytest.raises(ValueError, match="needed NAME=VALUE"):
-            read_variant(wrong)
+            read_variant(wrong, SamplingOptions)
 
 
 def test_variants_are_measured_beside_the_models_own_way(folder, no_networks, monkeypatch, tmp_path):  # noqa: F811

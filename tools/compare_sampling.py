@@ -12,9 +12,11 @@ import argparse
 import json
 import shlex
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from variants import read_variant
 
 from phenaki.atomic import write_text
 from phenaki.evaluation.story_program import StoryExam, run_story_evaluation
@@ -24,25 +26,10 @@ from phenaki.sampling import SamplingOptions
 OWN = "as shipped"
 
 
-def read_variant(text: str) -> dict[str, Any]:
-    """"num_steps=16,order=confidence" -> its fields; ValueError names what is no field of SamplingOptions."""
-    known = [one.name for one in fields(SamplingOptions)]
-    found = {}
-    for part in text.split(","):
-        name, sign, value = part.partition("=")
-        if not sign or name not in known:
-            raise ValueError(f"{text!r}: needed NAME=VALUE, ... with names of {', '.join(known)}")
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
-    return found
-
-
 def measure(exam: StoryExam, texts: list[str], work: Path, **options: Any) -> dict[str, dict[str, Any]]:
     """Figures of the model's own way and of each variant, by name. options: of `run_story_evaluation`."""
     found = {}
-    for name, variant in {OWN: {}, **{text: read_variant(text) for text in texts}}.items():
+    for name, variant in {OWN: {}, **{text: read_variant(text, SamplingOptions) for text in texts}}.items():
         place = work / name.replace(" ", "-")
         figures = run_story_evaluation(replace(exam, sampling=variant), place.with_name(f"{place.name}.json"), **options)
         found[name] = summary(figures)

@@ -1,0 +1,123 @@
+"""Remedies against drift, each on or off: what a long story loses with a model's settings changed, or with other models.
+
+    python tools/compare_remedies.py --data storybook.safetensors --work runs/remedies -o docs/results/remedies.json \\
+        anchor=false anchor=false,context_slices=1 context=frames --models runs/with/model runs/without/model
+
+A variant is fields of the generator's or the sampling's settings that take the place of the model's own: `anchor` (a scene's first
+slice is kept in sight), `context_slices` (recent slices seen), `context` ("tokens", or "frames" decoded and encoded anew). Remedies
+of training (`max_corruption`, `rollout_prob`) are compared as models: train two alike but for the one. All are evaluations of drift
+(`phenaki evaluate drift`) on the same scripts with the same seeds; what was judged is kept in the work folder, so that a run goes on
+where it was killed.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from variants import of_kind, read_variant
+
+from phenaki.atomic import write_text
+from phenaki.checkpoint import load_model, save_model
+from phenaki.evaluation.drift_program import DriftExam, run_drift_evaluation
+from phenaki.evaluation.drift_scripts import MODES, SWITCHING, DriftSettings
+from phenaki.maskgit import MaskGITConfig
+from phenaki.sampling import SamplingOptions
+
+OWN = "as shipped"
+LOOKS = ("sharpness", "brightness", "colourfulness")
+
+
+def changed_model(name: str | Path, changes: dict[str, Any], folder: Path) -> Path:
+    """A copy of a model, in a folder of its own, whose generator has other settings of the kind that leave its weights as they are."""
+    if not (folder / "config.json").exists():
+        model = load_model(name)
+        info = replace(model.info, generator=replace(model.info.generator, **changes), files={})
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(folder, info, model.tokenizer, model.generator)
+    return folder
+
+
+def variant_exam(exam: DriftExam, variant: dict[str, Any], folder: Path) -> DriftExam:
+    """An examination with fields of the generator's and the sampling's settings in place of the model's own."""
+    of_model, sampling = of_kind(variant, MaskGITConfig), of_kind(variant, SamplingOptions)
+    model = changed_model(exam.model, of_model, folder) if of_model else exam.model
+    return replace(exam, model=model, sampling=sampling)
+
+
+def measure(exam: DriftExam, texts: list[str], models: list[str], work: Path, **options: Any) -> dict[str, dict[str, Any]]:
+    """Figures of the model as it is, of each variant and of each other model, by name. options: of `run_drift_evaluation`."""
+    exams = {OWN: exam}
+    for text in texts:
+        exams[text] = variant_exam(exam, read_variant(text, MaskGITConfig, SamplingOptions), work / f"model-{text.replace('/', '-')}")
+    exams |= {model: replace(exam, model=model) for model in models}
+    found = {}
+    for name, one in exams.items():
+        figures = run_drift_evaluation(one, work / f"{name.replace(' ', '-').replace('/', '-')}.json", **options)
+        found[name] = {mode: summary(measured) for mode, measured in next(iter(figures["contexts"].values())).items()}
+        print(name, json.dumps(found[name]), flush=True)
+    return found
+
+
+def summary(measured: dict[str, Any]) -> dict[str, Any]:
+    """What remedies are compared by: all of a story, its ends, and how much its looks change beyond what the script does."""
+    ends = measured["ends"]
+    whole = {name: sides["made"]["value"] for name, sides in measured["by_attribute"].items()}
+    looks = {name: ends[name]["beyond_truth"] for name in LOOKS}
+    returns = {"returns_same": measured["returns"]["made"]["same"]["value"]} if "returns" in measured else {}
+    return {
+        "windows": measured["windows"],
+        "adherence": whole,
+        "first": ends["adherence"]["made"]["first"],
+        "last": ends["adherence"]["made"]["last"],
+        "fvd_ratio": ends["fvd"]["ratio"] if "fvd" in ends else None,
+        **looks,
+        **returns,
+    }
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """In Markdown."""
+    rows = ["| remedies | mode | windows | first 15% | last 15% | motion | FVD ratio | sharpness | colourfulness |", "|---" * 9 + "|"]
+    share = lambda value: "-" if value is None else f"{100 * value:.1f}%"
+    for name, modes in found.items():
+        for mode, one in modes.items():
+            ratio = "-" if one["fvd_ratio"] is None else f"{one['fvd_ratio']:.2f}"
+            told = [share(value) for value in (one["first"], one["last"], one["adherence"].get("motion"))]
+            looks = [share(one[look]) for look in ("sharpness", "colourfulness")]
+            rows.append(f"| {' | '.join([name, mode, str(one['windows']), *told, ratio, *looks])} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*", metavar="NAME=VALUE[,NAME=VALUE]")
+    parser.add_argument("--models", nargs="+", default=[], help="others, that were trained with another remedy")
+    parser.add_argument("--model", default="storybook")
+    parser.add_argument("--world", default="small")
+    parser.add_argument("--data", type=Path, help="the atlas of the world's art")
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--stories", type=int, default=1)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=[SWITCHING])
+    parser.add_argument("--no-fvd", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--work", type=Path, required=True, help="folder of finished stories")
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    settings = DriftSettings(options.minutes, tuple(options.modes), options.stories)
+    exam = DriftExam(options.model, options.world, options.data, settings, device=options.device, fvd=not options.no_fvd)
+    found = measure(exam, options.variants, options.models, options.work)
+    print(table(found))
+    if options.output:
+        write_text(options.output, json.dumps({"command": shlex.join(["python", *sys.argv]), "variants": found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        raise SystemExit(f"compare_remedies: {error}") from error
