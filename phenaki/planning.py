@@ -66,7 +66,7 @@ def story_operations(plan: StoryPlan, info: ModelInfo, num_steps: int | None = N
     heads = sum(parameter.numel() for parameter in generator.to_logits.parameters())
     operations = 0.0
     for scene in plan.scenes:
-        rounds = scene.num_steps or num_steps or info.sampling.num_steps  # as in `director.py`
+        rounds = (scene.num_steps or num_steps or info.sampling.num_steps) + info.sampling.num_corrections  # as in `director.py`
         branches = 1 if (scene.guidance_scale or info.sampling.guidance_scale) == 1 else 2
         for chunk in scene.chunks:
             tokens = chunk.num_slices * tokens_per_slice

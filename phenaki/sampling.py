@@ -1,7 +1,9 @@
 """Filling ONE chunk: rounds of parallel decoding (MaskGIT, Chang et al. 2022, section 3.2).
 
 Each round predicts all hidden tokens at once, keeps the ones it is surest of (or the next ones of a fixed order) and
-hides the rest again. A token of a large codebook is chosen as a few factors, each given the ones before it.
+hides the rest again. A token of a large codebook is chosen as a few factors, each given the ones before it. Then, where
+asked for, it is corrected: tokens that were chosen when little was known are chosen once more (corrector steps, Campbell et
+al. 2022, arXiv 2205.14987, section 4.4; here Gibbs sampling by blocks).
 The functions take a callable that gives logits, so they can be tested with a fake model.
 """
 
@@ -24,6 +26,7 @@ class SamplingOptions:
     """How a chunk is sampled."""
 
     num_steps: int = 12  # rounds a chunk
+    num_corrections: int = 0  # rounds after these, each of which hides a part of the chunk again and fills it, all else known
     guidance_scale: float = 3.0  # uncond + scale * (cond - uncond); 1 = off
     guidance_ramp: bool = True  # the scale rises linearly from 1 to its value over the rounds
     temperature: float = 1.0  # of the token distribution
@@ -35,6 +38,7 @@ class SamplingOptions:
     def __post_init__(self):
         if not 1 <= self.num_steps <= 256:
             raise ValueError(f"num_steps {self.num_steps}: needed 1 to 256 rounds")
+        check_range(self, "num_corrections", at_least=0, at_most=256)
         if not 1 <= self.guidance_scale <= 100:
             raise ValueError(f"guidance_scale {self.guidance_scale}: needed 1 (off) to 100")
         check_range(self, "temperature", above=0, at_most=100)
@@ -75,7 +79,7 @@ def guidance_at(step: int, options: SamplingOptions) -> float:
     """The scale in a round: with a ramp it rises linearly from 1 in the first round to guidance_scale in the last (Muse, section 2.7)."""
     if not options.guidance_ramp or options.num_steps == 1:
         return options.guidance_scale
-    return 1 + (options.guidance_scale - 1) * step / (options.num_steps - 1)
+    return 1 + (options.guidance_scale - 1) * min(step / (options.num_steps - 1), 1)
 
 
 Head = Callable[[list[Tensor]], Tensor]
@@ -124,6 +128,14 @@ def sample_chunk(
         keep = still[:, hidden].sum(1) - num_hidden_after(step, options.num_steps, num_to_fill, schedule)
         rank = sureness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         tokens[:, hidden] = torch.where(rank < keep[:, None], chosen, tokens[:, hidden])
+    parts = halton_order(*shape[1:]).to(tokens.device) * options.num_corrections // shape[1:].numel()
+    for number in range(options.num_corrections):
+        hidden = (mask.flatten() & (parts == number)).nonzero().squeeze(1)
+        if len(hidden):
+            step = options.num_steps + number
+            tokens[:, hidden] = mask_token_id
+            head = predict(tokens.view(shape), hidden, step)
+            tokens[:, hidden], _ = choose_tokens(head, Noise(keys, step, shape[1:].numel(), hidden), options.temperature, factor_size, num_factors)
     return tokens.view(shape)
 
 

@@ -196,6 +196,36 @@ def test_halton_order_reveals_in_that_order():
         assert hidden == set((ranks >= N - len(hidden)).nonzero().flatten().tolist())
 
 
+def test_corrections_hide_every_filled_position_once_more_and_no_known_one():
+    mask = torch.rand(SHAPE, generator=torch.Generator().manual_seed(2)) < 0.6
+    tokens, asked = torch.full((1, *SHAPE), 5), []
+
+    def watching(shown, hidden, step):
+        assert set((shown.flatten(1)[0] == V).nonzero().flatten().tolist()) == set(hidden.tolist()), "all else is known"
+        asked.append((step, set(hidden.tolist())))
+        return looking_model(shown, hidden, step)
+
+    filled = sample(watching, SamplingOptions(num_steps=2, num_corrections=3), tokens, mask)
+    assert torch.equal(filled[0][~mask], tokens[0][~mask]) and (filled < V).all()
+    corrected = [hidden for step, hidden in asked if step >= 2]
+    assert [step for step, _ in asked] == [0, 1, 2, 3, 4]
+    assert set.union(*corrected) == set(mask.flatten().nonzero().flatten().tolist()) and sum(map(len, corrected)) == int(mask.sum())
+    ranks = halton_order(*SHAPE)
+    assert max(ranks[list(corrected[0])]) < min(ranks[list(corrected[1])]) < min(ranks[list(corrected[2])]), "the first chosen come first"
+
+
+def test_what_was_chosen_when_little_was_known_is_corrected():
+    truth = torch.randint(V, (N,), generator=torch.Generator().manual_seed(4))
+
+    def knows_with_half(shown, hidden, step):
+        right = (shown == V).sum() <= N / 2
+        return lambda factors: 100.0 * torch.nn.functional.one_hot((truth[hidden] + (0 if right else 1)) % V, V)[None]
+
+    options = SamplingOptions(num_steps=2, order="halton")
+    assert not torch.equal(sample(knows_with_half, options).flatten(), truth)
+    assert torch.equal(sample(knows_with_half, SamplingOptions(num_steps=2, order="halton", num_corrections=2)).flatten(), truth)
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize("choice_temperature", [0.0, 4.0])
 def test_confidence_order_equals_a_slow_maskgit(schedule, choice_temperature):
@@ -235,6 +265,7 @@ def test_guidance_rises_from_one_to_its_scale():
     ramp = [guidance_at(step, SamplingOptions(num_steps=5, guidance_scale=7.0)) for step in range(5)]
     assert ramp == [1.0, 2.5, 4.0, 5.5, 7.0]
     assert {guidance_at(step, SamplingOptions(num_steps=5, guidance_scale=7.0, guidance_ramp=False)) for step in range(5)} == {7.0}
+    assert guidance_at(7, SamplingOptions(num_steps=5, guidance_scale=7.0)) == 7.0, "in corrections as in the last round"
     assert guidance_at(0, SamplingOptions(num_steps=1, guidance_scale=7.0)) == 7.0
     assert {guidance_at(step, SamplingOptions(guidance_scale=1)) for step in range(12)} == {1}
 
@@ -243,6 +274,7 @@ def test_guidance_rises_from_one_to_its_scale():
     ("settings", "message"),
     [
         ({"num_steps": 0}, "num_steps 0: needed 1 to 256 rounds"),
+        ({"num_corrections": -1}, "num_corrections -1: needed at least 0 and at most 256"),
         ({"num_steps": 257}, "num_steps 257: needed 1 to 256 rounds"),
         ({"guidance_scale": 0.5}, r"guidance_scale 0.5: needed 1 \(off\) to 100"),
         ({"guidance_scale": math.nan}, "guidance_scale nan"),
