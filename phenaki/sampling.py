@@ -2,8 +2,8 @@
 
 Each round predicts all hidden tokens at once, keeps the ones it is surest of (or the next ones of a fixed order) and
 hides the rest again. A token of a large codebook is chosen as a few factors, each given the ones before it. Then, where
-asked for, it is corrected: tokens that were chosen when little was known are chosen once more (corrector steps, Campbell et
-al. 2022, arXiv 2205.14987, section 4.4; here Gibbs sampling by blocks).
+asked for, it is corrected: tokens that were chosen when little was known are chosen once more, a part of them at once (after the
+corrector steps of Campbell et al. 2022, arXiv 2205.14987, section 4.4).
 The functions take a callable that gives logits, so they can be tested with a fake model.
 """
 
@@ -26,7 +26,7 @@ class SamplingOptions:
     """How a chunk is sampled."""
 
     num_steps: int = 12  # rounds a chunk
-    num_corrections: int = 0  # rounds after these, each of which hides a part of the chunk again and fills it, all else known
+    num_corrections: int = 0  # rounds after these, each of which chooses such a share of the tokens once more, all others known
     guidance_scale: float = 3.0  # uncond + scale * (cond - uncond); 1 = off
     guidance_ramp: bool = True  # the scale rises linearly from 1 to its value over the rounds
     temperature: float = 1.0  # of the token distribution
@@ -38,7 +38,8 @@ class SamplingOptions:
     def __post_init__(self):
         if not 1 <= self.num_steps <= 256:
             raise ValueError(f"num_steps {self.num_steps}: needed 1 to 256 rounds")
-        check_range(self, "num_corrections", at_least=0, at_most=256)
+        if self.num_corrections == 1 or not 0 <= self.num_corrections <= 256:
+            raise ValueError(f"num_corrections {self.num_corrections}: needed 0 (none), or 2 to 256 rounds; one would choose all anew at once")
         if not 1 <= self.guidance_scale <= 100:
             raise ValueError(f"guidance_scale {self.guidance_scale}: needed 1 (off) to 100")
         check_range(self, "temperature", above=0, at_most=100)
@@ -128,15 +129,25 @@ def sample_chunk(
         keep = still[:, hidden].sum(1) - num_hidden_after(step, options.num_steps, num_to_fill, schedule)
         rank = sureness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         tokens[:, hidden] = torch.where(rank < keep[:, None], chosen, tokens[:, hidden])
-    parts = halton_order(*shape[1:]).to(tokens.device) * options.num_corrections // shape[1:].numel()
-    for number in range(options.num_corrections):
-        hidden = (mask.flatten() & (parts == number)).nonzero().squeeze(1)
-        if len(hidden):
-            step = options.num_steps + number
-            tokens[:, hidden] = mask_token_id
-            head = predict(tokens.view(shape), hidden, step)
-            tokens[:, hidden], _ = choose_tokens(head, Noise(keys, step, shape[1:].numel(), hidden), options.temperature, factor_size, num_factors)
+    parts = correction_parts(mask, options.num_corrections)
+    for step, hidden in enumerate(parts, options.num_steps):
+        tokens[:, hidden] = mask_token_id
+        head = predict(tokens.view(shape), hidden, step)
+        noise = Noise(keys, step, shape[1:].numel(), hidden)
+        tokens[:, hidden], _ = choose_tokens(head, noise, options.temperature, factor_size, num_factors)
     return tokens.view(shape)
+
+
+def correction_parts(mask: Tensor, count: int) -> list[Tensor]:
+    """The positions where mask (t h w) is True, in `count` parts of the chunk that are each spread all over it: indices (n,), none empty.
+
+    In Halton order: those that it fills first come first.
+    """
+    if not count:
+        return []
+    parts = halton_order(*mask.shape).to(mask.device) * count // mask.numel()
+    found = ((mask.flatten() & (parts == number)).nonzero().squeeze(1) for number in range(count))
+    return [part for part in found if len(part)]
 
 
 def choose_tokens(head: Head, noise: "Noise", temperature: float, factor_size: int, num_factors: int) -> tuple[Tensor, Tensor]:

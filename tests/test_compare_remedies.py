@@ -3,13 +3,14 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from test_drift import Blind
 from test_story_evaluation import folder  # noqa: F401
 
 from phenaki.checkpoint import load_model
 from phenaki.evaluation.drift_program import DriftExam
-from phenaki.evaluation.drift_scripts import RETURNING, SWITCHING, DriftSettings
+from phenaki.evaluation.drift_scripts import RECALLING, RETURNING, SWITCHING, DriftSettings
 from phenaki.evaluation.networks import MetricNetworks
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
@@ -44,3 +45,20 @@ def test_remedies_are_measured_beside_the_model_as_it_is(folder, tmp_path):  # n
     shown = given["referee"].shown
     assert measure(exam, ["context=frames", "anchor=false"], [str(folder)], tmp_path, **given) == found
     assert given["referee"].shown == shown, "what was judged is not made again"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("max_corruption=0", "needed NAME=VALUE"), ("anchor=False", "anchor"), ("num_steps=0", "needed 1 to 256"),
+        ("context_slices=-1", "context_slices -1: needed at least 0"),
+    ],
+)
+def test_changes_that_would_mean_nothing_or_something_else_are_refused(text, said):
+    with pytest.raises(ValueError, match=said):
+        measure(DriftExam("none"), [text], [], Path("nowhere"))
+
+
+def test_nothing_can_be_recalled_without_an_anchor():
+    with pytest.raises(ValueError, match="anchor=false: without an anchor nothing can be recalled"):
+        measure(DriftExam("none", settings=DriftSettings(modes=(RECALLING,))), ["anchor=false"], [], Path("nowhere"))

@@ -104,3 +104,15 @@ def test_the_end_of_a_run_stopped_at_any_write_leaves_the_old_model_or_the_new_o
         assert state_sha256([model.tokenizer, model.generator]) == new and model.info.training["generator_steps"] == 2
         assert len(list((out / "model").glob("generator*.safetensors"))) == 1, "what is in use, and nothing else"
     assert found == [old] * (len(found) - 1) + [new] and len(found) >= 7, "every write stands before config.json but the removal of the old file"
+
+
+def test_roll_outs_that_no_story_is_long_enough_for_are_refused(config, shipped, tmp_path):
+    text = config.read_text().replace("num_stories = 3", "num_stories = 3\nrollout_prob = 0.5")
+    short = tmp_path / "short.toml"
+    short.write_text(text.replace("num_slices = 9", "num_slices = 6"))
+    assert "num_slices = 6" in short.read_text()
+    with pytest.raises(ValueError, match=r"rollout_prob 0\.5: needs context_slices, and stories of 7 slices; found 6, set num_slices"):
+        train(short, tmp_path / "out", 1)
+    long = tmp_path / "long.toml"
+    long.write_text(text)
+    train(long, tmp_path / "other", 1)

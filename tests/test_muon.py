@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from phenaki.training import muon
 from phenaki.training.muon import Muon, orthogonalized
 
 
@@ -45,6 +46,21 @@ def test_steps_are_those_of_torchs_own():
     for one, other in zip(ours, theirs, strict=True):
         if one.grad is not None:
             torch.testing.assert_close(own.state[one]["momentum_buffer"], reference.state[other]["momentum_buffer"])
+
+
+def test_matrices_that_do_not_fit_together_move_as_they_would(monkeypatch):
+    def moved() -> list[torch.Tensor]:
+        rng = torch.Generator().manual_seed(2)
+        parameters = [torch.nn.Parameter(torch.randn(6, 4, generator=rng)) for _ in range(5)]
+        for one in parameters:
+            one.grad = torch.randn(one.shape, generator=rng)
+        Muon(parameters, lr=0.1, weight_decay=0.0).step()
+        return parameters
+
+    together = moved()
+    monkeypatch.setattr(muon, "MOST_AT_ONCE", 50)  # two of 24 numbers
+    for one, other in zip(moved(), together, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_muon_moves_matrices_alone():

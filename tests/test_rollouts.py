@@ -11,9 +11,9 @@ from phenaki.maskgit import ANCHOR, MaskGIT, MaskGITConfig
 from phenaki.past import Past
 from phenaki.sampling import NoiseKey, SamplingOptions
 from phenaki.training.batches import draw_batch, share
-from phenaki.training.generator import told, with_own_context
+from phenaki.training.generator import told, validation_loss, with_own_context
 from phenaki.training.parallel import Part
-from phenaki.training.rollouts import TEMPERATURE, draw_rollout
+from phenaki.training.rollouts import TEMPERATURE, draw_rollout, least_slices
 from phenaki.training.run import Run
 from phenaki.training.settings import GeneratorTraining
 
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def training(rollout_prob: float, **changes) -> GeneratorTraining:
-    return GeneratorTraining(num_slices=17, rollout_prob=rollout_prob, rollout_steps=3, image_prob=0, optimizer=settings(**changes))
+    return GeneratorTraining(num_slices=17, rollout_prob=rollout_prob, num_rollout_steps=3, image_prob=0, optimizer=settings(**changes))
 
 
 def rolled_out(count: int = 300, config: MaskGITConfig = GENERATOR):
@@ -66,7 +66,7 @@ def test_one_setting_moves_no_other_choice():
             assert not with_them.corruption.any(), "what is made is told to be clean, as in a story"
 
 
-def test_what_is_made_is_what_the_network_would_make_in_a_story():
+def test_what_is_made_is_what_the_network_would_make_in_a_story_without_anchor_and_guidance():
     model = network()
     options = SamplingOptions(num_steps=3, guidance_scale=1, temperature=TEMPERATURE, order="halton")
     batch = next(batch for batch in rolled_out() if batch.rollout.chosen.any() and not batch.rollout.chosen.all())
@@ -97,18 +97,37 @@ def test_a_part_of_a_batch_has_the_contexts_that_it_has_in_the_whole():
     assert torch.equal(share(batch, slice(0, 2)).rollout.seeds, batch.rollout.seeds[:2])
 
 
-def test_the_loss_is_of_the_truth_after_what_was_made_and_has_no_gradient_through_it():
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_loss_and_its_gradients_are_those_of_the_truth_after_what_was_made(bf16):
     task = generator_task(network(), STORIES, training(1.0, num_steps=200))
-    step = next(step for step in range(200) if (draw := task.draw(step, [Part(0, 1)])[0].batch).rollout is not None and draw.rollout.chosen.any())
-    batch = task.draw(step, [Part(0, 1)])[0]
-    loss = task.losses(batch, step)["loss"]
-    own = with_own_context(task.model, batch, 3)
-    assert torch.equal(own.batch.tokens, batch.batch.tokens)
-    assert loss.item() == pytest.approx(task.losses(own, step)["loss"].item())
-    clean = task.losses(replace(batch, batch=replace(batch.batch, rollout=None)), step)["loss"]
-    assert loss.item() != pytest.approx(clean.item(), abs=1e-6)
-    loss.backward()
-    assert all(one.grad is None or one.grad.isfinite().all() for one in task.model.parameters())
+    drawn = ((step, task.draw(step, [Part(0, 1)])[0]) for step in range(200))
+    step, batch = next((step, one) for step, one in drawn if one.batch.rollout is not None and one.batch.rollout.chosen.any())
+
+    def gradients(of) -> tuple[float, dict[str, torch.Tensor]]:
+        task.model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = task.losses(of, step)["loss"]
+        loss.backward()
+        return loss.item(), {name: one.grad.clone() for name, one in task.model.named_parameters() if one.grad is not None}
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        own = with_own_context(task.model, batch, 3)
+    assert torch.equal(own.batch.tokens, batch.batch.tokens) and not torch.equal(own.batch.context, batch.batch.context)
+    (loss, found), (wanted_loss, wanted) = gradients(batch), gradients(own)
+    assert loss == wanted_loss and found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert torch.equal(found[name], value), name
+    assert all(found[name].any() for name in found if "to_queries" in name), "what was cast in making the context does not stand in the way"
+    clean, _ = gradients(replace(batch, batch=replace(batch.batch, rollout=None)))
+    assert clean != pytest.approx(loss, abs=1e-6)
+
+
+def test_held_out_figures_do_not_depend_on_what_the_model_makes_and_say_what_it_costs():
+    model, batches = network(), 12
+    plain = validation_loss(model, STORIES, GENERATOR, training(0.0, batch_size=4), batches, 7)
+    rolled = validation_loss(model, STORIES, GENERATOR, training(0.3, batch_size=4), batches, 7)
+    assert {name: value for name, value in rolled.items() if name != "loss_own_context"} == plain
+    assert rolled["loss_own_context"] > 0 and rolled["loss_own_context"] != plain["loss_continue"]
 
 
 def test_a_run_with_roll_outs_resumes_to_the_bit(tmp_path):
@@ -127,13 +146,21 @@ def test_a_run_with_roll_outs_resumes_to_the_bit(tmp_path):
     assert any(not torch.equal(value, start[name]) for name, value in whole.task.model.state_dict().items())
 
 
+def test_no_shorter_story_has_a_chunk_with_such_a_context():
+    least = least_slices(GENERATOR)
+    end = torch.tensor([[least]])  # of one scene
+    for begin, wanted in ((least - 2, False), (least - 1, True)):
+        stories = replace(STORIES, scene_end=end.expand(1, least).contiguous())
+        assert bool(draw_rollout(stories, GENERATOR, torch.tensor([0]), torch.tensor([begin]), torch.Generator()).chosen) == wanted
+
+
 def test_chunks_with_nothing_before_them_choose_nothing():
     story, begin = torch.tensor([0, 1]), torch.tensor([0, GENERATOR.chunk_slices])
     rollout = draw_rollout(STORIES, GENERATOR, story, begin, torch.Generator().manual_seed(0))
     assert not rollout.chosen.any() and rollout.context.shape == (2, GENERATOR.context_slices, 2, 2)
 
 
-@pytest.mark.parametrize(("changes", "said"), [({"rollout_prob": 1.5}, "rollout_prob 1.5"), ({"rollout_steps": 0}, "rollout_steps 0")])
+@pytest.mark.parametrize(("changes", "said"), [({"rollout_prob": 1.5}, "rollout_prob 1.5"), ({"num_rollout_steps": 0}, "num_rollout_steps 0")])
 def test_settings_that_cannot_be(changes, said):
     with pytest.raises(ValueError, match=said):
         GeneratorTraining(**changes)

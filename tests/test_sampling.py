@@ -274,7 +274,8 @@ def test_guidance_rises_from_one_to_its_scale():
     ("settings", "message"),
     [
         ({"num_steps": 0}, "num_steps 0: needed 1 to 256 rounds"),
-        ({"num_corrections": -1}, "num_corrections -1: needed at least 0 and at most 256"),
+        ({"num_corrections": -1}, r"num_corrections -1: needed 0 \(none\), or 2 to 256"),
+        ({"num_corrections": 1}, "one would choose all anew at once"),
         ({"num_steps": 257}, "num_steps 257: needed 1 to 256 rounds"),
         ({"guidance_scale": 0.5}, r"guidance_scale 0.5: needed 1 \(off\) to 100"),
         ({"guidance_scale": math.nan}, "guidance_scale nan"),

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from phenaki.atomic import put
+from phenaki.atomic import open_to_others, put
 from phenaki.video import VideoError, read_video
 
 ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
@@ -38,6 +38,7 @@ def decode_folder(folder: Path, path: Path, *, size: int, fps: float, num_frames
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     save_file({"frames": torch.from_numpy(np.concatenate(kept)), "lengths": lengths}, part, {"source": source})
+    open_to_others(part)
     put(part, path)
 
 

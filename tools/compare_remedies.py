@@ -14,7 +14,7 @@ import argparse
 import json
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,25 @@ from variants import of_kind, read_variant
 
 from phenaki.atomic import write_text
 from phenaki.checkpoint import load_model, save_model
+from phenaki.config import check_range
 from phenaki.evaluation.drift_program import DriftExam, run_drift_evaluation
-from phenaki.evaluation.drift_scripts import MODES, SWITCHING, DriftSettings
-from phenaki.maskgit import MaskGITConfig
+from phenaki.evaluation.drift_scripts import MODES, RECALLING, SWITCHING, DriftSettings
 from phenaki.sampling import SamplingOptions
 
 OWN = "as shipped"
+
+
+@dataclass(frozen=True)
+class PastSettings:
+    """What of a generator's settings may be changed without training it anew; see MaskGITConfig."""
+
+    anchor: bool = True
+    context_slices: int = 3
+
+    def __post_init__(self):
+        check_range(self, "context_slices", at_least=0)
+
+
 LOOKS = ("sharpness", "brightness", "colourfulness")
 
 
@@ -43,7 +56,7 @@ def changed_model(name: str | Path, changes: dict[str, Any], folder: Path) -> Pa
 
 def variant_exam(exam: DriftExam, variant: dict[str, Any], folder: Path) -> DriftExam:
     """An examination with fields of the generator's and the sampling's settings in place of the model's own."""
-    of_model, sampling = of_kind(variant, MaskGITConfig), of_kind(variant, SamplingOptions)
+    of_model, sampling = of_kind(variant, PastSettings), of_kind(variant, SamplingOptions)
     model = changed_model(exam.model, of_model, folder) if of_model else exam.model
     return replace(exam, model=model, sampling=sampling)
 
@@ -52,7 +65,9 @@ def measure(exam: DriftExam, texts: list[str], models: list[str], work: Path, **
     """Figures of the model as it is, of each variant and of each other model, by name. options: of `run_drift_evaluation`."""
     exams = {OWN: exam}
     for text in texts:
-        exams[text] = variant_exam(exam, read_variant(text, MaskGITConfig, SamplingOptions), work / f"model-{text.replace('/', '-')}")
+        if RECALLING in exam.settings.modes and read_variant(text, PastSettings, SamplingOptions).get("anchor") is False:
+            raise ValueError(f"{text}: without an anchor nothing can be recalled; leave out the mode {RECALLING}")
+        exams[text] = variant_exam(exam, read_variant(text, PastSettings, SamplingOptions), work / f"model-{text.replace('/', '-')}")
     exams |= {model: replace(exam, model=model) for model in models}
     found = {}
     for name, one in exams.items():

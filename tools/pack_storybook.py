@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from phenaki.atomic import open_to_others
 from phenaki.data.art import LOOP_FRAMES
 from phenaki.data.world import WORLDS
 
@@ -76,6 +77,7 @@ def main() -> None:
     }
     names = {"actors": list(sprites), "places": list(places), "particles": list(PARTICLES)}
     save_file({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()}, options.output, {"names": json.dumps(names)})
+    open_to_others(options.output)
     print(f"{options.output}: {len(sprites)} sprites, {len(places)} places, {options.output.stat().st_size / 2**20:.1f} MiB")
 
 

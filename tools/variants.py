@@ -4,10 +4,12 @@ import json
 from dataclasses import fields
 from typing import Any
 
+from phenaki.config import build
+
 
 def read_variant(text: str, *kinds: type) -> dict[str, Any]:
-    """"num_steps=16,order=confidence" -> its fields; ValueError names what is no field of these dataclasses."""
-    known = [one.name for kind in kinds for one in fields(kind)]
+    """"num_steps=16,order=confidence" -> its fields; ValueError names what is no field of these dataclasses, or cannot be its value."""
+    known = {one.name: kind for kind in kinds for one in fields(kind)}
     found = {}
     for part in text.split(","):
         name, sign, value = part.partition("=")
@@ -17,6 +19,7 @@ def read_variant(text: str, *kinds: type) -> dict[str, Any]:
             found[name] = json.loads(value)
         except json.JSONDecodeError:
             found[name] = value
+        build(known[name], {name: found[name]}, text)
     return found
 
 

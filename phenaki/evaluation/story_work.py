@@ -77,7 +77,7 @@ class WorkFolder:
         try:
             values = _read(path)
             return Record(**{**values, "made": _judged(values["made"]), "rendered": _judged(values["rendered"])})
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not the record of a story ({error}). Remove it and run again") from error
 
     def keep(self, record: Record, frames: np.ndarray, fps: float) -> None:

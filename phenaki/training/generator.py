@@ -25,7 +25,7 @@ from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.batches import Batch, draw_batch, share
 from phenaki.training.parallel import Group, Part, joined
-from phenaki.training.rollouts import own_context
+from phenaki.training.rollouts import least_slices, own_context
 from phenaki.training.run import Run
 from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
@@ -67,24 +67,29 @@ def validation_loss(
 ) -> dict[str, float]:
     """Means over the hidden tokens of held-out stories, the same for the same arguments: nats a token ("loss") and "correct".
 
-    The batches are those of a training with this seed (masks, tasks, corrupted contexts), but no caption is dropped and no
-    target smoothed, so figures of runs with other such settings can be compared. "loss_from_text" and "loss_continue" are of
-    the batches without and with context, where there are some.
+    The batches are those of a training with this seed (masks, tasks, corrupted contexts), but no caption is dropped, no
+    target smoothed and no context made by the model, so figures of runs with other such settings can be compared.
+    "loss_from_text" and "loss_continue" are of the batches without and with context, where there are some; where the training
+    has roll-outs, "loss_own_context" is of the latter with contexts that the model makes.
     """
     if num_batches < 1:
         raise ValueError(f"{num_batches} batches to validate on: needed at least 1")
     device, was_training = next(model.parameters()).device, model.training
-    undropped, own = replace(config, cond_drop_prob=0.0), replace(training, optimizer=replace(training.optimizer, seed=seed))
+    undropped, own = replace(config, cond_drop_prob=0.0), replace(training, optimizer=replace(training.optimizer, seed=seed), rollout_prob=0.0)
+    drawn = [draw_batch(stories, undropped, own, step) for step in range(num_batches)]
+    batches = [(batch, ("loss", "loss_from_text" if batch.starts else "loss_continue")) for batch in drawn]
+    if training.rollout_prob:
+        rolled_out = (draw_batch(stories, undropped, replace(own, rollout_prob=1.0), step) for step in range(num_batches))
+        batches += [(batch, ("loss_own_context",)) for batch in rolled_out if batch.rollout is not None]
     sums: dict[str, float] = {}
     model.eval()
     try:
-        for step in range(num_batches):
-            batch = draw_batch(stories, undropped, own, step)
-            kind = "loss_from_text" if batch.starts else "loss_continue"
+        for batch, names in batches:
             for part in (told(stories, batch, Part(index, num_parts), device) for index in range(num_parts)):
-                part = with_own_context(model, part, training.rollout_steps)
+                part = with_own_context(model, part, training.num_rollout_steps)
                 losses = generator_loss(model, part.batch, part.text, part.text_mask, num_hidden=1.0)
-                for name, value in (("loss", losses["loss"]), ("correct", losses["correct"]), (kind, losses["loss"])):
+                said = dict.fromkeys(names, losses["loss"]) | ({"correct": losses["correct"]} if "loss" in names else {})
+                for name, value in said.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
                     sums[f"of {name}"] = sums.get(f"of {name}", 0) + part.batch.num_hidden
     finally:
@@ -117,13 +122,13 @@ def told(stories: StoryTokens, batch: Batch, part: Part, device: torch.device) -
     return TextBatch(batch.to(device), text, text_mask, num_hidden, *rolled_out)
 
 
-def with_own_context(model: MaskGIT, told: TextBatch, num_steps: int) -> TextBatch:
+def with_own_context(model: MaskGIT, given: TextBatch, num_steps: int) -> TextBatch:
     """The same with a context that the model makes in so many rounds, where the batch asks for one."""
-    batch = told.batch
+    batch = given.batch
     if batch.rollout is None:
-        return told
-    context = own_context(model, batch.context, batch.kinds, batch.rollout, told.rollout_text, told.rollout_mask, num_steps)
-    return replace(told, batch=replace(batch, context=context, rollout=None))
+        return given
+    context = own_context(model, batch.context, batch.kinds, batch.rollout, given.rollout_text, given.rollout_mask, num_steps)
+    return replace(given, batch=replace(batch, context=context, rollout=None))
 
 
 @dataclass
@@ -169,7 +174,7 @@ class GeneratorTask:
         return batch.batch.tokens.numel()
 
     def losses(self, batch: TextBatch, step: int) -> dict[str, Tensor]:
-        batch = with_own_context(self.model, batch, self.training.rollout_steps)
+        batch = with_own_context(self.model, batch, self.training.num_rollout_steps)
         return generator_loss(self.model, batch.batch, batch.text, batch.text_mask, self.training.label_smoothing, batch.num_hidden)
 
     def rehearse(self, network: MaskGIT, num_rows: int) -> Tensor:
@@ -186,7 +191,7 @@ class GeneratorTask:
 
     def kind(self, batch: TextBatch, step: int) -> Hashable:
         context = batch.batch.context
-        return batch.batch.tokens.shape[1:], None if context is None else context.shape[1]
+        return batch.batch.tokens.shape[1:], None if context is None else context.shape[1], batch.batch.rollout is not None
 
     def figures(self, means: dict[str, float]) -> dict[str, float]:
         return means
@@ -263,6 +268,9 @@ def _make_task(
     stories = stories_of(training, data, "stories.safetensors") if group.leads else None
     group.wait()  # the others read what the first has made
     stories = stories or stories_of(training, data, "stories.safetensors")
+    least, found = least_slices(config), stories.tokens.tokens.shape[1]
+    if training.rollout_prob and (found < least or not config.context_slices):
+        raise ValueError(f"rollout_prob {training.rollout_prob}: needs context_slices, and stories of {least} slices; found {found}, set num_slices")
     drawn = data is None or not (is_footage(data) or is_story_tokens(data))  # the storybook world: another seed tells other stories
     held_out = None
     if training.optimizer.validation_batches and group.leads and (validation is not None or drawn):

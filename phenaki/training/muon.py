@@ -13,6 +13,7 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the quintic iteration; tuned by Jor
 NUM_ITERATIONS = 5
 MOMENTUM = 0.95
 EPSILON = 1e-7
+MOST_AT_ONCE = 1 << 25  # numbers in the matrices that are worked on together: the work takes some times as much memory
 
 
 class Muon(torch.optim.Optimizer):
@@ -26,16 +27,22 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Moves every parameter that has a gradient; matrices of one shape all at once."""
+        """Moves every parameter that has a gradient; matrices of one shape together, as many as fit."""
         for group in self.param_groups:
             alike = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     alike[parameter.shape, parameter.device, parameter.dtype].append(parameter)
-            for parameters in alike.values():
-                for parameter, update in zip(parameters, orthogonalized(self._momenta(parameters)), strict=True):
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update, alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
+            for (shape, *_), parameters in alike.items():
+                count = max(MOST_AT_ONCE // shape.numel(), 1)
+                for some in (parameters[first : first + count] for first in range(0, len(parameters), count)):
+                    self._move(some, group["lr"], group["weight_decay"])
+
+    def _move(self, parameters: list[Tensor], lr: float, weight_decay: float) -> None:
+        """A step of matrices of one shape."""
+        for parameter, update in zip(parameters, orthogonalized(self._momenta(parameters)), strict=True):
+            parameter.mul_(1 - lr * weight_decay)
+            parameter.add_(update, alpha=-lr * 0.2 * max(parameter.shape) ** 0.5)
 
     def _momenta(self, parameters: list[Tensor]) -> Tensor:
         """Brings the averages of gradients up to date; returns where Nesterov's look ahead sees them, (n rows columns)."""
@@ -50,9 +57,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """Matrices (n rows columns) with their singular values brought to about 1 (0.7 to 1.2) by Newton-Schulz iterations, in the same dtype.
+    """Matrices (n rows columns) with their singular values brought near 1 by Newton-Schulz iterations, in the same dtype.
 
-    Computed in bfloat16 on GPUs, which the iteration bears well; not on CPUs, so that a run goes on alike wherever it began.
+    To 0.7 to 1.2, but for those less than a hundredth of the largest, which come out smaller. Computed in bfloat16 on GPUs, which the
+    iteration bears well; in float32 on CPUs, whichever of them are fast in the other.
     """
     a, b, c = COEFFICIENTS
     is_tall = matrices.shape[1] > matrices.shape[2]

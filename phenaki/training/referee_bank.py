@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from phenaki.atomic import put
+from phenaki.atomic import open_to_others, put
 from phenaki.checkpoint import state_sha256
 from phenaki.config import check_range
 from phenaki.cvivit import CViViT
@@ -61,6 +61,7 @@ class Bank:
         examples = self._paint(number)
         part = path.with_name(f".{path.name}.part")
         save_file({name: tensor.contiguous() for name, tensor in vars(examples).items()}, part, metadata={"identity": self.identity})
+        open_to_others(part)
         put(part, path)
         return examples
 

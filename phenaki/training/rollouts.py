@@ -1,7 +1,8 @@
 """Contexts that the network has made itself, so that it learns to go on from its own mistakes, as it must in a long story.
 
-The chunk before a chunk is filled from the slices before that one, as in a story; its last slices take the place of the true
-ones, and what must come next is still the truth (scheduled sampling, Bengio et al. 2015, arXiv 1506.03099, by whole chunks).
+The chunk before a chunk is filled from the recent slices before that one; its last slices take the place of the true ones, and
+what must come next is still the truth (scheduled sampling, Bengio et al. 2015, arXiv 1506.03099, by whole chunks). It is filled
+without an anchor and without guidance, so a little worse than in a story; the anchor of the chunk itself stays the true one.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from phenaki.data.tokens import StoryTokens
 from phenaki.maskgit import ANCHOR, MaskGIT, MaskGITConfig
 from phenaki.sampling import Head, NoiseKey, SamplingOptions, sample_chunk
 
-TEMPERATURE = 0.6  # of the tokens; without guidance, which would take as long again
+TEMPERATURE = 0.6  # of the tokens
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Rollout:
     def to(self, device: torch.device | str) -> "Rollout":
         """The same on another device."""
         return Rollout(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def least_slices(config: MaskGITConfig) -> int:
+    """Slices of a story, at least, for any chunk of it to have such a context."""
+    return config.chunk_slices + config.context_slices + 2
 
 
 def draw_rollout(stories: StoryTokens, config: MaskGITConfig, story: Tensor, begin: Tensor, rng: torch.Generator) -> Rollout:
@@ -77,5 +83,6 @@ def own_context(
     sizes = {"factor_size": config.factor_size, "num_factors": config.token_factors}
     options = SamplingOptions(num_steps, guidance_scale=1, temperature=TEMPERATURE, order="halton")
     made = sample_chunk(predict, blank, everywhere, options, keys, **sizes)
+    torch.clear_autocast_cache()  # or what is learnt from would use weights that were cast here, in older torch without gradients
     recent = torch.where(rollout.chosen[:, None, None, None], made[:, -count:], context[:, -count:])
     return torch.cat([context[:, :-count], recent], dim=1)

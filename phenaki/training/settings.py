@@ -90,8 +90,8 @@ class GeneratorTraining:
     from_text_prob: float = 0.3  # share of the batches of video without context
     image_prob: float = 0.1  # share of the batches that show still pictures alone: the data's, and first frames of its videos
     tasks: MaskTasks = field(default_factory=MaskTasks)
-    rollout_prob: float = 0.0  # share of the batches with context whose context the network makes itself, where enough slices lie before
-    rollout_steps: int = 4  # rounds in which it does; it takes as long as so many passes forward
+    rollout_prob: float = 0.0  # share of the batches with context in which the network makes it itself, in the samples where that can be
+    num_rollout_steps: int = 4  # rounds in which it does: so many passes forward, and noise drawn on the CPU
     label_smoothing: float = 0.0  # share of a target spread over all values, in [0, 1); 0 = off
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
@@ -99,7 +99,7 @@ class GeneratorTraining:
         check_range(self, "num_slices", "max_scenes", at_least=1)
         check_range(self, "num_stories", "num_images", at_least=0)
         check_range(self, "from_text_prob", "image_prob", "rollout_prob", at_least=0, at_most=1)
-        check_range(self, "rollout_steps", at_least=1, at_most=256)
+        check_range(self, "num_rollout_steps", at_least=1, at_most=256)
         check_range(self, "label_smoothing", at_least=0, below=1)
 
 
