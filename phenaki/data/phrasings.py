@@ -147,7 +147,10 @@ MORE_ACTORS: Phrasings = {
     "locomotive": ("a locomotive", "the locomotive", "a train engine", "a steam engine", "a red and black locomotive", "a steam train"),
 }
 MORE_PLACES: Phrasings = {
-    "beach": ("at the beach", "on the shore", "on the seashore", "at the edge of the sea", "where the ocean meets the sand"),
+    "beach": (
+        "at the beach", "on the shore", "on the seashore", "at the edge of the sea", "where the ocean meets the sand", "beside the sea", "near the ocean",
+        "by the shore", "next to the sea",
+    ),
     "desert": ("in the dry land of red rocks and cactuses", "out in the desert"),
     "snowy forest": ("on a field of snow", "in a snowy winter landscape"),
     "city": ("in the middle of the city", "between skyscrapers"),
