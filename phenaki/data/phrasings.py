@@ -148,8 +148,8 @@ MORE_ACTORS: Phrasings = {
 }
 MORE_PLACES: Phrasings = {
     "beach": (
-        "at the beach", "on the shore", "on the seashore", "at the edge of the sea", "where the ocean meets the sand", "beside the sea", "near the ocean",
-        "by the shore", "next to the sea",
+        "at the beach", "on the shore", "on the seashore", "at the edge of the sea", "where the ocean meets the sand",
+        "beside the sea", "near the ocean", "by the shore", "next to the sea",
     ),
     "desert": ("in the dry land of red rocks and cactuses", "out in the desert"),
     "snowy forest": ("on a field of snow", "in a snowy winter landscape"),
