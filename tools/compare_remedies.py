@@ -10,17 +10,13 @@ of training (`max_corruption`, `rollout_prob`) are compared as models: train two
 where it was killed.
 """
 
-import argparse
 import json
-import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from variants import of_kind, read_variant
+from variants import of_kind, parser_of, read_variant, write_found
 
-from phenaki.atomic import write_text
 from phenaki.checkpoint import load_model, save_model
 from phenaki.config import check_range
 from phenaki.evaluation.drift_program import DriftExam, run_drift_evaluation
@@ -28,6 +24,7 @@ from phenaki.evaluation.drift_scripts import MODES, RECALLING, SWITCHING, DriftS
 from phenaki.sampling import SamplingOptions
 
 OWN = "as shipped"
+LOOKS = ("sharpness", "brightness", "colourfulness")
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,6 @@ class PastSettings:
 
     def __post_init__(self):
         check_range(self, "context_slices", at_least=0)
-
-
-LOOKS = ("sharpness", "brightness", "colourfulness")
 
 
 def changed_model(name: str | Path, changes: dict[str, Any], folder: Path) -> Path:
@@ -65,9 +59,10 @@ def measure(exam: DriftExam, texts: list[str], models: list[str], work: Path, **
     """Figures of the model as it is, of each variant and of each other model, by name. options: of `run_drift_evaluation`."""
     exams = {OWN: exam}
     for text in texts:
-        if RECALLING in exam.settings.modes and read_variant(text, PastSettings, SamplingOptions).get("anchor") is False:
+        variant = read_variant(text, PastSettings, SamplingOptions)
+        if RECALLING in exam.settings.modes and variant.get("anchor") is False:
             raise ValueError(f"{text}: without an anchor nothing can be recalled; leave out the mode {RECALLING}")
-        exams[text] = variant_exam(exam, read_variant(text, PastSettings, SamplingOptions), work / f"model-{text.replace('/', '-')}")
+        exams[text] = variant_exam(exam, variant, work / f"model-{text.replace('/', '-')}")
     exams |= {model: replace(exam, model=model) for model in models}
     found = {}
     for name, one in exams.items():
@@ -108,27 +103,19 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variants", nargs="*", metavar="NAME=VALUE[,NAME=VALUE]")
+    parser = parser_of(__doc__)
     parser.add_argument("--models", nargs="+", default=[], help="others, that were trained with another remedy")
-    parser.add_argument("--model", default="storybook")
-    parser.add_argument("--world", default="small")
-    parser.add_argument("--data", type=Path, help="the atlas of the world's art")
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--stories", type=int, default=1)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=[SWITCHING])
     parser.add_argument("--no-fvd", action="store_true")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--work", type=Path, required=True, help="folder of finished stories")
-    parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     settings = DriftSettings(options.minutes, tuple(options.modes), options.stories)
     exam = DriftExam(options.model, options.world, options.data, settings, device=options.device, fvd=not options.no_fvd)
     found = measure(exam, options.variants, options.models, options.work)
     print(table(found))
-    if options.output:
-        write_text(options.output, json.dumps({"command": shlex.join(["python", *sys.argv]), "variants": found}, indent=2) + "\n")
+    write_found(found, options.output)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,13 @@ an evaluation of stories (`phenaki evaluate story`) without FVD; finished storie
 where it was killed, and variants may be made by several runs, one after the other or side by side.
 """
 
-import argparse
 import json
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from variants import read_variant
+from variants import parser_of, read_variant, write_found
 
-from phenaki.atomic import write_text
 from phenaki.evaluation.story_program import StoryExam, run_story_evaluation
 from phenaki.evaluation.story_scripts import KINDS, ScriptSettings
 from phenaki.sampling import SamplingOptions
@@ -61,22 +57,14 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variants", nargs="*", metavar="NAME=VALUE[,NAME=VALUE]")
-    parser.add_argument("--model", default="storybook")
-    parser.add_argument("--world", default="small")
-    parser.add_argument("--data", type=Path, help="the atlas of the world's art")
+    parser = parser_of(__doc__)
     parser.add_argument("--scripts", type=int, default=24, help="a third of each kind")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--work", type=Path, required=True, help="folder of finished stories")
-    parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     exam = StoryExam(options.model, options.world, options.data, ScriptSettings(options.scripts), device=options.device, fvd=False)
     found = measure(exam, options.variants, options.work)
     print(table(found))
-    if options.output:
-        write_text(options.output, json.dumps({"command": shlex.join(["python", *sys.argv]), "variants": found}, indent=2) + "\n")
+    write_found(found, options.output)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,34 @@
 """Variants of a model's settings, as the tools that compare them take them on the command line."""
 
+import argparse
 import json
+import shlex
+import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
+from phenaki.atomic import write_text
 from phenaki.config import build
+
+
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """What every comparison is told: the variants, the model, its world, where to work and where to write."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*", metavar="NAME=VALUE[,NAME=VALUE]")
+    parser.add_argument("--model", default="storybook")
+    parser.add_argument("--world", default="small")
+    parser.add_argument("--data", type=Path, help="the atlas of the world's art")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--work", type=Path, required=True, help="folder of finished stories")
+    parser.add_argument("-o", "--output", type=Path)
+    return parser
+
+
+def write_found(found: dict[str, Any], output: Path | None) -> None:
+    """The figures of all variants, and the command that gave them, as JSON where asked for."""
+    if output:
+        write_text(output, json.dumps({"command": shlex.join(["python", *sys.argv]), "variants": found}, indent=2) + "\n")
 
 
 def read_variant(text: str, *kinds: type) -> dict[str, Any]:
