@@ -618,6 +618,20 @@ def test_errors_that_come_and_go_are_weighed_and_steady_ones_are_not():
     assert losses_of(Copier(flicker[:, :, 2:3]), still[:, :, :1], motion_weight=2.0)["motion"] == 0, "a picture does not move"
 
 
+def test_flicker_is_weighed_where_nothing_moves_and_there_alone():
+    truth = torch.zeros(1, 3, 5, 16, 16)
+    truth[:, :, 2, :, 8:] = 1.0  # the right half changes twice
+    flicker = torch.zeros_like(truth)
+    flicker[:, :, 1] = 0.2  # comes and goes: two of four changes are wrong, one of them where the right half changes
+    losses = losses_of(Copier(flicker), truth, still_weight=0.5, quantizer_weight=0.0, l1_weight=0.0)
+    assert losses["still"].item() == pytest.approx(0.2 * (2 + 1) / (4 + 2), rel=1e-4)
+    assert losses["loss"].item() == pytest.approx(0.04 / 5 + 0.5 * 0.1, rel=1e-4)
+    assert losses_of(Copier(torch.full_like(truth, 0.2)), truth, still_weight=0.5)["still"].item() == pytest.approx(0, abs=1e-6), "a steady fault"
+    moving = torch.rand(1, 3, 5, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert losses_of(Copier(flicker), moving, still_weight=0.5)["still"].item() < 0.02, "nothing stands still"
+    assert losses_of(Copier(flicker[:, :, 2:3]), truth[:, :, :1], still_weight=0.5)["still"] == 0, "a picture does not change"
+
+
 def test_the_first_frame_has_the_weight_that_is_set(world):
     video = world.clips(0, 0, 2, 5, 2)
     parts = []

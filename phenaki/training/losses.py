@@ -22,6 +22,7 @@ from phenaki.training.discriminator import Discriminator
 
 BALANCES = ("constant", "adaptive")
 CHANGE_BLOCK = 4  # pixels a side
+LEVEL = 2 / 255  # of 8-bit videos in [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class LossSettings:
     l1_weight: float = 0.0
     change_weight: float = 0.0  # how much changes from a frame to the next: against stops inside slices and jumps between them
     motion_weight: float = 0.0  # L2 of each pixel's change from a frame to the next: against errors that come and go
+    still_weight: float = 0.0  # L1 of each pixel's change where truth has none: against flicker of what stands still
     first_frame_weight: float = 1.0  # of a clip's first frame in L2 and L1, against 1 for each other: it has a slice to itself
     lpips_weight: float = 0.1  # L_IP; needs `phenaki metrics install`
     lpips_frames: int = 4  # of each clip, drawn anew in every step; 0 = all of them
@@ -115,6 +117,8 @@ class TokenizerLosses(nn.Module):
             parts["change"] = change_error(made, truth)
         if settings.motion_weight:
             parts["motion"] = motion_error(made, truth)
+        if settings.still_weight:
+            parts["still"] = still_error(made, truth)
         if settings.lpips_weight:
             parts["lpips"] = frame_perceptual(lpips, made, truth, settings.lpips_frames, rng)
         if settings.i3d_weight:
@@ -187,6 +191,19 @@ def motion_error(made: Tensor, truth: Tensor) -> Tensor:
     It weighs errors that differ from frame to frame, which are seen as flicker, and not those that stay.
     """
     return made.new_zeros(()) if truth.shape[2] == 1 else (made - truth).diff(dim=2).square().mean()
+
+
+def still_error(made: Tensor, truth: Tensor) -> Tensor:
+    """Mean absolute change of pixels from a frame to the next where truth has none, of videos (b c f h w); 0 where nothing stands still.
+
+    Faint flicker of a whole picture is seen, and is next to nothing when squared. Where truth moves this says nothing: there the
+    least error of a decoder that is not sure of a motion would be to stand still.
+    """
+    if truth.shape[2] == 1:
+        return made.new_zeros(())
+    still = truth.diff(dim=2).abs().amax(1, keepdim=True) < LEVEL
+    flicker = made.diff(dim=2).abs() * still
+    return flicker.sum() / (still.sum() * made.shape[1]).clamp(min=1)
 
 
 def frame_perceptual(lpips: LPIPS, made: Tensor, truth: Tensor, num_frames: int, rng: torch.Generator) -> Tensor:
