@@ -13,7 +13,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from phenaki.cvivit import CViViT
-from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, MaskGIT, TextCache
+from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, FactorHeads, MaskGIT
 from phenaki.past import Past
 from phenaki.sampling import Head, NoiseKey, SamplingOptions, guidance_at, guided, sample_chunk
 from phenaki.story_plan import Chunk, ScenePlan, StoryPlan
@@ -145,19 +145,16 @@ class SceneFiller:
         mask, tokens = tokens < 0, tokens[None]
 
         def predict(tokens: Tensor, hidden: Tensor, step: int) -> Head:
-            scale = guidance_at(step, self.options)
+            scale, heads = guidance_at(step, self.options), self.generator.to_logits
             if scale == 1:
-                return self._head(tokens, hidden, self.cond, context, starts)
-            head = self._head(tokens.repeat(2, 1, 1, 1), hidden, self.both, twice, starts)
-            return lambda factors: guided(*head([factor.repeat(2, 1) for factor in factors]).chunk(2), scale)
+                features = self.generator.features(tokens, self.cond, context, starts).flatten(1, 3)[:, hidden]
+                return lambda factors: heads(features, factors)
+            features = self.generator.features(tokens.repeat(2, 1, 1, 1), self.both, twice, starts).flatten(1, 3)[:, hidden]
+            return lambda factors: guided_logits(heads, features, factors, scale)
 
         config = self.generator.config
         sizes = {"factor_size": config.factor_size, "num_factors": config.token_factors}
         return sample_chunk(predict, tokens, mask, self.options, [key], **sizes)[0]
-
-    def _head(self, tokens: Tensor, hidden: Tensor, text: TextCache, context: Context | None, starts: bool) -> Head:
-        features = self.generator.features(tokens, text, context, starts).flatten(1, 3)[:, hidden]
-        return lambda factors: self.generator.to_logits(features, factors)
 
     def _context(self, past: Past) -> Context | None:
         """The recent slices, led by the scene's first one where that is no longer among them, or by the one that it recalls."""
@@ -171,6 +168,15 @@ class SceneFiller:
             return None
         device = slices[0].device
         return self.generator.encode_context(torch.stack(slices)[None], torch.tensor(kinds, device=device))
+
+
+def guided_logits(heads: FactorHeads, features: Tensor, factors: list[Tensor], scale: float) -> Tensor:
+    """Guided logits (b n factor_size) of the next factor. features: (2b n dim) of both branches; factors: chosen so far, (b n) each.
+
+    Logits are linear in the heads' states, so that guiding the states is guiding the logits, at half the work.
+    """
+    states = heads.states(features, [factor.repeat(2, 1) for factor in factors])
+    return heads.heads[len(factors)](guided(*states.chunk(2), scale))
 
 
 @torch.no_grad()

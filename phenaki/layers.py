@@ -99,7 +99,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.to_hidden(x).chunk(2, dim=-1)
-        return self.to_out(value * F.silu(gate))
+        if torch.is_grad_enabled():
+            return self.to_out(value * F.silu(gate))
+        return self.to_out(F.silu(gate, inplace=True).mul_(value))  # the same, without two more of the widest tensors that there are
 
 
 class PlaceEmbedding(nn.Module):

@@ -144,11 +144,15 @@ class FactorHeads(nn.Module):
 
     def forward(self, features: Tensor, earlier: list[Tensor]) -> Tensor:
         """features (..., dim), earlier: the factors chosen so far, (...) int64 each -> logits (..., factor_size) of the next."""
+        return self.heads[len(earlier)](self.states(features, earlier))
+
+    def states(self, features: Tensor, earlier: list[Tensor]) -> Tensor:
+        """What the next factor's logits are a linear function of, (..., dim): two of them may be mixed in place of their logits."""
         x = features
         for value, embedding, norm, mixer in zip(earlier, self.earlier, self.norms, self.mixers, strict=False):
             x = x + embedding(value)
             x = x + mixer(norm(x))
-        return self.heads[len(earlier)](x)
+        return x
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
@@ -25,6 +23,7 @@ from phenaki.config import as_dict
 from phenaki.devices import choose_device, choose_dtype
 from phenaki.director import Given, SceneText, direct
 from phenaki.frame_source import FrameSource
+from phenaki.pixels import to_pixels, to_video
 from phenaki.sampling import SamplingOptions
 from phenaki.story import FILE_FIELDS, Story
 from phenaki.story_plan import ScenePlan, StoryPlan, plan
@@ -224,7 +223,7 @@ class Phenaki:
 
     def to_tensor(self, frames: np.ndarray) -> Tensor:
         """Frames uint8 (f h w 3) -> float (f c h w) in [-1, 1] on the model's device."""
-        return rearrange(torch.from_numpy(np.array(frames)).to(self.device), "f h w c -> f c h w") / 127.5 - 1
+        return to_video(frames).to(self.device)
 
     def precision(self) -> contextlib.AbstractContextManager:
         if self.dtype == torch.float32:
@@ -287,13 +286,6 @@ def apply_overrides(story: Story, **values: Any) -> Story:
     """The story with the values that are not None put in place of its own; checked as a script is."""
     given = {key: value for key, value in values.items() if value is not None}
     return Story.from_dict({**story.to_dict(), **given}) if given else story
-
-
-def to_pixels(frames: Tensor, size: int) -> np.ndarray:
-    """(f c h w) float in [-1, 1] -> (f, size, size, 3) uint8, resized where the model's size is another."""
-    if frames.shape[-1] != size:
-        frames = F.interpolate(frames.float(), size=(size, size), mode="bicubic", antialias=True).clamp(-1, 1)
-    return ((frames.float() + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def retimed_length(num_frames: int, from_fps: float, to_fps: float) -> int:

@@ -19,6 +19,7 @@ from phenaki.masking import halton_order, mask_schedule, num_hidden_after
 
 ORDERS = ("confidence", "halton")
 CONTEXTS = ("tokens", "frames")
+NOISE_ROWS = 64  # positions whose noise is drawn at once: a chunk's, of all values of a token, would be most of the memory of a round
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,13 @@ class NoiseKey:
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def gumbel(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-    """Standard Gumbel noise: -log(-log(u))."""
-    uniform = torch.rand(shape, generator=rng).clamp_(1e-20, 1 - 1e-7)
-    return uniform.log_().neg_().log_().neg_()
+def gumbel(uniform: Tensor) -> Tensor:
+    """Standard Gumbel noise -log(-log(u)) in place of the uniform numbers in [0, 1) that it is made from."""
+    return uniform.clamp_(1e-20, 1 - 1e-7).log_().neg_().log_().neg_()
 
 
 def guided(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance on logits (Ho & Salimans 2022, arXiv 2207.12598): uncond + scale * (cond - uncond)."""
+    """Classifier-free guidance on logits, or on what they are linear in (Ho & Salimans 2022, arXiv 2207.12598): uncond + scale * (cond - uncond)."""
     return uncond + scale * (cond - uncond)
 
 
@@ -156,7 +156,7 @@ def choose_tokens(head: Head, noise: "Noise", temperature: float, factor_size: i
     token = log_prob = 0
     for index in range(num_factors):
         logits = head(factors).float() / temperature
-        factor = (logits + noise.of_tokens(index, factor_size)).argmax(-1)  # Gumbel-max sampling
+        factor = noise.of_tokens(index, factor_size).add_(logits).argmax(-1)  # Gumbel-max sampling
         log_prob = log_prob + logits.log_softmax(-1).gather(-1, factor[..., None]).squeeze(-1)
         token = token + factor * factor_size**index
         factors.append(factor)
@@ -178,5 +178,15 @@ class Noise:
         return self._draw(f"factor {factor}", (factor_size,))
 
     def _draw(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
-        drawn = [gumbel((self.num_positions, *shape), key.stream(self.step, purpose))[self.hidden.cpu()] for key in self.keys]
-        return torch.stack(drawn).to(self.hidden.device)
+        drawn = [uniform_rows(key.stream(self.step, purpose), self.num_positions, shape, self.hidden.cpu()) for key in self.keys]
+        return gumbel(torch.stack(drawn) if len(drawn) > 1 else drawn[0][None]).to(self.hidden.device)
+
+
+def uniform_rows(rng: torch.Generator, num_rows: int, shape: tuple[int, ...], rows: Tensor) -> Tensor:
+    """torch.rand((num_rows, *shape))[rows], to the bit, without holding the rows that are not wanted; rows (n,) rising."""
+    found = torch.empty(len(rows), *shape)
+    for start in range(0, num_rows, NOISE_ROWS):
+        part = torch.rand(min(NOISE_ROWS, num_rows - start), *shape, generator=rng)
+        first, last = torch.searchsorted(rows, torch.tensor([start, start + len(part)])).tolist()
+        found[first:last] = part[rows[first:last] - start]
+    return found

@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import TOKENIZERS, build_tokenizer
 
-from phenaki.director import Given, SceneFiller, SceneText, direct
+from phenaki.director import Given, SceneFiller, SceneText, direct, guided_logits
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY
 from phenaki.masking import between_mask, continuation_mask
 from phenaki.past import Past
-from phenaki.sampling import NoiseKey, SamplingOptions
+from phenaki.sampling import NoiseKey, SamplingOptions, guided
 from phenaki.story import Scene, Story
 from phenaki.story_plan import plan
 
@@ -195,6 +195,16 @@ def test_guidance_between_equal_texts_changes_nothing(tokenizer, generator):
     guided = tokens_of(list(direct(planned, tokenizer, generator, [against_itself], OPTIONS, 7, GRID)))
     alone = tokens_of(list(direct(planned, tokenizer, generator, [text], replace(OPTIONS, guidance_scale=1.0), 7, GRID)))
     assert torch.equal(guided, alone)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_factors", [0, 1])
+def test_guided_states_give_guided_logits(generator, num_factors):
+    heads, features = generator.to_logits, torch.randn(4, 6, generator.config.dim)
+    factors = [torch.randint(generator.config.factor_size, (2, 6)) for _ in range(num_factors)]
+    both = heads(features, [factor.repeat(2, 1) for factor in factors])
+    torch.testing.assert_close(guided_logits(heads, features, factors, 3.0), guided(*both.chunk(2), 3.0), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(guided_logits(heads, features, factors, 3.0), both[:2], atol=1e-3)
 
 
 def test_negative_prompts_are_heard_whatever_their_length(tokenizer, generator):

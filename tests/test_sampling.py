@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from phenaki.masking import MASK_SCHEDULES, halton_order, num_hidden_after
-from phenaki.sampling import Noise, NoiseKey, SamplingOptions, choose_tokens, guidance_at, guided, gumbel, sample_chunk
+from phenaki.sampling import Noise, NoiseKey, SamplingOptions, choose_tokens, guidance_at, guided, gumbel, sample_chunk, uniform_rows
 
 V = 7  # values of a token
 SHAPE = (3, 4, 4)
@@ -145,10 +145,17 @@ def test_a_shorter_chunk_has_the_tokens_of_the_longer_one():
 
 
 def test_gumbel_noise_has_its_mean_and_spread():
-    noise = gumbel((200_000,), torch.Generator().manual_seed(0))
+    noise = gumbel(torch.rand(200_000, generator=torch.Generator().manual_seed(0)))
     assert noise.isfinite().all()
     assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)
     assert noise.std().item() == pytest.approx(math.pi / math.sqrt(6), abs=0.02)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (1024,)])
+@pytest.mark.parametrize("rows", [torch.arange(200), torch.tensor([0, 3, 63, 64, 199]), torch.tensor([150]), torch.tensor([], dtype=torch.long)])
+def test_rows_of_noise_are_those_of_all_of_it(shape, rows):
+    whole = torch.rand(200, *shape, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(uniform_rows(torch.Generator().manual_seed(3), 200, shape, rows), whole[rows])
 
 
 def test_two_factors_are_one_joint_choice():
@@ -238,8 +245,8 @@ def test_confidence_order_equals_a_slow_maskgit(schedule, choice_temperature):
     for step in range(5):
         hidden = [position for position in range(N) if tokens[position] == V]
         logits = looking_model(torch.tensor(tokens).view(1, *SHAPE), torch.tensor(hidden), step)([])[0] / 0.8
-        token_noise = gumbel((N, V), KEY.stream(step, "factor 0"))
-        choice_noise = gumbel((N,), KEY.stream(step, "choice"))
+        token_noise = gumbel(torch.rand(N, V, generator=KEY.stream(step, "factor 0")))
+        choice_noise = gumbel(torch.rand(N, generator=KEY.stream(step, "choice")))
         guesses = []
         for row, position in zip(logits, hidden, strict=True):
             token = max(range(V), key=lambda value: (row[value] + token_noise[position, value]).item())

@@ -15,10 +15,10 @@ from peer_phenaki_pytorch import import_peer, network_size, peer_generator, peer
 from torch import Tensor, nn
 
 from phenaki.cvivit import CViViT, Stream
-from phenaki.director import Past, SceneFiller, SceneText, direct
+from phenaki.director import Past, SceneFiller, SceneText, direct, guided_logits
 from phenaki.maskgit import MaskGIT
-from phenaki.pipeline import to_pixels
-from phenaki.sampling import NoiseKey, guided
+from phenaki.pixels import to_pixels
+from phenaki.sampling import NoiseKey
 from phenaki.story import Story
 from phenaki.story_plan import plan
 
@@ -73,7 +73,7 @@ def _our_round(generator: MaskGIT, text: SceneText, past: Past, new_slices: int,
     both = generator.encode_text(null_text, text.text_mask.repeat(2, 1))
     kinds = torch.zeros(len(past.slices), dtype=torch.long, device=device)
     context = generator.encode_context(torch.stack(past.slices)[None], kinds).repeated(2)
-    return lambda: guided(*generator.to_logits(generator.features(hidden, both, context, starts=False), []).chunk(2), GUIDANCE_SCALE)
+    return lambda: guided_logits(generator.to_logits, generator.features(hidden, both, context, starts=False), [], GUIDANCE_SCALE)
 
 
 @torch.no_grad()

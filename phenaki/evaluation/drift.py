@@ -22,9 +22,10 @@ from phenaki.evaluation.adherence import adherence, judged_frames, scene_cases, 
 from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, LongScript
 from phenaki.evaluation.looks import Looks, looks_of
 from phenaki.evaluation.referee import likeliest
-from phenaki.evaluation.story import I3D, Referee, as_video, features_of
+from phenaki.evaluation.story import I3D, Referee, features_of
 from phenaki.evaluation.tokenizer import as_shown
 from phenaki.pipeline import Phenaki, Prepared
+from phenaki.pixels import to_video
 from phenaki.recording import note_of, tokens_of_note
 from phenaki.story_plan import StoryPlan
 from phenaki.video import VideoWriter
@@ -130,7 +131,7 @@ class MadeWindow:
     @property
     def video(self) -> Tensor:
         """(c f h w) float in [-1, 1]."""
-        return as_video(torch.from_numpy(self.frames))
+        return to_video(self.frames).transpose(0, 1)
 
 
 def made_windows(phenaki: Phenaki, prepared: Prepared, chunks: Sequence[int], notes: Sequence[bytes]) -> Iterator[MadeWindow]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ from phenaki.evaluation.seams import seam_parts
 from phenaki.evaluation.story_scripts import Script
 from phenaki.evaluation.story_work import Judged, Record, WorkFolder
 from phenaki.evaluation.tokenizer import as_shown
-from phenaki.pipeline import Phenaki, to_pixels
+from phenaki.pipeline import Phenaki
+from phenaki.pixels import to_pixels, to_video
 
 I3D = Callable[[Tensor], Tensor]  # video (b c f h w) in [-1, 1] -> features (b d)
 
@@ -51,14 +53,9 @@ def tell(phenaki: Phenaki, script: Script) -> Told:
     started = time.perf_counter()
     chunks = list(phenaki.stream_story(script.story))
     seconds = time.perf_counter() - started
-    video = as_video(torch.cat([torch.from_numpy(chunk.frames) for chunk in chunks]))
+    video = to_video(np.concatenate([chunk.frames for chunk in chunks])).transpose(0, 1)
     slices = (0, *range(1, video.shape[1], phenaki.info.tokenizer.temporal_patch_size))  # scripts have no cuts, which begin another video
     return Told(video, tuple(chunk.start_frame for chunk in chunks), slices, seconds)
-
-
-def as_video(frames: Tensor) -> Tensor:
-    """Frames uint8 (f h w 3) -> (c f h w) float in [-1, 1]."""
-    return rearrange(frames, "f h w c -> c f h w").float() / 127.5 - 1
 
 
 def evaluate_stories(

@@ -9,7 +9,7 @@ from phenaki.checkpoint import Model
 from phenaki.data.clip_files import tidy
 from phenaki.director import SceneText, direct
 from phenaki.maskgit import MaskGIT
-from phenaki.pipeline import to_pixels
+from phenaki.pixels import to_pixels
 from phenaki.sampling import SamplingOptions
 from phenaki.story import MAX_PROMPT_CHARS, Story, one_line
 from phenaki.story_plan import plan

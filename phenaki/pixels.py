@@ -1,0 +1,19 @@
+"""Between what the networks see and what is shown: floats in [-1, 1], and 8-bit frames."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+
+def to_pixels(frames: Tensor, size: int) -> np.ndarray:
+    """(f c h w) float in [-1, 1] -> (f, size, size, 3) uint8, resized where the model's size is another."""
+    if frames.shape[-1] != size:
+        frames = F.interpolate(frames.float(), size=(size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+    return ((frames.float() + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_video(frames: np.ndarray) -> Tensor:
+    """Frames uint8 (f h w 3) -> (f 3 h w) float in [-1, 1], on the CPU."""
+    return rearrange(torch.from_numpy(np.array(frames)), "f h w c -> f c h w") / 127.5 - 1
