@@ -37,6 +37,7 @@ from phenaki.training.checkpoints import (
     save_tensors,
     set_aside,
 )  # fmt: skip
+from phenaki.training.heap import keep_freed_memory
 from phenaki.training.interrupts import Interrupts, Stopped
 from phenaki.training.journal import Journal, Meter, peak_operations
 from phenaki.training.memory import check_memory
@@ -134,6 +135,7 @@ class Run:
     def train(self, on_log: Callable[[dict], None] = print) -> None:
         """Steps until num_steps. Stopped when a signal asks for it, TrainingError after ten steps in a row without a number."""
         settings = self.settings
+        keep_freed_memory()
         draw = lambda step: self.task.draw(step, self.parts)
         with Interrupts() as interrupts, Ahead(draw, self.step, settings.num_steps) as ahead:
             while self.step < settings.num_steps:

@@ -15,6 +15,7 @@ from phenaki.data.tensor_file import read_metadata
 from phenaki.data.token_parts import TokenPlan, tokenize_source
 from phenaki.data.tokens import StoryTokens, TokensError, is_story_tokens
 from phenaki.text import TextEncoder
+from phenaki.training.heap import keep_freed_memory
 from phenaki.training.samples import SAMPLE_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings
 from phenaki.training.tokenizer import Source, open_source
@@ -71,6 +72,7 @@ def story_tokens(
         encoded = text_encoder.encode([text_encoder.shortened(caption) for caption in captions])
         return [text[mask].cpu() for text, mask in zip(encoded.text, encoded.text_mask, strict=True)]
 
+    keep_freed_memory()
     tokenize_source(source, base.tokenizer.encode, encode_text, plan, path, made_by, on_note)
     stories = StoryTokens.load(path)
     note_cut_captions(stories.captions, source, text_encoder, on_note)
