@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from einops import rearrange
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from phenaki.atomic import open_to_others, put
+from phenaki.data.tensor_file import save_tensors
 from phenaki.video import VideoError, read_video
 
 ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
@@ -36,10 +35,7 @@ def decode_folder(folder: Path, path: Path, *, size: int, fps: float, num_frames
         raise ValueError(f"{folder}: none of its {len(files)} videos can be used")
     lengths = torch.tensor([len(frames) for frames in kept])
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    save_file({"frames": torch.from_numpy(np.concatenate(kept)), "lengths": lengths}, part, {"source": source})
-    open_to_others(part)
-    put(part, path)
+    save_tensors(path, {"frames": torch.from_numpy(np.concatenate(kept)), "lengths": lengths}, {"source": source})
 
 
 @dataclass

@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
-from phenaki.atomic import open_to_others
 from phenaki.data.art import LOOP_FRAMES
+from phenaki.data.tensor_file import save_tensors
 from phenaki.data.world import WORLDS
 
 PARTICLES = {"rain": "rain-2.png", "snow": "snow-particle-3.png", "leaves": "leaf-2.png"}
@@ -76,8 +75,7 @@ def main() -> None:
         "particles": np.stack([premultiplied(particle, options.size) for particle in particles]),
     }
     names = {"actors": list(sprites), "places": list(places), "particles": list(PARTICLES)}
-    save_file({key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()}, options.output, {"names": json.dumps(names)})
-    open_to_others(options.output)
+    save_tensors(options.output, {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()}, {"names": json.dumps(names)})
     print(f"{options.output}: {len(sprites)} sprites, {len(places)} places, {options.output.stat().st_size / 2**20:.1f} MiB")
 
 

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from phenaki.atomic import put
 
-DTYPES = {torch.uint8: "U8", torch.int32: "I32", torch.int64: "I64", torch.float16: "F16", torch.float32: "F32"}
+DTYPES = {
+    torch.bool: "BOOL", torch.uint8: "U8", torch.int16: "I16", torch.int32: "I32", torch.int64: "I64", torch.float16: "F16", torch.float32: "F32",
+}  # fmt: skip
 NO_HASH = "0" * 64
 MAX_HEADER_BYTES = 100_000_000  # as the library has it
 
@@ -67,6 +69,11 @@ def write_tensors(path: Path, columns: dict[str, Column], metadata: dict[str, st
         file.seek(0)
         file.write(_header(entries, metadata, digest.hexdigest()))
     put(part, path)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """The same of tensors that are in memory as they are."""
+    write_tensors(path, {name: Column.of(tensor.cpu()) for name, tensor in tensors.items()}, metadata)
 
 
 def _header(entries: dict, metadata: dict[str, str], digest: str) -> bytes:

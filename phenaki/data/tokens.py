@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phenaki.data.ahead import drawn_ahead
-from phenaki.data.tensor_file import Column, TensorFileError, read_metadata, read_tensors, write_tensors
+from phenaki.data.tensor_file import TensorFileError, read_metadata, read_tensors, save_tensors
 
 FORMAT = "phenaki story tokens 1"
 
@@ -67,7 +67,7 @@ class StoryTokens:
 
     def save(self, path: Path) -> None:
         """Writes the file whole or not at all."""
-        write_tensors(path, {name: Column.of(tensor) for name, tensor in self.tensors().items()}, metadata(self.description))
+        save_tensors(path, self.tensors(), metadata(self.description))
 
     def tensors(self) -> dict[str, Tensor]:
         """Every field but the description."""

@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from phenaki.atomic import open_to_others, put
 from phenaki.checkpoint import sha256
+from phenaki.data.tensor_file import save_tensors
 from phenaki.data.world import WorldConfig
 
 ATTRIBUTES = ("actor", "place", "time", "weather", "motion", "companion", "object")
@@ -179,10 +178,7 @@ def likeliest(labels: dict[str, tuple[str, ...]], logits: dict[str, Tensor]) -> 
 def save_referee(referee: Referee, path: Path) -> str:
     """Writes a referee in half precision, whole or not at all; returns its SHA-256."""
     state = {name: value.half() if value.is_floating_point() else value for name, value in referee.state_dict().items()}
-    part = path.with_name(f".{path.name}.part")
-    save_file({name: value.cpu().contiguous() for name, value in state.items()}, part, metadata={"labels": json.dumps(referee.labels)})
-    open_to_others(part)
-    put(part, path)
+    save_tensors(path, state, {"labels": json.dumps(referee.labels)})
     return sha256(path)
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from phenaki.atomic import open_to_others, put
 from phenaki.checkpoint import state_sha256
 from phenaki.config import check_range
 from phenaki.cvivit import CViViT
 from phenaki.data.storybook import StorybookWorld
+from phenaki.data.tensor_file import save_tensors
 from phenaki.training.referee_examples import MAX_CORRUPTION, Examples, draw_examples, draw_kinds, draw_stories, joined
 
 PART = 32  # clips of a file
@@ -59,10 +58,7 @@ class Bank:
         if path.is_file():
             return self._read(path)
         examples = self._paint(number)
-        part = path.with_name(f".{path.name}.part")
-        save_file({name: tensor.contiguous() for name, tensor in vars(examples).items()}, part, metadata={"identity": self.identity})
-        open_to_others(part)
-        put(part, path)
+        save_tensors(path, vars(examples), {"identity": self.identity})
         return examples
 
     def _read(self, path: Path) -> Examples:
