@@ -1,8 +1,10 @@
 """Files that stand under their name whole or not at all, also when the power goes."""
 
 import contextlib
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 
 def sync(path: Path) -> None:
@@ -44,6 +46,13 @@ def write_bytes(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
+
+
+def write_picture(path: Path, picture: Any) -> None:
+    """A PIL image as a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())
 
 
 def check_file(path: Path, ending: str) -> None:

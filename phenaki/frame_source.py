@@ -67,7 +67,7 @@ class FrameSource:
 
     def numbers(self, fps: float) -> list[int]:
         """The clip's own frames that show it at another rate."""
-        return list(resampled_indices(self.num_frames, self.fps, fps))
+        return resampled_indices(self.num_frames, self.fps, fps)
 
     def frames(self) -> Iterator[np.ndarray]:
         """Every frame, uint8 (h w 3)."""

@@ -17,6 +17,8 @@ from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, Place
 
 ORDINARY, FIRST, ANCHOR = 0, 1, 2  # kinds of slices: a tube of frames; the one frame that starts a video; the anchor
 
+MAX_SLICES = 10_000  # of a chunk or its context: no weight depends on how many they are, so a file may say anything
+
 
 @dataclass(frozen=True)
 class MaskGITConfig:
@@ -39,6 +41,7 @@ class MaskGITConfig:
     def __post_init__(self):
         check_range(self, "codebook_size", "token_factors", "dim", "depth", "heads", "mlp_dim", "text_dim", at_least=1)
         check_range(self, "depth", "token_factors", at_most=MAX_LAYERS)
+        check_range(self, "chunk_slices", "context_slices", at_most=MAX_SLICES)
         check_range(self, "chunk_slices", "corruption_levels", at_least=1)
         check_range(self, "context_slices", at_least=0)
         check_range(self, "max_corruption", at_least=0, at_most=1)

@@ -5,6 +5,7 @@ carries over is `director.py`'s, files are `video.py`'s.
 """
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from phenaki.checkpoint import PRETRAINED, CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model, weights_hash
+from phenaki.checkpoint import PRETRAINED, CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model, sha256, weights_hash
 from phenaki.config import as_dict
 from phenaki.devices import choose_device, choose_dtype
 from phenaki.director import Given, SceneText, direct
@@ -28,9 +29,10 @@ from phenaki.sampling import SamplingOptions
 from phenaki.story import FILE_FIELDS, Story
 from phenaki.story_plan import ScenePlan, StoryPlan, plan
 from phenaki.text import TextEncoder
-from phenaki.video import Video, VideoError, VideoScene, middle_square, read_image
+from phenaki.video import Video, VideoError, VideoScene, middle_square, pictures_in, read_image
 
 DEFAULT_MODEL = "storybook"
+MAX_CHUNK_BYTES = 4 << 30  # of a chunk's frames as they are shown
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ class Phenaki:
         planned = plan_story(story, self.info)
         check_not_empty(planned, story.fps or self.info.fps)
         check_can_recall(planned, self.info)
+        check_pictures(self.picture_size(story), story.fps or self.info.fps, self.info)
         options = sampling_options(self.info.sampling, guidance_scale, num_steps, context)
         for scene in planned.scenes:
             for prompt in filter(None, (scene.prompt, scene.negative)):
@@ -241,13 +244,27 @@ def plan_story(story: Story, info) -> StoryPlan:
 def resolved_script(story: Story, info: ModelInfo, options: SamplingOptions, networks: Sequence[nn.Module] = ()) -> dict[str, Any]:
     """A story with the model's own values where it has none, the model's name, and "made_with": its weights' hash, the sampling options.
 
-    Pictures and videos go by file name alone. networks: those of a model that was never saved.
+    Pictures and videos go by file name alone, and in "made_with" by their SHA-256. networks: those of a model that was never saved.
     """
     values = story.to_dict()
     for scene in values["scenes"]:
         scene |= {name: Path(scene[name]).name for name in FILE_FIELDS if name in scene}
     made_with = {"weights": weights_hash(info, networks), "sampling": as_dict(options)}
+    if files := files_of(story):
+        made_with["files"] = list(map(content_hash, files))
     return {**values, "fps": story.fps or info.fps, "model": info.name, "made_with": made_with}
+
+
+def files_of(story: Story) -> list[Path]:
+    """The pictures and videos that a story's scenes start from or end on."""
+    return [Path(getattr(scene, name)) for scene in story.scenes for name in FILE_FIELDS if getattr(scene, name) is not None]
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, or of the pictures of a folder in the order in which they are shown."""
+    if not path.is_dir():
+        return sha256(path)
+    return hashlib.sha256("\n".join(map(sha256, pictures_in(path))).encode()).hexdigest()
 
 
 def video_scenes(story: Story, model_fps: float, planned: StoryPlan) -> tuple[VideoScene, ...]:
@@ -273,6 +290,15 @@ def check_not_empty(planned: StoryPlan, fps: float) -> None:
     """ValueError where a story is too short to have a single frame at its rate."""
     if retimed_length(planned.num_frames, planned.fps, fps) < 1:
         raise ValueError(f"fps {fps:g}: a story of {planned.seconds:g} s has no frame then; needed at least {1 / planned.seconds:.3g}")
+
+
+def check_pictures(size: int, fps: float, info: ModelInfo) -> None:
+    """ValueError where the frames of one chunk, which are made at once, would take too much memory."""
+    chunk_seconds = (1 + info.tokenizer.temporal_patch_size * info.generator.chunk_slices) / info.fps
+    num_bytes = size**2 * 3 * math.ceil(chunk_seconds * fps)
+    if num_bytes > MAX_CHUNK_BYTES:
+        told = f"{size}x{size} pixels at {fps:g} fps: the frames of a chunk would take {num_bytes / 2**30:.1f} GiB of memory"
+        raise ValueError(f"{told}, at most {MAX_CHUNK_BYTES >> 30} are used; lower size or fps")
 
 
 def check_can_recall(planned: StoryPlan, info: ModelInfo) -> None:

@@ -9,8 +9,15 @@ from torch import Tensor
 
 def to_pixels(frames: Tensor, size: int) -> np.ndarray:
     """(f c h w) float in [-1, 1] -> (f, size, size, 3) uint8, resized where the model's size is another."""
-    if frames.shape[-1] != size:
-        frames = F.interpolate(frames.float(), size=(size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+    if frames.shape[-1] == size:
+        return _rounded(frames)
+    found = np.empty((len(frames), size, size, 3), dtype=np.uint8)
+    for index, frame in enumerate(frames.float()):  # one at a time: floats of a large picture are four times its bytes
+        found[index] = _rounded(F.interpolate(frame[None], size=(size, size), mode="bicubic", antialias=True).clamp(-1, 1))[0]
+    return found
+
+
+def _rounded(frames: Tensor) -> np.ndarray:
     return ((frames.float() + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 

@@ -5,7 +5,6 @@ what follows is the same to the bit as if nothing had happened. Its label says w
 with another label is not gone on with.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,12 +17,13 @@ import torch
 from torch import Tensor
 
 from phenaki import __version__
-from phenaki.checkpoint import sha256, weights_hash
+from phenaki.checkpoint import weights_hash
 from phenaki.config import as_dict
 from phenaki.part_file import OtherPartError, set_aside
-from phenaki.pipeline import Phenaki, Prepared, StoryChunk, story_progress
-from phenaki.story import FILE_FIELDS, Story
-from phenaki.video import VideoWriter, check_output_path, check_spares, pictures_in
+from phenaki.pipeline import Phenaki, Prepared, StoryChunk, content_hash, files_of, story_progress
+from phenaki.sampling import ARITHMETIC
+from phenaki.story import FILE_FIELDS
+from phenaki.video import VideoWriter, check_output_path, check_spares
 from phenaki.video_encoders import part_path
 
 TOKEN = np.dtype("<i4")  # as tokens stand in a chunk's note: t h w of them, one after the other
@@ -98,11 +98,6 @@ def keep_unfinished(path: Path) -> str:
     return "" if aside is None else f"What is in it plays, and is kept as {aside}"
 
 
-def files_of(story: Story) -> list[Path]:
-    """The pictures and videos that a story's scenes start from or end on."""
-    return [Path(getattr(scene, name)) for scene in story.scenes for name in FILE_FIELDS if getattr(scene, name) is not None]
-
-
 def check_frames(writer: VideoWriter, due: int) -> None:
     """OtherPartError where the part file does not have the frames that stand before frame `due`, and no others."""
     if writer.num_frames != due:
@@ -159,12 +154,6 @@ def label_of(phenaki: Phenaki, prepared: Prepared) -> dict[str, Any]:
         scene |= {name: content_hash(Path(scene[name])) for name in FILE_FIELDS if name in scene}
     weights = weights_hash(info, (phenaki.tokenizer, phenaki.generator))
     model = {"model": info.name, "weights": weights, "text_encoder": phenaki.text_encoder.fingerprint, "sampling": as_dict(prepared.options)}
-    machine = {"device": phenaki.device.type, "dtype": str(phenaki.dtype), "torch": torch.__version__, "phenaki": __version__}
-    return {**script, **model, **machine}
-
-
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file, or of the pictures of a folder in the order in which they are shown."""
-    if not path.is_dir():
-        return sha256(path)
-    return hashlib.sha256("\n".join(map(sha256, pictures_in(path))).encode()).hexdigest()
+    machine = {"device": phenaki.device.type, "dtype": str(phenaki.dtype)}
+    versions = {"torch": torch.__version__, "phenaki": __version__, "arithmetic": ARITHMETIC}
+    return {**script, **model, **machine, **versions}

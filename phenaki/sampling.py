@@ -19,6 +19,7 @@ from phenaki.masking import halton_order, mask_schedule, num_hidden_after
 
 ORDERS = ("confidence", "halton")
 CONTEXTS = ("tokens", "frames")
+ARITHMETIC = 2  # raised whenever the same weights and noise come to other bits: what was begun before is not gone on with
 NOISE_ROWS = 64  # positions whose noise is drawn at once: a chunk's, of all values of a token, would be most of the memory of a round
 
 

@@ -188,6 +188,8 @@ def _scene_of(item: Any, index: int) -> Scene | dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
+        if not path.is_file() and path.exists() and not path.is_dir():
+            raise StoryError("is a pipe or a device, which may never end; give a file")
         with open(path, "rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 MAX_DEPTH = 16  # nested lists and mappings; a story has three
+MAX_NUMBER_CHARS = 100
 HEADER_TYPES = {"title": str, "fps": float, "size": int, "seed": int, "style": str, "negative": str}
 TEXT_OPTIONS = ("image", "video", "end_image", "remember", "recall")  # their value is a text
 OPTIONS = (
@@ -71,6 +72,17 @@ class _PlainLoader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         finally:
             self.depth -= 1
+
+    def construct_number(self, node):
+        """A whole or broken number; YAML 1.1 also counts in sixties (1:30:00), which takes the square of its length."""
+        if len(node.value) > MAX_NUMBER_CHARS:
+            raise StoryError(f"a number of {len(node.value)} characters: {MAX_NUMBER_CHARS} are enough", line=_line(node))
+        is_whole = node.tag == "tag:yaml.org,2002:int"
+        return self.construct_yaml_int(node) if is_whole else self.construct_yaml_float(node)
+
+
+for _kind in ("int", "float"):
+    _PlainLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _PlainLoader.construct_number)
 
 
 def _line(marked) -> int:

@@ -25,6 +25,7 @@ from phenaki.video_files import (
     OUTPUT_ENDINGS,
     VideoError,
     VideoScene,
+    check_bytes,
     check_output_path,
     check_regular,
     check_spares,
@@ -227,7 +228,9 @@ def read_video(path: str | Path, *, size: int | None = None, fps: float | None =
     video = Video(decoded.frames, decoded.fps, decoded.scenes, decoded.script)
     if fps is None or fps == video.fps:
         return video
-    return Video(video.frames[list(resampled_indices(len(video), video.fps, fps))], fps, (), video.script)
+    shown = resampled_indices(len(video), video.fps, fps)
+    check_bytes(path, len(shown) * video.frames[0].nbytes)
+    return Video(video.frames[shown], fps, (), video.script)
 
 
 def pictures_in(path: Path) -> list[Path]:

@@ -179,12 +179,12 @@ def _decode(path: Path, container: av.container.InputContainer, stream: av.Video
         pixels = np.rot90(reformatter.reformat(frame, format="rgb24").to_ndarray(), frame.rotation // 90 % 4)
         frames.append(pixels if resize is None else resize(pixels))
         num_bytes += frames[-1].nbytes
-        _check_bytes(path, num_bytes)
+        check_bytes(path, num_bytes)
     scenes = tuple(_scene(chapter, frame_rate(path, stream)) for chapter in container.chapters())
     return Decoded(np.stack(frames), frame_rate(path, stream), scenes, parse_script(_metadata(container).get("comment", "")))
 
 
-def _check_bytes(path: Path, num_bytes: int) -> None:
+def check_bytes(path: Path, num_bytes: int) -> None:
     if num_bytes > MAX_BYTES:
         raise VideoError(f"{path}: its frames take more than {MAX_BYTES >> 30} GiB of memory; cut it into shorter files", "too long")
 
@@ -258,11 +258,13 @@ def decode_gif(path: Path, resize: Resize | None = None, max_frames: int = MAX_F
         with Image.open(path, formats=("GIF",)) as picture:
             if max(picture.size) > MAX_SIDE or picture.n_frames > max_frames:
                 raise VideoError(f"{path}: {picture.n_frames} frames of {picture.width}x{picture.height}; that is more than is read")
-            parts = []
+            parts, screen = [], picture.size
             for part in ImageSequence.Iterator(picture):
+                if part.size != screen:  # Pillow takes a frame that reaches beyond the screen for a larger screen
+                    raise VideoError(f"{path}: a frame of {part.width}x{part.height} pixels in a GIF of {screen[0]}x{screen[1]}; save it anew")
                 pixels = np.asarray(part.convert("RGB"))
                 parts.append((pixels if resize is None else resize(pixels), part.info.get("duration") or 100))
-                _check_bytes(path, len(parts) * parts[0][0].nbytes)
+                check_bytes(path, len(parts) * parts[0][0].nbytes)
             comment = picture.info.get("comment", b"").decode("utf-8", "replace")
     except VideoError:
         raise
@@ -275,7 +277,7 @@ def decode_gif(path: Path, resize: Resize | None = None, max_frames: int = MAX_F
     for pixels, milliseconds in parts:
         elapsed += milliseconds
         frames += [pixels] * max(min(round(elapsed * fps / 1000), max_frames) - len(frames), 0)  # the same array: no memory yet
-    _check_bytes(path, len(frames) * parts[0][0].nbytes)
+    check_bytes(path, len(frames) * parts[0][0].nbytes)
     return Decoded(np.stack(frames or [parts[0][0]]), fps, (), values if "scenes" in values else None)
 
 
@@ -284,7 +286,10 @@ def address(path: Path) -> str:
     return str(path.absolute())
 
 
-def resampled_indices(num_frames: int, from_fps: float, to_fps: float) -> Iterator[int]:
-    """The frames that show a video at another rate: floor(i * from / to) for each new frame i."""
-    for index in range(max(round(num_frames * to_fps / from_fps), 1)):
-        yield min(math.floor(index * from_fps / to_fps), num_frames - 1)
+def resampled_indices(num_frames: int, from_fps: float, to_fps: float) -> list[int]:
+    """The frames that show a video at another rate: floor(i * from / to) for each new frame i. VideoError for more than are read."""
+    total = max(round(num_frames * to_fps / from_fps), 1)
+    if total > MAX_FRAMES:
+        told = f"{num_frames} frames at {from_fps:.3g} fps last {num_frames / from_fps:.3g} s"
+        raise VideoError(f"{told}: at {to_fps:g} fps they are {total}, at most {MAX_FRAMES} are read; cut it into shorter files", "too long")
+    return [min(math.floor(index * from_fps / to_fps), num_frames - 1) for index in range(total)]

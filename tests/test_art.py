@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from phenaki.data.art import Art, draw_art, load_atlas
 from phenaki.data.storybook import StorybookWorld, open_world
@@ -106,11 +106,16 @@ def test_a_world_opens_from_an_atlas(atlas):
     assert world.fingerprint != open_world(replace(world.config)).fingerprint, "other pictures, other fingerprint"
 
 
+def nameless(atlas) -> bytes:
+    """The pictures of an atlas, with fewer names than there are."""
+    return save(load_file(atlas), {"names": json.dumps({"actors": ["fox"], "places": [], "particles": []})})
+
+
 def test_a_broken_atlas_is_refused(tmp_path, atlas):
     with pytest.raises(ValueError, match=r"none: no such atlas file. Pack one"):
         load_atlas(tmp_path / "none")
     whole = atlas.read_bytes()
-    for number, content in enumerate((b"", b"text", whole[:100], whole[:-1], save({"actors": torch.zeros(1)}))):
+    for number, content in enumerate((b"", b"text", whole[:100], whole[:-1], save({"actors": torch.zeros(1)}), nameless(atlas))):
         path = tmp_path / f"{number}.safetensors"
         path.write_bytes(content)
         with pytest.raises(ValueError, match="not a storybook atlas") as error:

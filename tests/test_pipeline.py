@@ -161,7 +161,12 @@ def test_no_frame_is_lost_or_moved_at_a_seam():
         pieces = [retimed(frames[start : start + 5], start, 8, rate, total) for start in range(0, 101, 5)]
         shown = np.concatenate(pieces).ravel()
         assert len(shown) == total == round(101 * rate / 8)
-        assert shown.tolist() == list(resampled_indices(101, 8, rate))
+        assert shown.tolist() == resampled_indices(101, 8, rate)
+
+
+def test_frames_that_would_fill_the_memory_are_refused(ready):
+    with pytest.raises(ValueError, match=r"8192x8192 pixels at 240 fps: the frames of a chunk would take .* GiB of memory, at most 4"):
+        ready.prepare({"size": 8192, "fps": 240, "scenes": [{"prompt": "a bear"}]})
 
 
 @pytest.mark.parametrize("size", [16, 48, 64])

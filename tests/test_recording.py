@@ -18,8 +18,8 @@ from test_pipeline import save_tiny
 import phenaki.video
 from phenaki.checkpoint import Model, load_model, weights_hash
 from phenaki.part_file import PartFile, PartFileError
-from phenaki.pipeline import Phenaki
-from phenaki.recording import MadeTokens, content_hash, generate_to_file, keep_unfinished, label_of, note_of
+from phenaki.pipeline import Phenaki, content_hash
+from phenaki.recording import MadeTokens, generate_to_file, keep_unfinished, label_of, note_of
 from phenaki.story import Story, StoryError
 from phenaki.text import TextEncoder
 from phenaki.video import Video, VideoError, VideoWriter, read_video

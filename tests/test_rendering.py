@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from test_cli import fails, run, runner
 from test_pipeline import save_tiny
 
@@ -186,6 +187,19 @@ def test_videos_made_with_other_options_are_made_anew_and_told(scripts, settings
         assert note.startswith(f"{out / video}: is made anew, it was made with sampling.{name} = ")
     assert book.notes[0].endswith(f", not {json.dumps(value)}")
     assert len(render_folder(scripts, out, other).kept) == 2
+
+
+def test_videos_of_another_picture_are_made_anew_though_it_has_the_same_name(scripts, settings, tmp_path):
+    out, book = tmp_path / "out", Notebook()
+    for script in scripts.iterdir():
+        script.unlink()
+    (scripts / "a.txt").write_text("[1s, image x.png] a bear walks\n")
+    Image.new("RGB", (16, 16), "red").save(scripts / "x.png")
+    render_folder(scripts, out, settings)
+    assert len(render_folder(scripts, out, settings).kept) == 1
+    Image.new("RGB", (16, 16), "blue").save(scripts / "x.png")
+    report = render_folder(scripts, out, settings, watcher=book)
+    assert len(report.made) == 1 and "is made anew, it was made with files" in book.notes[0]
 
 
 def test_videos_of_other_weights_are_made_anew_and_told(scripts, model, tmp_path):

@@ -25,7 +25,7 @@ from phenaki import atomic
 from phenaki.data.ahead import Ahead, drawn_ahead
 from phenaki.training import checkpoints
 from phenaki.training import run as run_module
-from phenaki.training.checkpoints import Progress, damage
+from phenaki.training.checkpoints import Progress, changed, damage
 from phenaki.training.interrupts import Stopped
 from phenaki.training.journal import Journal
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate
@@ -566,3 +566,9 @@ def test_whoever_may_see_a_run_may_read_all_of_its_checkpoints(tmp_path):
         os.umask(before)
     files = [path for path in newest(tmp_path).rglob("*") if path.is_file()]
     assert files and {oct(path.stat().st_mode & 0o777) for path in files} == {"0o644"}
+
+
+def test_a_setting_that_was_none_when_a_run_was_saved_is_no_change():
+    before = {"learning_rate": 0.1, "losses": {"l1_weight": 0.3}}
+    assert changed(before, {"learning_rate": 0.1, "losses": {"l1_weight": 0.3, "still_weight": 0.0}, "seed": 0}) == []
+    assert changed(before, {"learning_rate": 0.2, "losses": {"l1_weight": 0.1}}) == ["learning_rate 0.1 -> 0.2", "l1_weight 0.3 -> 0.1"]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import re
 import time
@@ -373,7 +374,8 @@ BEAR = "scenes:\n  - prompt: a bear\n"
         ("a.yaml", "scenes: " + "[" * 5000, ["a.yaml:1", "nested"]),
         ("a.yaml", "scenes: [\n", ["a.yaml:2", "not YAML"]),
         ("a.yaml", "scenes: !!python/object/apply:os.system [ls]\n", ["a.yaml:1", "not YAML", "python"]),
-        ("a.yaml", "seed: " + "9" * 5000 + "\n", ["a.yaml", "not YAML"]),
+        ("a.yaml", "seed: " + "9" * 5000 + "\n", ["a.yaml:1", "5000 characters"]),
+        ("a.yaml", "scenes:\n- seconds: " + ":".join(["1"] * 60_000), ["a.yaml:2", "119999 characters"]),  # sixties of sixties of sixties
         ("a.yaml", "seed: 2020-13-45\n" + BEAR, ["a.yaml", "not YAML"]),
         ("a.yaml", "seed: !!int\n" + BEAR, ["a.yaml", "not YAML", "not of its kind"]),
         ("a.yaml", "title: a\x07b\n", ["a.yaml:1", "not YAML"]),
@@ -406,6 +408,12 @@ BEAR = "scenes:\n  - prompt: a bear\n"
 )
 def test_bad_files(tmp_path, name, content, words):
     refused(write(tmp_path, name, content), *words)
+
+
+@pytest.mark.parametrize("name", ["a.yaml", "a.txt"])
+def test_a_pipe_is_no_story(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    refused(tmp_path / name, name, "pipe or a device", "give a file")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from phenaki.data import tensor_file
-from phenaki.data.tensor_file import Column, TensorFileError, read_metadata, read_tensors, write_tensors
+from phenaki.data.tensor_file import Column, TensorFileError, read_metadata, read_tensors, save_tensors, write_tensors
 
 TENSORS = {
     "bytes": torch.arange(7, dtype=torch.uint8),
@@ -88,6 +88,20 @@ def test_a_file_that_lies_about_its_tensors_is_refused_though_its_hash_is_right(
     path.write_bytes(tensor_file._header(entries, header["__metadata__"], digest) + raw[8 + length :])
     with pytest.raises(TensorFileError, match="not a whole safetensors file"):
         read_tensors(path)
+
+
+def test_what_such_a_file_does_not_hold_is_named(path):
+    with pytest.raises(ValueError, match=r"steps is torch\.complex64; needed BOOL, U8"):
+        save_tensors(path, {"steps": torch.zeros(2, dtype=torch.complex64)}, {})
+    assert "steps" not in read_tensors(path), "the file before is there"
+
+
+def test_tensors_of_all_kinds_come_back(path):
+    tensors = {"a": torch.tensor([True, False]), "b": torch.arange(3, dtype=torch.int16), "c": torch.tensor(7)}
+    tensors["d"] = torch.ones(2, 2, requires_grad=True)
+    save_tensors(path, tensors, {"of": "a test"})
+    assert all(torch.equal(value, tensors[name]) and value.dtype == tensors[name].dtype for name, value in read_tensors(path).items())
+    assert read_metadata(path)["of"] == "a test" and list(path.parent.iterdir()) == [path]
 
 
 def test_a_write_broken_off_leaves_the_old_file(path):

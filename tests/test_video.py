@@ -21,6 +21,7 @@ from PIL import Image, PngImagePlugin
 
 import phenaki.video
 import phenaki.video_files
+from phenaki.frame_source import FrameSource
 from phenaki.video import Video, VideoError, VideoScene, VideoWriter, check_output_path, contact_sheet, read_image, read_video
 from phenaki.video_encoders import part_path
 from phenaki.video_files import parse_script, resampled_indices
@@ -206,7 +207,7 @@ def test_another_rate_has_the_exact_number_of_frames(tmp_path, fps, count):
     Video(gradient(17), 8).save(tmp_path / "a.mp4")
     read = read_video(tmp_path / "a.mp4", fps=fps)
     assert len(read) == count and read.fps == fps
-    assert list(resampled_indices(17, 8, fps)) == [min(int(n * 8 / fps), 16) for n in range(count)]
+    assert resampled_indices(17, 8, fps) == [min(int(n * 8 / fps), 16) for n in range(count)]
 
 
 @pytest.mark.parametrize("options", [{"fps": 0}, {"fps": -8}, {"fps": float("nan")}, {"fps": 1e9}, {"size": 0}])
@@ -461,6 +462,32 @@ def test_a_small_gif_that_is_shown_for_long_does_not_fill_the_memory(tmp_path, m
     with pytest.raises(VideoError, match=r"a\.gif: its frames take more than .*cut it into shorter files"):
         read_video(tmp_path / "a.gif")
     assert len(read_video(tmp_path / "a.gif", size=8)) == 6001, "of smaller frames more fit"
+
+
+def test_a_gif_whose_frames_outgrow_its_screen_is_refused(tmp_path):
+    """Pillow takes them for a larger screen, so that 14 kB would unfold to 54 MB each."""
+    first, second = (Image.new("RGB", (1, 1), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
+    data = bytearray((tmp_path / "a.gif").read_bytes())
+    block = data.rindex(b"\x2c" + struct.pack("<4H", 0, 0, 1, 1))  # a picture: x, y, width, height
+    data[block + 5 : block + 9] = struct.pack("<2H", 6000, 3000)
+    (tmp_path / "a.gif").write_bytes(data)
+    with pytest.raises(VideoError, match=r"a frame of 6000x3000 pixels in a GIF of 1x1"):
+        read_video(tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize("fps", [8, 999])
+def test_frames_that_last_for_days_are_not_written_out(tmp_path, monkeypatch, fps):
+    Video(gradient(3), 0.01).save(tmp_path / "a.mp4")
+    monkeypatch.setattr(phenaki.video_files, "MAX_FRAMES", 2000)
+    with pytest.raises(VideoError, match=rf"3 frames at 0\.01 fps last 300 s: at {fps} fps they are {300 * fps}, at most 2000 are read"):
+        read_video(tmp_path / "a.mp4", fps=fps)
+    with pytest.raises(VideoError, match="at most 2000"):
+        FrameSource.of(tmp_path / "a.mp4").numbers(fps)
+    monkeypatch.setattr(phenaki.video_files, "MAX_FRAMES", 300 * fps)
+    monkeypatch.setattr(phenaki.video_files, "MAX_BYTES", 299 * fps * 32 * 32 * 3)
+    with pytest.raises(VideoError, match="take more than"):
+        read_video(tmp_path / "a.mp4", fps=fps)
 
 
 def test_a_gif_of_more_than_a_hundred_frames_a_second(tmp_path):

@@ -47,12 +47,14 @@ def load_atlas(path: str | Path) -> Art:
     try:
         with safe_open(path, framework="pt") as file:
             names = json.loads((file.metadata() or {})["names"])
-            tensors = {key: file.get_tensor(key) for key in ("actors", "places", "particles")}
+            art = [part for key in ("actors", "places", "particles") for part in (tuple(names[key]), file.get_tensor(key))]
     except Exception as error:  # safetensors raises its own type for each kind of damage
         raise ValueError(f"{path}: not a storybook atlas ({error}). Pack one with tools/pack_storybook.py") from error
-    return Art(
-        tuple(names["actors"]), tensors["actors"], tuple(names["places"]), tensors["places"], tuple(names["particles"]), tensors["particles"]
-    )
+    for named, pictures, num_axes in zip(art[::2], art[1::2], (5, 4, 4), strict=True):
+        if pictures.dtype != torch.uint8 or pictures.ndim != num_axes or len(pictures) != len(named):
+            what = f"{len(named)} names for pictures {pictures.dtype} {tuple(pictures.shape)}"
+            raise ValueError(f"{path}: not a storybook atlas ({what}). Pack one with tools/pack_storybook.py")
+    return Art(*art)
 
 
 def draw_art(actors: tuple[str, ...], places: tuple[str, ...], size: int = 32) -> Art:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from phenaki.atomic import check_file
+from phenaki.atomic import check_file, write_picture
 from phenaki.data.storybook import open_world
 from phenaki.data.world import WORLDS
 
@@ -35,5 +35,5 @@ def save_preview(source: str, output: Path, *, data: Path | None, world: str, se
         sheet.paste(Image.fromarray(np.ascontiguousarray(picture)).resize((width, height), Image.Resampling.NEAREST), (0, row * height))
         lines = [line for scene in story.scenes for line in textwrap.wrap(f"{scene.num_frames / book.config.fps:g} s: {scene.caption}", 100)]
         pen.multiline_text((width + 8, row * height + 4), "\n".join(lines), fill="black")
-    sheet.save(output)
+    write_picture(output, sheet)
     return num_stories

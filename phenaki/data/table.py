@@ -15,6 +15,7 @@ from phenaki.data.clip_files import MAX_CAPTION_BYTES, ClipFile, Listing, Unusab
 
 NAME_COLUMNS = ("file_name", "video_path", "path")
 CAPTION_COLUMNS = ("text", "caption")
+ROWS_AT_ONCE = 64  # of a .parquet table: packed, a few bytes may stand for a long caption in each of its rows
 
 
 def read_table(path: Path) -> Listing:
@@ -82,7 +83,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
         with parquet.ParquetFile(path) as file:
             wanted = [name for name in file.schema_arrow.names if name in (*NAME_COLUMNS, *CAPTION_COLUMNS, "sha256")]
             number = 0
-            for batch in file.iter_batches(columns=wanted):
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row

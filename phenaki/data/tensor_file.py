@@ -5,12 +5,13 @@ The library's writer wants every tensor as one piece in memory; here a column ma
 offsets, and of metadata; the tensors' bytes. The metadata holds "sha256": of the whole file with this hash written as zeros.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -47,13 +48,26 @@ class Column:
 
 
 def write_tensors(path: Path, columns: dict[str, Column], metadata: dict[str, str]) -> None:
-    """Writes the file, a piece in memory at a time."""
+    """Writes the file, a piece in memory at a time. ValueError for numbers that such files do not hold here."""
+    for name, column in columns.items():
+        if column.dtype not in DTYPES:
+            raise ValueError(f"{path}: {name} is {column.dtype}; needed {', '.join(DTYPES.values())}")
     entries, offset = {}, 0
     columns = dict(sorted(columns.items(), key=lambda item: -item[1].dtype.itemsize))  # so that each tensor is aligned
     for name, column in columns.items():
         entries[name] = {"dtype": DTYPES[column.dtype], "shape": column.shape, "data_offsets": (offset, offset + column.num_bytes)}
         offset += column.num_bytes
     part = path.with_name(f".{path.name}.part")
+    try:
+        _write(part, columns, entries, metadata)
+        put(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+
+
+def _write(part: Path, columns: dict[str, Column], entries: dict[str, Any], metadata: dict[str, str]) -> None:
     digest = hashlib.sha256(_header(entries, metadata, NO_HASH))
     with open(part, "wb") as file:
         file.write(_header(entries, metadata, NO_HASH))
@@ -68,12 +82,11 @@ def write_tensors(path: Path, columns: dict[str, Column], metadata: dict[str, st
             assert written == column.num_bytes, f"{name}: {written} bytes of {column.num_bytes}"
         file.seek(0)
         file.write(_header(entries, metadata, digest.hexdigest()))
-    put(part, path)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """The same of tensors that are in memory as they are."""
-    write_tensors(path, {name: Column.of(tensor.cpu()) for name, tensor in tensors.items()}, metadata)
+    write_tensors(path, {name: Column.of(tensor.detach().cpu()) for name, tensor in tensors.items()}, metadata)
 
 
 def _header(entries: dict, metadata: dict[str, str], digest: str) -> bytes:

@@ -45,11 +45,16 @@ class TokenPlan:
             raise ValueError(f"{asked} to tokenise: needed at least one, of at least one slice")
 
 
+def parts_folder(path: Path) -> Path:
+    """Where the parts of a file lie until it is whole."""
+    return path.with_name(f".{path.name}.parts")
+
+
 def tokenize_source(
     source: ToldSource, encode: Encode, encode_text: EncodeText, plan: TokenPlan, path: Path, description: str, on_note: Callable[[str], None]
 ) -> None:
     """Writes the file of a plan's tokens. Broken off and called again, it goes on with the parts that are whole."""
-    folder = path.with_name(f".{path.name}.parts")
+    folder = parts_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(exist_ok=True)
     total, done, parts = plan.num_stories + plan.num_images, 0, []

@@ -21,6 +21,7 @@ from phenaki.evaluation.story_report import story_report
 from phenaki.evaluation.story_scripts import ScriptSettings, draw_script
 from phenaki.evaluation.story_work import WorkFolder
 from phenaki.pipeline import Phenaki
+from phenaki.sampling import ARITHMETIC
 from phenaki.story import Story
 
 USUAL_SCRIPTS = ScriptSettings().scripts
@@ -95,6 +96,7 @@ def surroundings(phenaki: Phenaki, name: str, world: StorybookWorld, referee: Re
         "size": world.config.size,
         "machine": machine(device),
         "dtype": str(phenaki.dtype).removeprefix("torch."),
+        "arithmetic": ARITHMETIC,
     }
 
 

@@ -48,7 +48,7 @@ def begin_checkpoint(run: Path, step: int) -> Path:
     return part
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+def save_part(tensors: dict[str, Tensor], path: Path) -> None:
     """Tensors by name, as one safetensors file."""
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
     open_to_others(path)
@@ -115,7 +115,7 @@ def read_progress(folder: Path) -> Progress:
     return Progress(**{name: manifest[name] for name in Progress.__dataclass_fields__})
 
 
-def read_tensors(folder: Path, part: str) -> dict[str, Tensor]:
+def read_part(folder: Path, part: str) -> dict[str, Tensor]:
     """The tensors of part.safetensors, or of its shards part-1.safetensors, part-2.safetensors, ..."""
     tensors: dict[str, Tensor] = {}
     for name in read_manifest(folder)["sha256"]:
@@ -152,10 +152,13 @@ def damage(folder: Path) -> str:
 
 
 def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs of two tables of settings, each as "name old -> new"; tables in tables are compared entry by entry."""
+    """What differs of two tables of settings, each as "name old -> new"; tables in tables are compared entry by entry.
+
+    What the first does not say was no setting then, and is not compared.
+    """
     lines = []
-    for key in sorted({*before, *now}):
-        old, new = before.get(key), now.get(key)
+    for key in sorted(before):
+        old, new = before[key], now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             lines += changed(old, new)
         elif old != new:

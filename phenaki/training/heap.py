@@ -1,6 +1,7 @@
 """Freed memory of a training process stays with it: asking for it anew in every step costs a sixth of a CPU's time."""
 
 import ctypes
+import os
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -12,5 +13,5 @@ def keep_freed_memory() -> bool:
     by the system once more: a training step frees and makes the same gigabytes in each pass. The process then holds what it needed
     at most until it ends.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from phenaki.atomic import write_text
 from phenaki.training.parallel import Group
 
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12, "4090": 165e12}  # dense bf16 operations a second
@@ -109,9 +109,7 @@ class Journal:
         """Drops lines after a checkpoint, which will be written again, and a line that was cut off."""
         if self.path.exists():
             lines = [line for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines() if _step_of(line) <= step]
-            part = self.path.with_name(f".{self.path.name}.part")
-            part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-            os.replace(part, self.path)
+            write_text(self.path, "".join(line + "\n" for line in lines))
 
 
 def _rounded(value: float) -> float | None:

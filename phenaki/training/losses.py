@@ -194,16 +194,15 @@ def motion_error(made: Tensor, truth: Tensor) -> Tensor:
 
 
 def still_error(made: Tensor, truth: Tensor) -> Tensor:
-    """Mean absolute change of pixels from a frame to the next where truth has none, of videos (b c f h w); 0 where nothing stands still.
+    """Mean over all pixels of how much they change from a frame to the next where truth does not, of videos (b c f h w).
 
-    Faint flicker of a whole picture is seen, and is next to nothing when squared. Where truth moves this says nothing: there the
-    least error of a decoder that is not sure of a motion would be to stand still.
+    Faint flicker of a whole picture is seen, and is next to nothing when squared. Where truth moves this is 0: there the least
+    error of a decoder that is not sure of a motion would be to stand still.
     """
     if truth.shape[2] == 1:
         return made.new_zeros(())
-    still = truth.diff(dim=2).abs().amax(1, keepdim=True) < LEVEL
-    flicker = made.diff(dim=2).abs() * still
-    return flicker.sum() / (still.sum() * made.shape[1]).clamp(min=1)
+    still = truth.diff(dim=2).abs().amax(1, keepdim=True) < LEVEL / 2
+    return (made.diff(dim=2).abs() * still).mean()
 
 
 def frame_perceptual(lpips: LPIPS, made: Tensor, truth: Tensor, num_frames: int, rng: torch.Generator) -> Tensor:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from phenaki.checkpoint import state_sha256
 from phenaki.config import check_range
 from phenaki.cvivit import CViViT
 from phenaki.data.storybook import StorybookWorld
-from phenaki.data.tensor_file import save_tensors
+from phenaki.data.tensor_file import TensorFileError, read_metadata, read_tensors, save_tensors
 from phenaki.training.referee_examples import MAX_CORRUPTION, Examples, draw_examples, draw_kinds, draw_stories, joined
 
 PART = 32  # clips of a file
@@ -63,10 +62,9 @@ class Bank:
 
     def _read(self, path: Path) -> Examples:
         try:
-            with safe_open(path, framework="pt") as file:
-                identity, tensors = (file.metadata() or {}).get("identity"), {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"{path}: not a whole file of examples ({error}). Remove it, and it is painted again") from error
+            identity, tensors = (read_metadata(path) or {}).get("identity"), read_tensors(path)
+        except TensorFileError as error:
+            raise ValueError(f"{error}. Remove it, and it is painted again") from error
         if identity != self.identity:
             raise ValueError(f"{path}: examples of {identity}, and these are wanted: {self.identity}. Give another output folder")
         return Examples(**tensors)

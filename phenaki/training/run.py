@@ -32,9 +32,9 @@ from phenaki.training.checkpoints import (
     drop_old,
     finish_checkpoint,
     read_manifest,
+    read_part,
     read_progress,
-    read_tensors,
-    save_tensors,
+    save_part,
     set_aside,
 )  # fmt: skip
 from phenaki.training.heap import keep_freed_memory
@@ -259,7 +259,7 @@ class Run:
             self.task.describe(part, save_weights(part, self.task.part, averaged.state_dict()), self.step)
             for name, named in tensors.items():
                 if named is not None:
-                    save_tensors(named, part / name)
+                    save_part(named, part / name)
             finish_checkpoint(part, self.progress, lasting(self.settings) | self.task.habits, self._identity())
         except (OSError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
@@ -303,12 +303,12 @@ class Run:
             self.journal.forget_after(self.step)
 
     def _load(self, folder: Path) -> None:
-        self._fill(self.task.model, read_tensors(folder, "weights"))
+        self._fill(self.task.model, read_part(folder, "weights"))
         if self.task.critic is not None:
-            self._fill(self.task.critic, read_tensors(folder, "critic"))
-        averaged = read_tensors(folder, self.task.part)
+            self._fill(self.task.critic, read_part(folder, "critic"))
+        averaged = read_part(folder, self.task.part)
         self.ema.weights = {name: shared_as(averaged[name], like) for name, like in self.ema.weights.items()}
-        self._load_optimizer(read_tensors(folder, "optimizer"))
+        self._load_optimizer(read_part(folder, "optimizer"))
         self.progress = read_progress(folder)
 
     def _identity(self) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from phenaki import atomic
+
 SAMPLE_SEED = 1_000_003  # of the stories in sample pictures, never trained on
 HELD_OUT_SEED = 1_000_033  # of the clips that are validated on, never trained on
 
@@ -31,4 +33,4 @@ def save_clip(frames: np.ndarray, path: Path, fps: float) -> None:
 
 def write_picture(pixels: np.ndarray, path: Path) -> None:
     """uint8 (h, w, 3) as a PNG."""
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path)
+    atomic.write_picture(path, Image.fromarray(np.ascontiguousarray(pixels)))
