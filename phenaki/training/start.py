@@ -35,4 +35,5 @@ def start_network(network: nn.Module, part: str, model: Model, source: str, on_n
     if trained is None:
         raise ValueError(f"--init-from {source}: holds a tokenizer alone; a generator starts from a whole model")
     on_note(start_from(network, trained.state_dict(), source))
-    return {f"{part}_init": {"name": model.info.name, **model.info.training}}
+    lineage = {name: value for name, value in model.info.training.items() if name.startswith(f"{part}_")}  # both parts' would double each time
+    return {f"{part}_init": {"name": model.info.name, **lineage}}
