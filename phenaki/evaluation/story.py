@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -53,7 +52,7 @@ def tell(phenaki: Phenaki, script: Script) -> Told:
     started = time.perf_counter()
     chunks = list(phenaki.stream_story(script.story))
     seconds = time.perf_counter() - started
-    video = to_video(np.concatenate([chunk.frames for chunk in chunks])).transpose(0, 1)
+    video = torch.cat([to_video(chunk.frames) for chunk in chunks]).transpose(0, 1)
     slices = (0, *range(1, video.shape[1], phenaki.info.tokenizer.temporal_patch_size))  # scripts have no cuts, which begin another video
     return Told(video, tuple(chunk.start_frame for chunk in chunks), slices, seconds)
 
