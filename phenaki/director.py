@@ -120,6 +120,8 @@ class SceneFiller:
     """Fills the chunks of one scene: its text is projected once, each chunk's context once."""
 
     def __init__(self, generator: MaskGIT, text: SceneText, options: SamplingOptions):
+        if options.correction_order == "critic" and options.num_corrections and generator.critic is None:
+            raise ValueError('correction_order "critic": this model has none. Train one ([generator] critic = true), or correct by "halton"')
         self.generator, self.options = generator, options
         self.cond = generator.encode_text(text.text, text.text_mask)
         self.both = None
@@ -152,9 +154,12 @@ class SceneFiller:
             features = self.generator.features(tokens.repeat(2, 1, 1, 1), self.both, twice, starts).flatten(1, 3)[:, hidden]
             return lambda factors: guided_logits(heads, features, factors, scale)
 
+        def doubt(tokens: Tensor) -> Tensor:
+            return self.generator.critic(self.generator.features(tokens, self.cond, context, starts))
+
         config = self.generator.config
         sizes = {"factor_size": config.factor_size, "num_factors": config.token_factors}
-        return sample_chunk(predict, tokens, mask, self.options, [key], **sizes)[0]
+        return sample_chunk(predict, tokens, mask, self.options, [key], critic=doubt, **sizes)[0]
 
     def _context(self, past: Past) -> Context | None:
         """The recent slices, led by the scene's first one where that is no longer among them, or by the one that it recalls."""

@@ -37,6 +37,7 @@ class MaskGITConfig:
     corruption_levels: int = 5  # steps in which the rate of corrupted context is told
     max_corruption: float = 0.2  # share of context tokens replaced in training, at most
     cond_drop_prob: float = 0.1  # share of captions dropped in training; guidance needs it above 0
+    critic: bool = False  # a head that tells wrong tokens of a filled chunk from right ones; its gradient reaches nothing else
 
     def __post_init__(self):
         check_range(self, "codebook_size", "token_factors", "dim", "depth", "heads", "mlp_dim", "text_dim", at_least=1)
@@ -158,6 +159,24 @@ class FactorHeads(nn.Module):
         return x
 
 
+class Critic(nn.Module):
+    """Last hidden states of a filled chunk -> how much each of its tokens is doubted (Token-Critic, Lezama et al. 2022, arXiv 2209.04439).
+
+    Here the generator's own states are judged, and no gradient goes back into them, so that it stays what it is without a critic.
+    """
+
+    def __init__(self, config: MaskGITConfig):
+        super().__init__()
+        self.mixer = FeedForward(config.dim, 4 * config.dim)
+        self.norm = RMSNorm(config.dim)
+        self.to_doubt = nn.Linear(config.dim, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (..., dim) -> logits (...) that a token is not the true one."""
+        features = features.detach()
+        return self.to_doubt(self.norm(features + self.mixer(features))).squeeze(-1)
+
+
 @dataclass(frozen=True)
 class TokenScores:
     """Of each factor of n known tokens, (token_factors, n), in nats.
@@ -192,6 +211,7 @@ class MaskGIT(nn.Module):
         self.layers = nn.ModuleList(MaskedLayer(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.dim)
         self.to_logits = FactorHeads(config)
+        self.critic = Critic(config) if config.critic else None
         for embedding in (self.slice_embedding, self.time_embedding, self.corruption_embedding):
             nn.init.normal_(embedding.weight, std=0.02)
         nn.init.normal_(self.null_text, std=0.02)
@@ -269,6 +289,14 @@ class MaskGIT(nn.Module):
             return TokenScores(log_probs, -log_probs)
         to_all = torch.stack([one.mean(-1) for one in spread])
         return TokenScores(log_probs, -(1 - label_smoothing) * log_probs - label_smoothing * to_all)
+
+    def draw_tokens(self, features: Tensor, draws: Tensor) -> Tensor:
+        """Tokens (n,) at temperature 1 from features (n dim); draws (n token_factors) uniform in [0, 1): the first value below which so much lies."""
+        factors: list[Tensor] = []
+        for draw in draws.T.contiguous():
+            below = self.to_logits(features, factors).float().softmax(-1).cumsum(-1)
+            factors.append(torch.searchsorted(below, draw[:, None], right=True).squeeze(-1).clamp(max=self.config.factor_size - 1))
+        return sum(factor * self.config.factor_size**index for index, factor in enumerate(factors))
 
     def _context_times(self, kinds: Tensor) -> Tensor:
         """Times of context slices: the recent ones end at -1, the anchor stands at -(context_slices + 1)."""

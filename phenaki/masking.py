@@ -36,7 +36,7 @@ def num_hidden_after(step: int, num_steps: int, num_tokens: int, schedule: Calla
     return max(hidden, 0)
 
 
-def training_mask(shape: tuple[int, int, int, int], rng: torch.Generator, per_slice_prob: float = 0.5) -> Tensor:
+def training_mask(shape: tuple[int, int, int, int], rng: torch.Generator, per_slice_prob: float) -> Tensor:
     """Random masks (b t h w) for training, at least one token hidden in each sample.
 
     The mask ratio is cos(pi/2 * u) for uniform u (MaskGIT's cosine); with chance per_slice_prob a sample has another

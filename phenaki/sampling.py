@@ -3,7 +3,8 @@
 Each round predicts all hidden tokens at once, keeps the ones it is surest of (or the next ones of a fixed order) and
 hides the rest again. A token of a large codebook is chosen as a few factors, each given the ones before it. Then, where
 asked for, it is corrected: tokens that were chosen when little was known are chosen once more, a part of them at once (after the
-corrector steps of Campbell et al. 2022, arXiv 2205.14987, section 4.4).
+corrector steps of Campbell et al. 2022, arXiv 2205.14987, section 4.4): all in turn, or those that a critic doubts most
+(Lezama et al. 2022, arXiv 2209.04439).
 The functions take a callable that gives logits, so they can be tested with a fake model.
 """
 
@@ -18,6 +19,7 @@ from phenaki.config import check_range
 from phenaki.masking import halton_order, mask_schedule, num_hidden_after
 
 ORDERS = ("confidence", "halton")
+CORRECTION_ORDERS = ("halton", "critic")
 CONTEXTS = ("tokens", "frames")
 ARITHMETIC = 2  # raised whenever the same weights and noise come to other bits: what was begun before is not gone on with
 NOISE_ROWS = 64  # positions whose noise is drawn at once: a chunk's, of all values of a token, would be most of the memory of a round
@@ -29,6 +31,7 @@ class SamplingOptions:
 
     num_steps: int = 12  # rounds a chunk
     num_corrections: int = 0  # rounds after these, each of which chooses such a share of the tokens once more, all others known
+    correction_order: str = "halton"  # of which tokens: each once, in that order, or "critic": in each round those it doubts most
     guidance_scale: float = 3.0  # uncond + scale * (cond - uncond); 1 = off
     guidance_ramp: bool = True  # the scale rises linearly from 1 to its value over the rounds
     temperature: float = 1.0  # of the token distribution
@@ -46,10 +49,9 @@ class SamplingOptions:
             raise ValueError(f"guidance_scale {self.guidance_scale}: needed 1 (off) to 100")
         check_range(self, "temperature", above=0, at_most=100)
         check_range(self, "choice_temperature", at_least=0, at_most=1000)
-        if self.order not in ORDERS:
-            raise ValueError(f"order {self.order!r}: allowed are {', '.join(ORDERS)}")
-        if self.context not in CONTEXTS:
-            raise ValueError(f"context {self.context!r}: allowed are {', '.join(CONTEXTS)}")
+        for name, allowed in (("order", ORDERS), ("correction_order", CORRECTION_ORDERS), ("context", CONTEXTS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} {getattr(self, name)!r}: allowed are {', '.join(allowed)}")
         mask_schedule(self.mask_schedule)
 
 
@@ -85,6 +87,7 @@ def guidance_at(step: int, options: SamplingOptions) -> float:
 
 
 Head = Callable[[list[Tensor]], Tensor]
+Critic = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
@@ -97,6 +100,7 @@ def sample_chunk(
     *,
     factor_size: int,
     num_factors: int = 1,
+    critic: Critic | None = None,
 ) -> Tensor:
     """Fills the hidden tokens of a chunk.
 
@@ -104,7 +108,8 @@ def sample_chunk(
         indices of flattened positions -> a function: factors of the token chosen so far, (b n) each -> guided logits
         (b n factor_size) of the next one.
     tokens: (b t h w) int64, whatever stands where mask is True; mask: (t h w), True = to be filled, the same for the batch.
-    keys: the noise of each sample. Returns (b t h w); positions that were not hidden are never touched.
+    keys: the noise of each sample. critic(tokens): filled chunks -> doubts (b t h w), for the correction order "critic".
+    Returns (b t h w); positions that were not hidden are never touched.
     """
     if len(keys) != len(tokens):
         raise ValueError(f"{len(keys)} noise keys for a batch of {len(tokens)}: needed one each")
@@ -130,12 +135,19 @@ def sample_chunk(
         keep = still[:, hidden].sum(1) - num_hidden_after(step, options.num_steps, num_to_fill, schedule)
         rank = sureness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         tokens[:, hidden] = torch.where(rank < keep[:, None], chosen, tokens[:, hidden])
-    parts = correction_parts(mask, options.num_corrections)
-    for step, hidden in enumerate(parts, options.num_steps):
-        tokens[:, hidden] = mask_token_id
+    for step, part in enumerate(correction_parts(mask, options.num_corrections), options.num_steps):
+        again = torch.zeros_like(tokens, dtype=torch.bool)
+        if options.correction_order == "critic":
+            doubts = critic(tokens.view(shape)).flatten(1).masked_fill(~mask.flatten(), -torch.inf)
+            again.scatter_(1, doubts.topk(len(part), dim=1).indices, True)
+        else:
+            again[:, part] = True
+        tokens[again] = mask_token_id
+        hidden = again.any(0).nonzero().squeeze(1)
         head = predict(tokens.view(shape), hidden, step)
         noise = Noise(keys, step, shape[1:].numel(), hidden)
-        tokens[:, hidden], _ = choose_tokens(head, noise, options.temperature, factor_size, num_factors)
+        chosen, _ = choose_tokens(head, noise, options.temperature, factor_size, num_factors)
+        tokens[:, hidden] = torch.where(again[:, hidden], chosen, tokens[:, hidden])
     return tokens.view(shape)
 
 

@@ -65,7 +65,7 @@ def test_training_masks_hide_two_over_pi_on_average(per_slice_prob):
 
 def test_every_training_mask_hides_something():
     for shape in [(3000, 1, 1, 1), (3000, 1, 1, 2), (3000, 2, 2, 2)]:
-        assert training_mask(shape, torch.Generator().manual_seed(0)).flatten(1).any(1).all()
+        assert training_mask(shape, torch.Generator().manual_seed(0), 0.5).flatten(1).any(1).all()
 
 
 @pytest.mark.parametrize(("per_slice_prob", "least", "most"), [(0.0, 0.95, 1.0), (1.0, -0.1, 0.1), (0.5, 0.35, 0.65)])
@@ -76,7 +76,7 @@ def test_slices_share_a_ratio_or_have_their_own(per_slice_prob, least, most):
 
 
 def test_training_masks_follow_their_generator():
-    masks = [training_mask((4, 2, 4, 4), torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)]
+    masks = [training_mask((4, 2, 4, 4), torch.Generator().manual_seed(seed), 0.5) for seed in (5, 5, 6)]
     assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
 
 

@@ -67,7 +67,7 @@ def generator_steps(size: BenchmarkSize, device: torch.device, *, with_compiled:
     rng, nothing = torch.Generator().manual_seed(0), torch.zeros(b, dtype=torch.long, device=device)
 
     def batch_of_tokens() -> Batch:
-        mask = training_mask(tuple(tokens.shape), rng).to(device)
+        mask = training_mask(tuple(tokens.shape), rng, per_slice_prob=0.5).to(device)
         dropped = (torch.rand(b, generator=rng) < config.cond_drop_prob).to(device)
         return Batch(tokens, mask, nothing, nothing, dropped, None, nothing[:0], nothing, starts=True)
 

@@ -32,7 +32,8 @@ class Batch:
     tokens: (b k h w) int64, the chunks; mask: (b k h w), True = hidden; tasks: (b,) numbers of `TASKS`, which the masks are of.
     captions: (b,) indices; dropped: (b,) True = no caption. context: (b c h w) int64 or None; kinds: (c,) of its slices;
     corruption: (b,) level of corruption of the context. starts: the chunks begin their videos. rollout: what the network makes
-    the context from itself, or None where it is the true one.
+    the context from itself, or None where it is the true one. draws: (b k h w token_factors) in [0, 1), from which the tokens are
+    drawn that the critic judges, or None where there is none.
     """
 
     tokens: Tensor
@@ -45,6 +46,7 @@ class Batch:
     corruption: Tensor
     starts: bool
     rollout: Rollout | None = None
+    draws: Tensor | None = None
 
     @property
     def num_hidden(self) -> int:
@@ -58,7 +60,7 @@ class Batch:
 
 def share(batch: Batch, rows: slice) -> Batch:
     """Some examples of a batch, as one process or one part of an accumulated step takes them."""
-    by_row = ("tokens", "mask", "tasks", "captions", "dropped", "context", "corruption")
+    by_row = ("tokens", "mask", "tasks", "captions", "dropped", "context", "corruption", "draws")
     rollout = batch.rollout and batch.rollout.rows(rows)
     return replace(batch, rollout=rollout, **{name: value[rows] for name in by_row if (value := getattr(batch, name)) is not None})
 
@@ -81,15 +83,17 @@ def draw_batch(stories: StoryTokens, config: MaskGITConfig, training: GeneratorT
     else:
         rollouts = generator_for(seed, step, "rollouts")
         rolls_out = bool(torch.rand((), generator=rollouts) < training.rollout_prob)
-        batch = draw_chunks(
-            stories, config, training.from_text_prob, count, generator_for(seed, step, "batch"), rollouts if rolls_out else None
-        )
-    return with_tasks(batch, training.tasks, generator_for(seed, step, "tasks"))
+        batch = draw_chunks(stories, config, training, count, generator_for(seed, step, "batch"), rollouts if rolls_out else None)
+    batch = with_tasks(batch, training.tasks, generator_for(seed, step, "tasks"))
+    if not config.critic:
+        return batch
+    return replace(batch, draws=torch.rand(*batch.tokens.shape, config.token_factors, generator=generator_for(seed, step, "critic")))
 
 
 def draw_chunks(
-    stories: StoryTokens, config: MaskGITConfig, from_text_prob: float, count: int, rng: torch.Generator, rollouts: torch.Generator | None = None
-) -> Batch:
+    stories: StoryTokens, config: MaskGITConfig, training: GeneratorTraining, count: int, rng: torch.Generator,
+    rollouts: torch.Generator | None = None,
+) -> Batch:  # fmt: skip
     """Chunks of stories, from text or continuing a context; with `rollouts`, their random stream, one that the network makes where it can."""
 
     def chance(probability: float) -> bool:
@@ -99,7 +103,7 @@ def draw_chunks(
         return int(torch.randint(low, high + 1, (), generator=rng))
 
     length = config.chunk_slices if chance(0.5) else number(1, config.chunk_slices)
-    recent = 0 if chance(from_text_prob) else (config.context_slices if chance(0.7) else number(1, max(config.context_slices, 1)))
+    recent = 0 if chance(training.from_text_prob) else (config.context_slices if chance(0.7) else number(1, max(config.context_slices, 1)))
     recent = min(recent, config.context_slices)
     at_scene_start, anchored, from_first = chance(0.5), config.anchor and chance(0.7), chance(0.1)
     where = "video start" if from_first else "scene start" if at_scene_start else "deep in scene" if anchored else ""
@@ -107,7 +111,7 @@ def draw_chunks(
 
     tokens = stories.tokens[story[:, None], begin[:, None] + torch.arange(length)].long()
     captions = stories.caption[story, begin]
-    batch = plain(tokens, captions, config.cond_drop_prob, rng)
+    batch = plain(tokens, captions, config.cond_drop_prob, rng, training.per_slice_prob)
     if recent == 0:
         return batch
     context, kinds = draw_context(stories, story, begin, recent, anchored)
@@ -133,10 +137,10 @@ def draw_pictures(stories: StoryTokens, config: MaskGITConfig, count: int, rng: 
     return plain(torch.stack(tokens)[:, None].long(), torch.stack(captions), config.cond_drop_prob, rng)
 
 
-def plain(tokens: Tensor, captions: Tensor, cond_drop_prob: float, rng: torch.Generator) -> Batch:
+def plain(tokens: Tensor, captions: Tensor, cond_drop_prob: float, rng: torch.Generator, per_slice_prob: float = 0.0) -> Batch:
     """Chunks (b k h w) that start videos and their captions (b,), with random masks and some captions dropped."""
     b = len(tokens)
-    mask = training_mask(tuple(tokens.shape), rng)
+    mask = training_mask(tuple(tokens.shape), rng, per_slice_prob)
     dropped = torch.rand(b, generator=rng) < cond_drop_prob
     zeros = torch.zeros(b, dtype=torch.long)
     return Batch(tokens, mask, zeros, captions, dropped, context=None, kinds=zeros[:0], corruption=zeros, starts=True)

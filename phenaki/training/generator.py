@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from phenaki.atomic import check_folder
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
@@ -20,7 +21,7 @@ from phenaki.config import as_dict
 from phenaki.cvivit import CViViT
 from phenaki.data.listing import is_footage
 from phenaki.data.tokens import StoryTokens, is_story_tokens
-from phenaki.maskgit import MaskGIT, MaskGITConfig
+from phenaki.maskgit import Context, MaskGIT, MaskGITConfig, TextCache
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.batches import Batch, draw_batch, share
@@ -41,6 +42,7 @@ def generator_loss(
 ) -> dict[str, Tensor]:
     """Cross-entropy of the hidden tokens in nats a token; text (b l d), text_mask (b l) as encoded, before any is dropped.
 
+    With `batch.draws` the critic's cross-entropy ("critic") is part of "loss".
     num_hidden: what the sum over hidden tokens is divided by, the batch's own number of them by default. For one of k shares
     of a batch give the whole batch's `num_hidden / k`: then the mean over the shares, of the loss and of its gradients, is
     that of the whole batch. ("hidden" and "dropped" are means over rows, so theirs is where the shares have equally many.)
@@ -53,12 +55,29 @@ def generator_loss(
     scores = model.score(features[batch.mask], batch.tokens[batch.mask], label_smoothing)
     divisor = scores.log_probs.shape[1] if num_hidden is None else num_hidden
     correct = (scores.log_probs.detach() > -0.6931).float().mean(0)  # given more than even odds
+    loss = scores.cross_entropy.sum() / divisor
+    judged = {} if batch.draws is None else {"critic": critic_loss(model, batch, features[batch.mask], cache, context) / divisor}
     return {
-        "loss": scores.cross_entropy.sum() / divisor,
+        "loss": sum(judged.values(), loss),
+        **judged,
         "correct": correct.sum() / divisor,
         "hidden": batch.mask.float().mean(),
         "dropped": batch.dropped.float().mean(),
     }
+
+
+def critic_loss(model: MaskGIT, batch: Batch, features: Tensor, cache: TextCache, context: Context | None) -> Tensor:
+    """Sum over the hidden tokens of the critic's cross-entropy, in nats: is the token that the generator chooses there another than the true one?
+
+    features: (n dim) of the hidden tokens. They are chosen at once, from what is known (Lezama et al. 2022, arXiv 2209.04439, section 3.1);
+    in the whole chunk so filled each of them is judged.
+    """
+    with torch.no_grad():
+        filled = batch.tokens.clone()
+        filled[batch.mask] = model.draw_tokens(features, batch.draws[batch.mask])
+        judged = model.features(filled, cache, context, batch.starts)[batch.mask]
+    wrong = filled[batch.mask] != batch.tokens[batch.mask]
+    return binary_cross_entropy_with_logits(model.critic(judged).float(), wrong.float(), reduction="sum")
 
 
 @torch.no_grad()
@@ -75,7 +94,8 @@ def validation_loss(
     if num_batches < 1:
         raise ValueError(f"{num_batches} batches to validate on: needed at least 1")
     device, was_training = next(model.parameters()).device, model.training
-    undropped, own = replace(config, cond_drop_prob=0.0), replace(training, optimizer=replace(training.optimizer, seed=seed), rollout_prob=0.0)
+    undropped = replace(config, cond_drop_prob=0.0, critic=False)
+    own = replace(training, optimizer=replace(training.optimizer, seed=seed), rollout_prob=0.0)
     drawn = [draw_batch(stories, undropped, own, step) for step in range(num_batches)]
     batches = [(batch, ("loss", "loss_from_text" if batch.starts else "loss_continue")) for batch in drawn]
     if training.rollout_prob:

@@ -93,12 +93,13 @@ class GeneratorTraining:
     rollout_prob: float = 0.0  # share of the batches with context in which the network makes it itself, in the samples where that can be
     num_rollout_steps: int = 4  # rounds in which it does: so many passes forward, and noise drawn on the CPU
     label_smoothing: float = 0.0  # share of a target spread over all values, in [0, 1); 0 = off
+    per_slice_prob: float = 0.5  # share of the samples in which each slice has a mask ratio of its own, not one the whole chunk
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
     def __post_init__(self):
         check_range(self, "num_slices", "max_scenes", at_least=1)
         check_range(self, "num_stories", "num_images", at_least=0)
-        check_range(self, "from_text_prob", "image_prob", "rollout_prob", at_least=0, at_most=1)
+        check_range(self, "from_text_prob", "image_prob", "rollout_prob", "per_slice_prob", at_least=0, at_most=1)
         check_range(self, "num_rollout_steps", at_least=1, at_most=256)
         check_range(self, "label_smoothing", at_least=0, below=1)
 
