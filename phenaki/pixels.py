@@ -18,9 +18,19 @@ def to_pixels(frames: Tensor, size: int) -> np.ndarray:
 
 
 def _rounded(frames: Tensor) -> np.ndarray:
-    return ((frames.float() + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return to_bytes(frames).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def to_video(frames: np.ndarray) -> Tensor:
     """Frames uint8 (f h w 3) -> (f 3 h w) float in [-1, 1], on the CPU."""
-    return rearrange(torch.from_numpy(np.array(frames)), "f h w c -> f c h w") / 127.5 - 1
+    return from_bytes(rearrange(torch.from_numpy(np.array(frames)), "f h w c -> f c h w"))
+
+
+def to_bytes(video: Tensor) -> Tensor:
+    """Floats of any shape, cut to [-1, 1] -> uint8 as a screen shows them."""
+    return video.float().clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)
+
+
+def from_bytes(pixels: Tensor) -> Tensor:
+    """uint8 of any shape -> float32 in [-1, 1]."""
+    return pixels.float() / 127.5 - 1

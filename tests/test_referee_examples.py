@@ -13,6 +13,7 @@ from phenaki.data.captions import is_held_out
 from phenaki.data.storybook import open_world
 from phenaki.data.world import FULL_WORLD, SMALL_WORLD
 from phenaki.evaluation.referee import labels_of
+from phenaki.pixels import from_bytes, to_bytes
 from phenaki.training import referee_examples
 from phenaki.training.referee_bank import PART, Bank, BankSettings
 from phenaki.training.referee_examples import (
@@ -23,11 +24,9 @@ from phenaki.training.referee_examples import (
     draw_examples,
     draw_kinds,
     draw_stories,
-    from_bytes,
     held_out_share,
     inside,
     reconstructed,
-    to_bytes,
     truth_of,
     without_actor,
 )

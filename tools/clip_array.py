@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from phenaki.data.tensor_file import save_tensors
+from phenaki.pixels import from_bytes
 from phenaki.video import VideoError, read_video
 
 ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
@@ -60,7 +61,7 @@ class ClipArray:
     def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor:
         """Clips first .. first + count - 1 of a run, (b c f h w) float in [-1, 1]."""
         chosen = torch.stack([self._clip(seed, index, num_frames) for index in range(first, first + count)])
-        return rearrange(chosen.float() / 127.5 - 1, "b f h w c -> b c f h w")
+        return rearrange(from_bytes(chosen), "b f h w c -> b c f h w")
 
     def _clip(self, seed: int, index: int, num_frames: int) -> Tensor:
         epoch, position = divmod(index, len(self))

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from phenaki.atomic import check_file, write_picture
 from phenaki.data.storybook import open_world
 from phenaki.data.world import WORLDS
+from phenaki.pixels import to_bytes
 
 ROW_FRAMES = 8  # pictures of a story
 CAPTION_WIDTH = 640  # pixels beside them
@@ -27,7 +28,7 @@ def save_preview(source: str, output: Path, *, data: Path | None, world: str, se
     book = open_world(WORLDS[world], data)
     stories = [book.story(seed, index, 4 * ROW_FRAMES, align=4) for index in range(num_stories)]
     video = book.render(stories)[:, :, 2::4]
-    pixels = ((video + 1) * 127.5).round().byte().permute(0, 3, 2, 4, 1).flatten(2, 3).numpy()  # (b h f*w c)
+    pixels = to_bytes(video).permute(0, 3, 2, 4, 1).flatten(2, 3).numpy()  # (b h f*w c)
     height, width = ROW_HEIGHT, ROW_HEIGHT * ROW_FRAMES
     sheet = Image.new("RGB", (width + CAPTION_WIDTH, height * num_stories), "white")
     pen = ImageDraw.Draw(sheet)

@@ -16,6 +16,7 @@ from einops import rearrange
 from PIL import Image
 
 from phenaki.evaluation.tokenizer import Example
+from phenaki.pixels import to_bytes
 
 SHOWN_FRAMES = 8  # of a clip
 WIDTH, HEIGHT, MARGIN = 420, 180, 44  # pixels of a curve's picture, and of the room for its labels
@@ -135,8 +136,7 @@ def side_by_side(clips: Sequence[torch.Tensor]) -> np.ndarray:
     """Clips (c f h w) in [-1, 1] of one length as rows of frames: uint8 (rows*h, frames*w, 3)."""
     num_frames = clips[0].shape[1]
     chosen = torch.linspace(0, num_frames - 1, min(SHOWN_FRAMES, num_frames)).round().long()
-    pixels = ((torch.stack([clip[:, chosen] for clip in clips]).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return rearrange(pixels, "r c f h w -> (r h) (f w) c").numpy()
+    return rearrange(to_bytes(torch.stack([clip[:, chosen] for clip in clips])), "r c f h w -> (r h) (f w) c").numpy()
 
 
 def png(pixels: np.ndarray) -> bytes:

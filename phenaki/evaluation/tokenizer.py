@@ -20,6 +20,7 @@ from phenaki.evaluation.codebook import CodebookUse, TokenCounts
 from phenaki.evaluation.frechet import Interval, bootstrap_frechet
 from phenaki.evaluation.metrics import SSIM_SIDE, changes, lpips_by_frame, psnr, squared_error, ssim
 from phenaki.evaluation.networks import MetricNetworks
+from phenaki.pixels import from_bytes, to_bytes
 
 EVALUATION_SEED = 777  # never a training seed
 USUAL_CLIPS = 2048  # of published FVDs; fewer are told with a caution
@@ -174,7 +175,7 @@ def measure_batch(tokenizer: CViViT, truth: Tensor, networks: MetricNetworks, su
 
 def as_shown(video: Tensor) -> Tensor:
     """Decoded pixels as a screen shows them: cut to [-1, 1] and rounded to 8 bits."""
-    return ((video.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    return from_bytes(to_bytes(video))
 
 
 def figures(model: Model, settings: EvaluationSettings, networks: MetricNetworks, sums: Sums, clips: dict[str, int | None]) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki.evaluation.referee import SIZE, Referee
+from phenaki.pixels import from_bytes
 from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Part
 from phenaki.training.referee_augmentation import augmented
-from phenaki.training.referee_examples import UNJUDGED, Examples, from_bytes
+from phenaki.training.referee_examples import UNJUDGED, Examples
 
 FRAMES_JUDGED = 4  # of each clip by the frame trunk: neighbours look alike
 BLEND_SHARE = 0.15  # of the clips

@@ -19,6 +19,7 @@ from phenaki.data.captions import is_held_out
 from phenaki.data.poses import camera_track, seen_by
 from phenaki.data.storybook import SceneTruth, StorybookWorld, StoryTruth, WorldConfig
 from phenaki.evaluation.referee import MOTION_REACH, as_seen, labels_of
+from phenaki.pixels import to_bytes
 
 UNJUDGED = -1  # in place of a label where nobody can say
 SEEN_SHARE = 1 / 3  # of an actor's box that must be inside the picture for it to be judged
@@ -110,16 +111,6 @@ def draw_examples(
 def cut(clips: Tensor, first: Sequence[int], num_frames: int, axis: int) -> Tensor:
     """num_frames frames of each clip, from the one that is `first` for it; axis: that of the frames in one clip."""
     return torch.stack([clip.narrow(axis, start, num_frames) for clip, start in zip(clips, first, strict=True)])
-
-
-def to_bytes(video: Tensor) -> Tensor:
-    """[-1, 1] -> uint8."""
-    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
-def from_bytes(video: Tensor) -> Tensor:
-    """uint8 -> float in [-1, 1]."""
-    return video.float() / 127.5 - 1
 
 
 def truth_of(world: StorybookWorld, stories: Sequence[StoryTruth]) -> tuple[Tensor, Tensor]:

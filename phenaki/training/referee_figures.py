@@ -14,7 +14,8 @@ from torch import Tensor
 from phenaki.cvivit import CViViT
 from phenaki.data.storybook import StorybookWorld
 from phenaki.evaluation.referee import Referee
-from phenaki.training.referee_examples import UNJUDGED, Examples, draw_examples, draw_stories, from_bytes, truth_of
+from phenaki.pixels import from_bytes
+from phenaki.training.referee_examples import UNJUDGED, Examples, draw_examples, draw_stories, truth_of
 
 SEED = 4321  # never a training seed
 BATCH = 8  # clips

@@ -4,12 +4,12 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-import torch
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
 from phenaki import atomic
+from phenaki.pixels import to_bytes
 
 SAMPLE_SEED = 1_000_003  # of the stories in sample pictures, never trained on
 HELD_OUT_SEED = 1_000_033  # of the clips that are validated on, never trained on
@@ -17,7 +17,7 @@ HELD_OUT_SEED = 1_000_033  # of the clips that are validated on, never trained o
 
 def save_video_rows(videos: Tensor, path: Path, fps: float | None = None) -> None:
     """Videos (b c f h w) in [-1, 1] as path.png, a row of frames each; with `fps` as path.mp4, too, one above the other."""
-    pixels = ((videos.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    pixels = to_bytes(videos).cpu()
     write_picture(rearrange(pixels, "b c f h w -> (b h) (f w) c").numpy(), path.with_suffix(".png"))
     if fps is not None:
         save_clip(rearrange(pixels, "b c f h w -> f (b h) w c").numpy(), path.with_suffix(".mp4"), fps)
