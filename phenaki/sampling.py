@@ -9,7 +9,8 @@ The functions take a callable that gives logits, so they can be tested with a fa
 """
 
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,7 @@ ORDERS = ("confidence", "halton")
 CORRECTION_ORDERS = ("halton", "critic")
 CONTEXTS = ("tokens", "frames")
 ARITHMETIC = 2  # raised whenever the same weights and noise come to other bits: what was begun before is not gone on with
-NOISE_ROWS = 64  # positions whose noise is drawn at once: a chunk's, of all values of a token, would be most of the memory of a round
+PIECE_VALUES = 2**17  # noise that is drawn at once: a whole chunk's, and its probabilities, would be most of the memory of a round
 
 
 @dataclass(frozen=True)
@@ -168,38 +169,40 @@ def choose_tokens(head: Head, noise: "Noise", temperature: float, factor_size: i
     factors: list[Tensor] = []
     token = log_prob = 0
     for index in range(num_factors):
-        logits = head(factors).float() / temperature
-        factor = noise.of_tokens(index, factor_size).add_(logits).argmax(-1)  # Gumbel-max sampling
-        log_prob = log_prob + logits.log_softmax(-1).gather(-1, factor[..., None]).squeeze(-1)
+        logits = head(factors).float()
+        factor, own = torch.empty(logits.shape[:-1], dtype=torch.long, device=logits.device), torch.empty_like(logits[..., 0])
+        for rows, drawn in noise.of_tokens(index, factor_size):
+            piece = logits[:, rows] / temperature
+            factor[:, rows] = drawn.add_(piece).argmax(-1)  # Gumbel-max sampling
+            own[:, rows] = piece.log_softmax(-1).gather(-1, factor[:, rows, None]).squeeze(-1)
+        log_prob = log_prob + own
         token = token + factor * factor_size**index
         factors.append(factor)
     return token, log_prob
 
 
 class Noise:
-    """Gumbel noise of one round: drawn for every position of the chunk, taken where tokens are hidden."""
+    """Gumbel noise of one round: drawn for every position of the chunk, taken where tokens are hidden; hidden (n,), rising."""
 
     def __init__(self, keys: list[NoiseKey], step: int, num_positions: int, hidden: Tensor):
         self.keys, self.step, self.num_positions, self.hidden = keys, step, num_positions, hidden
 
     def of_choice(self) -> Tensor:
         """(b n), for confidence."""
-        return self._draw("choice", ())
+        pieces = [piece for _, piece in self._pieces("choice", ())]
+        return torch.cat(pieces, dim=1) if pieces else torch.empty(len(self.keys), 0, device=self.hidden.device)
 
-    def of_tokens(self, factor: int, factor_size: int) -> Tensor:
-        """(b n factor_size), for a factor of the tokens."""
-        return self._draw(f"factor {factor}", (factor_size,))
+    def of_tokens(self, factor: int, factor_size: int) -> Iterator[tuple[slice, Tensor]]:
+        """For a factor of the tokens, piece by piece: rows of the hidden positions, their noise (b rows factor_size)."""
+        return self._pieces(f"factor {factor}", (factor_size,))
 
-    def _draw(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
-        drawn = [uniform_rows(key.stream(self.step, purpose), self.num_positions, shape, self.hidden.cpu()) for key in self.keys]
-        return gumbel(torch.stack(drawn) if len(drawn) > 1 else drawn[0][None]).to(self.hidden.device)
-
-
-def uniform_rows(rng: torch.Generator, num_rows: int, shape: tuple[int, ...], rows: Tensor) -> Tensor:
-    """torch.rand((num_rows, *shape))[rows], to the bit, without holding the rows that are not wanted; rows (n,) rising."""
-    found = torch.empty(len(rows), *shape)
-    for start in range(0, num_rows, NOISE_ROWS):
-        part = torch.rand(min(NOISE_ROWS, num_rows - start), *shape, generator=rng)
-        first, last = torch.searchsorted(rows, torch.tensor([start, start + len(part)])).tolist()
-        found[first:last] = part[rows[first:last] - start]
-    return found
+    def _pieces(self, purpose: str, shape: tuple[int, ...]) -> Iterator[tuple[slice, Tensor]]:
+        """Noise of `shape` as torch.rand((num_positions, *shape))[hidden] makes it, to the bit, some positions at a time."""
+        streams, hidden = [key.stream(self.step, purpose) for key in self.keys], self.hidden.cpu()
+        at_once = max(PIECE_VALUES // math.prod(shape), 1)
+        for start in range(0, self.num_positions, at_once):
+            count = min(at_once, self.num_positions - start)
+            drawn = [torch.rand(count, *shape, generator=stream) for stream in streams]
+            first, last = torch.searchsorted(hidden, torch.tensor([start, start + count])).tolist()
+            if first < last:
+                yield slice(first, last), gumbel(torch.stack([one[hidden[first:last] - start] for one in drawn])).to(self.hidden.device)

@@ -6,8 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from phenaki import sampling
 from phenaki.masking import MASK_SCHEDULES, halton_order, num_hidden_after
-from phenaki.sampling import Noise, NoiseKey, SamplingOptions, choose_tokens, guidance_at, guided, gumbel, sample_chunk, uniform_rows
+from phenaki.sampling import Noise, NoiseKey, SamplingOptions, choose_tokens, guidance_at, guided, gumbel, sample_chunk
 
 V = 7  # values of a token
 SHAPE = (3, 4, 4)
@@ -125,16 +126,19 @@ def test_noise_is_keyed_by_seed_scene_chunk_round_purpose_and_position():
     def noise(key=KEY, step=0, num_positions=N, hidden=None):
         return Noise([key], step, num_positions, torch.arange(num_positions) if hidden is None else hidden)
 
-    whole, choice = noise().of_tokens(0, V), noise().of_choice()
+    def of_tokens(drawn, factor=0):
+        return torch.cat([piece for _, piece in drawn.of_tokens(factor, V)], dim=1)
+
+    whole, choice = of_tokens(noise()), noise().of_choice()
     assert whole.shape == (1, N, V) and choice.shape == (1, N)
-    assert torch.equal(noise().of_tokens(0, V), whole)  # drawn anew, the same
+    assert torch.equal(of_tokens(noise()), whole)  # drawn anew, the same
     some = torch.tensor([1, 5, 40])
-    assert torch.equal(noise(hidden=some).of_tokens(0, V), whole[:, some])  # whatever else is hidden
-    assert torch.equal(noise(num_positions=16).of_tokens(0, V), whole[:, :16])  # a chunk of fewer slices
+    assert torch.equal(of_tokens(noise(hidden=some)), whole[:, some])  # whatever else is hidden
+    assert torch.equal(of_tokens(noise(num_positions=16)), whole[:, :16])  # a chunk of fewer slices
     assert torch.equal(noise(num_positions=16).of_choice(), choice[:, :16])
     others = [noise(NoiseKey(2, 2, 3)), noise(NoiseKey(1, 3, 3)), noise(NoiseKey(1, 2, 4)), noise(step=1)]
-    assert all(not torch.isclose(other.of_tokens(0, V), whole).any(-1).all() for other in others)
-    assert not torch.equal(noise().of_tokens(1, V), whole) and not torch.equal(noise(NoiseKey(12, 3, 3)).of_choice(), choice)
+    assert all(not torch.isclose(of_tokens(other), whole).any(-1).all() for other in others)
+    assert not torch.equal(of_tokens(noise(), 1), whole) and not torch.equal(noise(NoiseKey(12, 3, 3)).of_choice(), choice)
     assert not torch.equal(noise(NoiseKey(1, 23, 4)).of_choice(), noise(NoiseKey(12, 3, 4)).of_choice())  # 1 23 is not 12 3
 
 
@@ -151,11 +155,18 @@ def test_gumbel_noise_has_its_mean_and_spread():
     assert noise.std().item() == pytest.approx(math.pi / math.sqrt(6), abs=0.02)
 
 
-@pytest.mark.parametrize("shape", [(), (5,), (1024,)])
-@pytest.mark.parametrize("rows", [torch.arange(200), torch.tensor([0, 3, 63, 64, 199]), torch.tensor([150]), torch.tensor([], dtype=torch.long)])
-def test_rows_of_noise_are_those_of_all_of_it(shape, rows):
-    whole = torch.rand(200, *shape, generator=torch.Generator().manual_seed(3))
-    assert torch.equal(uniform_rows(torch.Generator().manual_seed(3), 200, shape, rows), whole[rows])
+@pytest.mark.parametrize("hidden", [torch.arange(200), torch.tensor([0, 3, 63, 64, 199]), torch.tensor([150]), torch.tensor([], dtype=torch.long)])
+def test_noise_in_pieces_is_that_of_a_whole_chunk(hidden, monkeypatch):
+    monkeypatch.setattr(sampling, "PIECE_VALUES", 64 * V)
+    keys = [KEY, NoiseKey(4, 5, 6)]
+    noise, found, end = Noise(keys, 2, 200, hidden), [], 0
+    for rows, piece in noise.of_tokens(1, V):
+        assert rows.start == end and len(piece[0]) == rows.stop - rows.start <= 64
+        found, end = [*found, piece], rows.stop
+    assert end == len(hidden)
+    whole = torch.stack([gumbel(torch.rand(200, V, generator=key.stream(2, "factor 1"))) for key in keys])
+    assert torch.equal(torch.cat(found, dim=1) if found else whole[:, :0], whole[:, hidden])
+    assert torch.equal(noise.of_choice(), torch.stack([gumbel(torch.rand(200, generator=key.stream(2, "choice"))) for key in keys])[:, hidden])
 
 
 def test_two_factors_are_one_joint_choice():
