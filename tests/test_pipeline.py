@@ -276,8 +276,8 @@ def test_a_scene_starts_from_its_picture(ready, tmp_path):
     video = ready.generate_story(story)
     assert len(video) == 20 and video.scenes[1].start_frame == 8 and video.scenes[1].num_frames == 12
     picture = torch.from_numpy(pipeline.read_image(tmp_path / "a.png", 32).copy()).permute(2, 0, 1)[None, :, None] / 127.5 - 1
-    with torch.no_grad():
-        shown = ready.tokenizer.decode(ready.tokenizer.encode(picture)).clamp(-1, 1)[0, :, 0]
+    with torch.no_grad(), ready.precision():
+        shown = ready.tokenizer.decode(ready.tokenizer.encode(picture)).clamp(-1, 1)[0, :, 0].float()
     wanted = ((shown + 1) * 127.5).round().permute(1, 2, 0).numpy()
     assert np.abs(video.frames[8] - wanted).max() <= 1
     alone = ready.generate_story([story[1]])
@@ -297,7 +297,7 @@ def test_a_scene_goes_on_from_a_video(ready, tmp_path):
     video = ready.generate_story(tmp_path / "a.txt", progress=False)
     assert len(video) == 20 and video.scenes[1].num_frames == 12 and video.script["scenes"][1]["video"] == "a.mp4"
     last = ready.to_tensor(read_video(clip, size=32).frames[[22, 24, 26, 28, 30]])  # at 8 frames a second: two slices to remember, one before
-    with torch.no_grad():
+    with torch.no_grad(), ready.precision():
         shown = ready.tokenizer.decode(ready.tokenizer.encode(last.transpose(0, 1)[None]))[0, :, -1:].clamp(-1, 1)
     wanted = pipeline.to_pixels(shown.transpose(0, 1), 32)[0].astype(int)
     assert np.abs(video.frames[8] - wanted).max() <= 6  # the codec's own scaler, frame by frame
