@@ -79,7 +79,7 @@ def draw_batch(stories: StoryTokens, config: MaskGITConfig, training: GeneratorT
     seed, count = training.optimizer.seed, training.optimizer.batch_size
     pictures = generator_for(seed, step, "pictures")
     if bool(torch.rand((), generator=pictures) < training.image_prob):
-        batch = draw_pictures(stories, config, count, pictures)
+        batch = draw_pictures(stories, config, training, count, pictures)
     else:
         rollouts = generator_for(seed, step, "rollouts")
         rolls_out = bool(torch.rand((), generator=rollouts) < training.rollout_prob)
@@ -111,7 +111,7 @@ def draw_chunks(
 
     tokens = stories.tokens[story[:, None], begin[:, None] + torch.arange(length)].long()
     captions = stories.caption[story, begin]
-    batch = plain(tokens, captions, config.cond_drop_prob, rng, training.per_slice_prob)
+    batch = plain(tokens, captions, config, training, rng)
     if recent == 0:
         return batch
     context, kinds = draw_context(stories, story, begin, recent, anchored)
@@ -126,7 +126,7 @@ def draw_chunks(
     return replace(batch, context=context, kinds=kinds, corruption=level, starts=False)
 
 
-def draw_pictures(stories: StoryTokens, config: MaskGITConfig, count: int, rng: torch.Generator) -> Batch:
+def draw_pictures(stories: StoryTokens, config: MaskGITConfig, training: GeneratorTraining, count: int, rng: torch.Generator) -> Batch:
     """Still pictures as chunks of one slice: the stories' first frames and the data's own pictures, each one alike likely."""
     num_stories, num_images = len(stories.tokens), len(stories.images)
     if not num_stories + num_images:
@@ -134,14 +134,14 @@ def draw_pictures(stories: StoryTokens, config: MaskGITConfig, count: int, rng: 
     chosen = torch.randint(num_stories + num_images, (count,), generator=rng).tolist()
     tokens = [stories.tokens[i, 0] if i < num_stories else stories.images[i - num_stories] for i in chosen]
     captions = [stories.caption[i, 0] if i < num_stories else stories.image_caption[i - num_stories] for i in chosen]
-    return plain(torch.stack(tokens)[:, None].long(), torch.stack(captions), config.cond_drop_prob, rng)
+    return plain(torch.stack(tokens)[:, None].long(), torch.stack(captions), config, training, rng)
 
 
-def plain(tokens: Tensor, captions: Tensor, cond_drop_prob: float, rng: torch.Generator, per_slice_prob: float = 0.0) -> Batch:
+def plain(tokens: Tensor, captions: Tensor, config: MaskGITConfig, training: GeneratorTraining, rng: torch.Generator) -> Batch:
     """Chunks (b k h w) that start videos and their captions (b,), with random masks and some captions dropped."""
     b = len(tokens)
-    mask = training_mask(tuple(tokens.shape), rng, per_slice_prob)
-    dropped = torch.rand(b, generator=rng) < cond_drop_prob
+    mask = training_mask(tuple(tokens.shape), rng, training.per_slice_prob)
+    dropped = torch.rand(b, generator=rng) < config.cond_drop_prob
     zeros = torch.zeros(b, dtype=torch.long)
     return Batch(tokens, mask, zeros, captions, dropped, context=None, kinds=zeros[:0], corruption=zeros, starts=True)
 

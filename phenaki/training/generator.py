@@ -51,12 +51,12 @@ def generator_loss(
     cache = model.encode_text(text, text_mask)
     context = model.encode_context(batch.context, batch.kinds, batch.corruption) if batch.context is not None else None
     shown = torch.where(batch.mask, model.mask_token_id, batch.tokens)
-    features = model.features(shown, cache, context, batch.starts)
-    scores = model.score(features[batch.mask], batch.tokens[batch.mask], label_smoothing)
+    hidden = model.features(shown, cache, context, batch.starts)[batch.mask]
+    scores = model.score(hidden, batch.tokens[batch.mask], label_smoothing)
     divisor = scores.log_probs.shape[1] if num_hidden is None else num_hidden
     correct = (scores.log_probs.detach() > -0.6931).float().mean(0)  # given more than even odds
     loss = scores.cross_entropy.sum() / divisor
-    judged = {} if batch.draws is None else {"critic": critic_loss(model, batch, features[batch.mask], cache, context) / divisor}
+    judged = {} if batch.draws is None else {"critic": critic_loss(model, batch, hidden, cache, context) / divisor}
     return {
         "loss": sum(judged.values(), loss),
         **judged,
