@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from phenaki.config import check_range
 from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, RMSNorm, grid_positions, rotary_angles, rotate
+from phenaki.sampling import choose_tokens
 
 ORDINARY, FIRST, ANCHOR = 0, 1, 2  # kinds of slices: a tube of frames; the one frame that starts a video; the anchor
 
@@ -291,12 +292,8 @@ class MaskGIT(nn.Module):
         return TokenScores(log_probs, -(1 - label_smoothing) * log_probs - label_smoothing * to_all)
 
     def draw_tokens(self, features: Tensor, draws: Tensor) -> Tensor:
-        """Tokens (n,) at temperature 1 from features (n dim); draws (n token_factors) uniform in [0, 1): the first value below which so much lies."""
-        factors: list[Tensor] = []
-        for draw in draws.T.contiguous():
-            below = self.to_logits(features, factors).float().softmax(-1).cumsum(-1)
-            factors.append(torch.searchsorted(below, draw[:, None], right=True).squeeze(-1).clamp(max=self.config.factor_size - 1))
-        return sum(factor * self.config.factor_size**index for index, factor in enumerate(factors))
+        """Tokens (n,) at temperature 1 from features (n dim); draws (n token_factors) uniform in [0, 1)."""
+        return choose_tokens(lambda factors: self.to_logits(features, factors), draws.T, 1.0, self.config.factor_size)[0]
 
     def _context_times(self, kinds: Tensor) -> Tensor:
         """Times of context slices: the recent ones end at -1, the anchor stands at -(context_slices + 1)."""

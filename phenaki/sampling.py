@@ -1,16 +1,15 @@
 """Filling ONE chunk: rounds of parallel decoding (MaskGIT, Chang et al. 2022, section 3.2).
 
 Each round predicts all hidden tokens at once, keeps the ones it is surest of (or the next ones of a fixed order) and
-hides the rest again. A token of a large codebook is chosen as a few factors, each given the ones before it. Then, where
-asked for, it is corrected: tokens that were chosen when little was known are chosen once more, a part of them at once (after the
-corrector steps of Campbell et al. 2022, arXiv 2205.14987, section 4.4): all in turn, or those that a critic doubts most
-(Lezama et al. 2022, arXiv 2209.04439).
+hides the rest again. A token of a large codebook is chosen as a few factors, each given the ones before it, and a factor by
+one uniform number: the value at which the sum of the probabilities exceeds it. Then, where asked for, it is corrected: tokens
+that were chosen when little was known are chosen once more, a part of them at once (after the corrector steps of Campbell et
+al. 2022, arXiv 2205.14987, section 4.4): all in turn, or those that a critic doubts most (Lezama et al. 2022, arXiv 2209.04439).
 The functions take a callable that gives logits, so they can be tested with a fake model.
 """
 
 import hashlib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +21,8 @@ from phenaki.masking import halton_order, mask_schedule, num_hidden_after
 ORDERS = ("confidence", "halton")
 CORRECTION_ORDERS = ("halton", "critic")
 CONTEXTS = ("tokens", "frames")
-ARITHMETIC = 2  # raised whenever the same weights and noise come to other bits: what was begun before is not gone on with
-PIECE_VALUES = 2**17  # noise that is drawn at once: a whole chunk's, and its probabilities, would be most of the memory of a round
+ARITHMETIC = 3  # raised whenever the same weights and noise come to other bits: what was begun before is not gone on with
+PIECE_VALUES = 2**17  # probabilities that a CPU reckons at once: those of a whole chunk would be most of the memory of a round
 
 
 @dataclass(frozen=True)
@@ -114,42 +113,66 @@ def sample_chunk(
     """
     if len(keys) != len(tokens):
         raise ValueError(f"{len(keys)} noise keys for a batch of {len(tokens)}: needed one each")
-    shape, mask_token_id = tokens.shape, factor_size**num_factors
+    shape, device, mask_token_id = tokens.shape, tokens.device, factor_size**num_factors
     tokens = torch.where(mask, mask_token_id, tokens).flatten(1)  # (b n)
-    num_to_fill = int(mask.sum())
-    schedule = mask_schedule(options.mask_schedule)
-    order = halton_order(*shape[1:]).to(tokens.device) if options.order == "halton" else None
-    for step in range(options.num_steps):
+    ranks = halton_order(*shape[1:]).to(device)
+    for turn in rounds(mask.cpu(), options):
+        order = options.order
+        if turn.part is not None:
+            order, again = options.correction_order, turn.part.to(device, non_blocking=True).expand(len(tokens), -1)
+            if order == "critic":
+                again = critic(tokens.view(shape)).flatten(1).masked_fill(~mask.flatten(), -torch.inf).topk(turn.num_hidden, dim=1).indices
+            tokens = tokens.scatter(1, again, mask_token_id)
         still = tokens == mask_token_id
-        hidden = still.any(0).nonzero().squeeze(1)
-        if not len(hidden):
-            break
-        noise = Noise(keys, step, shape[1:].numel(), hidden)
-        head = predict(tokens.view(shape), hidden, step)
-        chosen, log_prob = choose_tokens(head, noise, options.temperature, factor_size, num_factors)
-        if order is None:
-            cooled = options.choice_temperature * (1 - (step + 1) / options.num_steps)
-            sureness = log_prob + cooled * noise.of_choice()
-        else:
-            sureness = -order[hidden].float().expand_as(chosen)
-        sureness = sureness.masked_fill(~still[:, hidden], -torch.inf)  # known in this sample: not to be chosen again
-        keep = still[:, hidden].sum(1) - num_hidden_after(step, options.num_steps, num_to_fill, schedule)
-        rank = sureness.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        tokens[:, hidden] = torch.where(rank < keep[:, None], chosen, tokens[:, hidden])
-    for step, part in enumerate(correction_parts(mask, options.num_corrections), options.num_steps):
-        again = torch.zeros_like(tokens, dtype=torch.bool)
-        if options.correction_order == "critic":
-            doubts = critic(tokens.view(shape)).flatten(1).masked_fill(~mask.flatten(), -torch.inf)
-            again.scatter_(1, doubts.topk(len(part), dim=1).indices, True)
-        else:
-            again[:, part] = True
-        tokens[again] = mask_token_id
-        hidden = again.any(0).nonzero().squeeze(1)
-        head = predict(tokens.view(shape), hidden, step)
-        noise = Noise(keys, step, shape[1:].numel(), hidden)
-        chosen, _ = choose_tokens(head, noise, options.temperature, factor_size, num_factors)
-        tokens[:, hidden] = torch.where(again[:, hidden], chosen, tokens[:, hidden])
+        hidden = hidden_positions(still, turn.num_hidden, alike=len(tokens) == 1 or order == "halton")
+        head = predict(tokens.view(shape), hidden, turn.step)
+        draws = uniform_noise(keys, turn.step, [f"factor {index}" for index in range(num_factors)], shape[1:].numel())
+        chosen, log_prob = choose_tokens(head, draws.to(device, non_blocking=True)[:, :, hidden], options.temperature, factor_size)
+        kept = still[:, hidden]  # not: known in this sample, hidden in another
+        if turn.num_kept < turn.num_hidden:
+            sureness = -ranks[hidden].float().expand_as(chosen)
+            if order == "confidence":
+                noise = gumbel(uniform_noise(keys, turn.step, ["choice"], shape[1:].numel())[0]).to(device, non_blocking=True)
+                sureness = log_prob + options.choice_temperature * (1 - (turn.step + 1) / options.num_steps) * noise[:, hidden]
+            kept = surest(sureness, kept, turn.num_kept)
+        tokens[:, hidden] = torch.where(kept, chosen, tokens[:, hidden])
     return tokens.view(shape)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is known of a round before any token is, so that the host need not ask a GPU for it."""
+
+    step: int  # its number among all
+    num_hidden: int  # tokens of a sample that are chosen
+    num_kept: int  # of these, those that stay so
+    part: Tensor | None = None  # of a correction: positions (n,) that are hidden again
+
+
+def rounds(mask: Tensor, options: SamplingOptions) -> Iterator[Round]:
+    """All rounds of a chunk; mask (t h w), on the CPU. The last round that fills keeps all that it chooses, and so does every correction."""
+    schedule, total = mask_schedule(options.mask_schedule), int(mask.sum())
+    hidden = total
+    for step in range(options.num_steps):
+        left = num_hidden_after(step, options.num_steps, total, schedule)
+        if hidden:
+            yield Round(step, hidden, hidden - left)
+        hidden = left
+    for step, part in enumerate(correction_parts(mask, options.num_corrections), options.num_steps):
+        yield Round(step, len(part), len(part), part)
+
+
+def hidden_positions(still: Tensor, count: int, alike: bool) -> Tensor:
+    """Positions hidden in any sample, (n,), rising. still: (b n), `count` a sample; alike: the same in all, found without waiting for a GPU."""
+    if alike:
+        return (~still[0]).to(torch.uint8).argsort(stable=True)[:count]
+    return still.any(0).nonzero().squeeze(1)
+
+
+def surest(sureness: Tensor, still: Tensor, count: int) -> Tensor:
+    """Which `count` of each sample's tokens are kept, (b n); of tokens that are as sure, the first."""
+    rank = sureness.masked_fill(~still, -torch.inf).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return rank < count
 
 
 def correction_parts(mask: Tensor, count: int) -> list[Tensor]:
@@ -164,45 +187,41 @@ def correction_parts(mask: Tensor, count: int) -> list[Tensor]:
     return [part for part in found if len(part)]
 
 
-def choose_tokens(head: Head, noise: "Noise", temperature: float, factor_size: int, num_factors: int) -> tuple[Tensor, Tensor]:
-    """Samples a token for each hidden position, factor by factor: tokens (b n) and their log-probability (b n)."""
+def uniform_noise(keys: list[NoiseKey], step: int, purposes: Sequence[str], num_positions: int) -> Tensor:
+    """Numbers in [0, 1) of one round, (purposes b n): drawn for every position of the chunk, whichever are hidden."""
+    drawn = [[torch.rand(num_positions, generator=key.stream(step, purpose)) for key in keys] for purpose in purposes]
+    return torch.stack([torch.stack(one) for one in drawn])
+
+
+def choose_tokens(head: Head, draws: Tensor, temperature: float, factor_size: int) -> tuple[Tensor, Tensor]:
+    """Samples a token for each draw, factor by factor: draws (num_factors ...) in [0, 1) -> tokens (...) and their log-probability (...)."""
     factors: list[Tensor] = []
     token = log_prob = 0
-    for index in range(num_factors):
-        logits = head(factors).float()
-        factor, own = torch.empty(logits.shape[:-1], dtype=torch.long, device=logits.device), torch.empty_like(logits[..., 0])
-        for rows, drawn in noise.of_tokens(index, factor_size):
-            piece = logits[:, rows] / temperature
-            factor[:, rows] = drawn.add_(piece).argmax(-1)  # Gumbel-max sampling
-            own[:, rows] = piece.log_softmax(-1).gather(-1, factor[:, rows, None]).squeeze(-1)
-        log_prob = log_prob + own
-        token = token + factor * factor_size**index
+    for index, drawn in enumerate(draws):
+        factor, own = choose_values(head(factors), drawn, temperature)
+        token, log_prob = token + factor * factor_size**index, log_prob + own
         factors.append(factor)
     return token, log_prob
 
 
-class Noise:
-    """Gumbel noise of one round: drawn for every position of the chunk, taken where tokens are hidden; hidden (n,), rising."""
+def choose_values(logits: Tensor, draws: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Values of softmax(logits / temperature), in float32, for uniform draws: logits (... v), draws (...) -> values (...), log-probability (...)."""
+    rows, shares, pieces = logits.flatten(0, -2), draws.flatten(), []
+    at_once = max(len(rows) if logits.is_cuda else PIECE_VALUES // logits.shape[-1], 1)
+    for some, drawn in zip(rows.split(at_once), shares.split(at_once), strict=True):
+        probs = (some.float() / temperature).softmax(-1)
+        values = inverse_cdf(probs, drawn)
+        pieces.append((values, probs.gather(-1, values[:, None]).squeeze(-1).log()))
+    values, log_probs = (torch.cat(found).view(draws.shape) for found in zip(*pieces, strict=True))
+    return values, log_probs
 
-    def __init__(self, keys: list[NoiseKey], step: int, num_positions: int, hidden: Tensor):
-        self.keys, self.step, self.num_positions, self.hidden = keys, step, num_positions, hidden
 
-    def of_choice(self) -> Tensor:
-        """(b n), for confidence."""
-        pieces = [piece for _, piece in self._pieces("choice", ())]
-        return torch.cat(pieces, dim=1) if pieces else torch.empty(len(self.keys), 0, device=self.hidden.device)
+def inverse_cdf(probs: Tensor, draws: Tensor) -> Tensor:
+    """Values (n,) with just their probability: the first ones whose sum with all before it exceeds the draw. probs (n v), draws (n,) in [0, 1).
 
-    def of_tokens(self, factor: int, factor_size: int) -> Iterator[tuple[slice, Tensor]]:
-        """For a factor of the tokens, piece by piece: rows of the hidden positions, their noise (b rows factor_size)."""
-        return self._pieces(f"factor {factor}", (factor_size,))
-
-    def _pieces(self, purpose: str, shape: tuple[int, ...]) -> Iterator[tuple[slice, Tensor]]:
-        """Noise of `shape` as torch.rand((num_positions, *shape))[hidden] makes it, to the bit, some positions at a time."""
-        streams, hidden = [key.stream(self.step, purpose) for key in self.keys], self.hidden.cpu()
-        at_once = max(PIECE_VALUES // math.prod(shape), 1)
-        for start in range(0, self.num_positions, at_once):
-            count = min(at_once, self.num_positions - start)
-            drawn = [torch.rand(count, *shape, generator=stream) for stream in streams]
-            first, last = torch.searchsorted(hidden, torch.tensor([start, start + count])).tolist()
-            if first < last:
-                yield slice(first, last), gumbel(torch.stack([one[hidden[first:last] - start] for one in drawn])).to(self.hidden.device)
+    Sums are of whole numbers of 2^-38, hence exact: the same in any order, on any device, and a value of probability 0 adds nothing,
+    so that it is never the first. A draw is a whole number of 2^-24, as torch.rand makes them, below the whole sum even where that is not 1.
+    """
+    sums = (probs * 2.0**38).long().cumsum(-1)
+    reached = (draws * 2.0**24).long().clamp(max=2**24 - 1)[:, None] * sums[:, -1:] >> 24
+    return torch.searchsorted(sums, reached, right=True).squeeze(-1)

@@ -8,7 +8,18 @@ import torch
 
 from phenaki import sampling
 from phenaki.masking import MASK_SCHEDULES, halton_order, num_hidden_after
-from phenaki.sampling import Noise, NoiseKey, SamplingOptions, choose_tokens, guidance_at, guided, gumbel, sample_chunk
+from phenaki.sampling import (
+    NoiseKey,
+    SamplingOptions,
+    choose_tokens,
+    choose_values,
+    guidance_at,
+    guided,
+    gumbel,
+    inverse_cdf,
+    sample_chunk,
+    uniform_noise,
+)
 
 V = 7  # values of a token
 SHAPE = (3, 4, 4)
@@ -123,23 +134,18 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(order):
 
 
 def test_noise_is_keyed_by_seed_scene_chunk_round_purpose_and_position():
-    def noise(key=KEY, step=0, num_positions=N, hidden=None):
-        return Noise([key], step, num_positions, torch.arange(num_positions) if hidden is None else hidden)
+    def noise(key=KEY, step=0, purpose="factor 0", num_positions=N):
+        return uniform_noise([key], step, [purpose], num_positions)[0, 0]
 
-    def of_tokens(drawn, factor=0):
-        return torch.cat([piece for _, piece in drawn.of_tokens(factor, V)], dim=1)
-
-    whole, choice = of_tokens(noise()), noise().of_choice()
-    assert whole.shape == (1, N, V) and choice.shape == (1, N)
-    assert torch.equal(of_tokens(noise()), whole)  # drawn anew, the same
-    some = torch.tensor([1, 5, 40])
-    assert torch.equal(of_tokens(noise(hidden=some)), whole[:, some])  # whatever else is hidden
-    assert torch.equal(of_tokens(noise(num_positions=16)), whole[:, :16])  # a chunk of fewer slices
-    assert torch.equal(noise(num_positions=16).of_choice(), choice[:, :16])
-    others = [noise(NoiseKey(2, 2, 3)), noise(NoiseKey(1, 3, 3)), noise(NoiseKey(1, 2, 4)), noise(step=1)]
-    assert all(not torch.isclose(of_tokens(other), whole).any(-1).all() for other in others)
-    assert not torch.equal(of_tokens(noise(), 1), whole) and not torch.equal(noise(NoiseKey(12, 3, 3)).of_choice(), choice)
-    assert not torch.equal(noise(NoiseKey(1, 23, 4)).of_choice(), noise(NoiseKey(12, 3, 4)).of_choice())  # 1 23 is not 12 3
+    whole = noise()
+    assert whole.shape == (N,) and whole.min() >= 0 and whole.max() < 1
+    assert torch.equal(noise(), whole), "drawn anew, the same"
+    assert torch.equal(noise(num_positions=16), whole[:16]), "a chunk of fewer slices"
+    keys = [NoiseKey(2, 2, 3), NoiseKey(1, 3, 3), NoiseKey(1, 2, 4), NoiseKey(12, 3, 4), NoiseKey(1, 23, 4)]  # 1 23 is not 12 3
+    drawn = [whole, noise(step=1), noise(purpose="factor 1"), noise(purpose="choice"), *map(noise, keys)]
+    assert all(not torch.isclose(one, other).all() for index, one in enumerate(drawn) for other in drawn[:index])
+    together = uniform_noise([keys[0], KEY], 0, ["choice", "factor 0"], N)
+    assert together.shape == (2, 2, N) and torch.equal(together[1, 1], whole) and torch.equal(together[0, 0], noise(keys[0], purpose="choice"))
 
 
 def test_a_shorter_chunk_has_the_tokens_of_the_longer_one():
@@ -155,18 +161,49 @@ def test_gumbel_noise_has_its_mean_and_spread():
     assert noise.std().item() == pytest.approx(math.pi / math.sqrt(6), abs=0.02)
 
 
-@pytest.mark.parametrize("hidden", [torch.arange(200), torch.tensor([0, 3, 63, 64, 199]), torch.tensor([150]), torch.tensor([], dtype=torch.long)])
-def test_noise_in_pieces_is_that_of_a_whole_chunk(hidden, monkeypatch):
-    monkeypatch.setattr(sampling, "PIECE_VALUES", 64 * V)
-    keys = [KEY, NoiseKey(4, 5, 6)]
-    noise, found, end = Noise(keys, 2, 200, hidden), [], 0
-    for rows, piece in noise.of_tokens(1, V):
-        assert rows.start == end and len(piece[0]) == rows.stop - rows.start <= 64
-        found, end = [*found, piece], rows.stop
-    assert end == len(hidden)
-    whole = torch.stack([gumbel(torch.rand(200, V, generator=key.stream(2, "factor 1"))) for key in keys])
-    assert torch.equal(torch.cat(found, dim=1) if found else whole[:, :0], whole[:, hidden])
-    assert torch.equal(noise.of_choice(), torch.stack([gumbel(torch.rand(200, generator=key.stream(2, "choice"))) for key in keys])[:, hidden])
+def test_over_many_seeds_a_position_has_the_values_of_its_softmax():
+    logits, num_seeds = random_logits(sharpness=1.5), 4000
+    draws = uniform_noise([NoiseKey(seed, 0, 0) for seed in range(num_seeds)], 0, ["factor 0"], N)[0]
+    values, log_probs = choose_values(logits.expand(num_seeds, -1, -1), draws, 0.8)
+    wanted = (logits / 0.8).softmax(-1)
+    shares = torch.nn.functional.one_hot(values, V).float().mean(0)
+    assert ((shares - wanted).abs() < 5 * (wanted * (1 - wanted) / num_seeds).sqrt() + 1e-3).all()
+    torch.testing.assert_close(log_probs, wanted.log().expand(num_seeds, -1, -1).gather(-1, values[..., None]).squeeze(-1))
+
+
+@pytest.mark.parametrize("values", [1, 7, 8192])
+def test_a_value_has_just_the_draws_that_its_probability_says(values):
+    probs = torch.randn(values, generator=torch.Generator().manual_seed(0)).mul(3).softmax(-1)
+    draws = torch.arange(2**14) / 2**14  # even steps: each value is hit as often as it is likely, but for one at each of its ends
+    found = inverse_cdf(probs.expand(len(draws), -1), draws)
+    assert (found.diff() >= 0).all()
+    assert (found.bincount(minlength=values) / len(draws) - probs).abs().max() < 1.01 / len(draws)
+
+
+def test_a_value_of_probability_0_is_never_chosen():
+    possible = torch.tensor([2, 3, 6])
+    ends = torch.tensor([0.0, 2**-24, 0.5, 1 - 2**-24, 1.0])  # the least and the greatest draw, and one that torch.rand never makes
+    draws = torch.cat([ends, torch.rand(20_000, generator=torch.Generator().manual_seed(0))])
+    for sharpness in (0.0, 1.0, 30.0):  # sums of which some are below 1 and some above
+        logits = torch.full((len(draws), 9), -torch.inf)
+        logits[:, possible] = torch.randn(len(draws), 3, generator=torch.Generator().manual_seed(1)) * sharpness
+        found, log_prob = choose_values(logits, draws, 1.0)
+        assert torch.isin(found, possible).all() and log_prob.isfinite().all()
+    likely = torch.zeros(3, 4).scatter(1, torch.tensor([[0], [2], [3]]), 0.9)  # sums that fall short of 1
+    assert inverse_cdf(likely, torch.tensor([0.0, 0.95, 1 - 2**-24])).tolist() == [0, 2, 3]
+
+
+@pytest.mark.parametrize("piece", [1, 5 * 8, 64 * 8, 2**17])
+def test_what_is_chosen_depends_neither_on_the_pieces_nor_on_the_batch(piece, monkeypatch):
+    logits = torch.randn(3, 200, 8, generator=torch.Generator().manual_seed(3)) * 2
+    draws = uniform_noise([KEY, NoiseKey(4, 5, 6), NoiseKey(7, 8, 9)], 2, ["factor 1"], 200)[0]
+    whole = choose_values(logits, draws, 0.9)
+    monkeypatch.setattr(sampling, "PIECE_VALUES", piece)
+    for found, wanted in zip(choose_values(logits, draws, 0.9), whole, strict=True):
+        assert torch.equal(found, wanted)
+    for place in (torch.tensor([0, 3, 63, 64, 199]), torch.tensor([150]), torch.tensor([], dtype=torch.long)):
+        for found, wanted in zip(choose_values(logits[1:2, place], draws[1:2, place], 0.9), whole, strict=True):
+            assert torch.equal(found, wanted[1:2, place])
 
 
 def test_two_factors_are_one_joint_choice():
@@ -194,7 +231,7 @@ def test_two_factors_follow_their_joint_distribution():
         rows = joint.sum(1).log().expand(1, 8192, 3)
         return joint.log()[factors[0]] if factors else rows
 
-    tokens, log_prob = choose_tokens(head, Noise([KEY], 0, 8192, torch.arange(8192)), 1.0, 3, 2)
+    tokens, log_prob = choose_tokens(head, uniform_noise([KEY], 0, ["factor 0", "factor 1"], 8192), 1.0, 3)
     shares = torch.stack([(tokens == first + 3 * second).float().mean() for first in range(3) for second in range(3)]).view(3, 3)
     torch.testing.assert_close(shares, joint, atol=0.02, rtol=0)
     torch.testing.assert_close(log_prob, joint[tokens % 3, tokens // 3].log(), atol=1e-5, rtol=1e-5)
@@ -256,12 +293,13 @@ def test_confidence_order_equals_a_slow_maskgit(schedule, choice_temperature):
     for step in range(5):
         hidden = [position for position in range(N) if tokens[position] == V]
         logits = looking_model(torch.tensor(tokens).view(1, *SHAPE), torch.tensor(hidden), step)([])[0] / 0.8
-        token_noise = gumbel(torch.rand(N, V, generator=KEY.stream(step, "factor 0")))
+        draws = torch.rand(N, generator=KEY.stream(step, "factor 0"))
         choice_noise = gumbel(torch.rand(N, generator=KEY.stream(step, "choice")))
         guesses = []
         for row, position in zip(logits, hidden, strict=True):
-            token = max(range(V), key=lambda value: (row[value] + token_noise[position, value]).item())
-            log_prob = row[token] - row.exp().sum().log()
+            probs = (row.double().exp() / row.double().exp().sum()).tolist()
+            token = next(value for value in range(V) if sum(probs[: value + 1]) > draws[position])
+            log_prob = math.log(probs[token])
             cooled = choice_temperature * (1 - (step + 1) / 5)
             guesses.append(((log_prob + cooled * choice_noise[position]).item(), position, token))
         share = {"cosine": math.cos(math.pi / 2 * (step + 1) / 5), "linear": 1 - (step + 1) / 5}[schedule]
