@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from phenaki.checkpoint import PRETRAINED, CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model, sha256, weights_hash
 from phenaki.config import as_dict
-from phenaki.devices import choose_device, choose_dtype
+from phenaki.devices import choose_device, choose_dtype, hold_matrices
 from phenaki.director import Given, SceneText, direct
 from phenaki.frame_source import FrameSource
 from phenaki.pixels import to_pixels, to_video
@@ -89,13 +89,19 @@ class Phenaki:
 
     @classmethod
     def from_pretrained(cls, name: str | Path = DEFAULT_MODEL, *, device: str | None = None, dtype: str = "auto") -> "Phenaki":
-        """Loads a shipped model by name, a model folder, or a hub id ("owner/name")."""
+        """Loads a shipped model by name, a model folder, or a hub id ("owner/name"). Its matrices are held in what it computes in."""
         chosen = choose_device(device)
         model = load_model(name, chosen)
-        return cls(model, TextEncoder.load(model.info.text, device=chosen), chosen, choose_dtype(dtype, chosen))
+        phenaki = cls(model, TextEncoder.load(model.info.text, device=chosen), chosen, choose_dtype(dtype, chosen))
+        for network in (phenaki.tokenizer, phenaki.generator):
+            hold_matrices(network, phenaki.dtype)
+        return phenaki
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Writes a model folder that `from_pretrained` takes."""
+        """Writes a model folder that `from_pretrained` takes. ValueError where its matrices were rounded when it was loaded, to other numbers."""
+        held = {weight.dtype for network in (self.tokenizer, self.generator) for weight in network.parameters()}
+        if rounded := held - {torch.float32, dtype}:
+            raise ValueError(f"matrices are held in {rounded.pop()}, in which the model computes: load it with dtype='float32' to save it as {dtype}")
         save_model(folder, self.info, self.tokenizer, self.generator, dtype)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -105,9 +111,9 @@ class Phenaki:
         from huggingface_hub import HfApi
 
         api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
+            api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
 
     def plan(self, story: Any) -> StoryPlan:

@@ -3,19 +3,21 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi
 from PIL import Image
 
 import phenaki.devices as devices
 import phenaki.pipeline as pipeline
 from phenaki import Scene, Story
 from phenaki.checkpoint import CheckpointError, ModelInfo, load_model, read_info, save_model
-from phenaki.cvivit import CViViT
-from phenaki.devices import choose_device, choose_dtype, cpu_is_faster_in_bf16
+from phenaki.cvivit import CViViT, Stream
+from phenaki.devices import choose_device, choose_dtype, cpu_is_faster_in_bf16, hold_matrices
 from phenaki.maskgit import MaskGIT
 from phenaki.pipeline import Phenaki, plan_story, retimed, retimed_length
 from phenaki.recording import generate_to_file
@@ -443,6 +445,60 @@ def test_half_precision_gives_whole_videos(ready):
     half = Phenaki(pipeline.Model(ready.info, ready.tokenizer, ready.generator), ready.text_encoder, ready.device, torch.bfloat16)
     video = half.generate_story([("a bear", 1)])
     assert video.frames.shape == (8, 32, 32, 3) and not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("changed", [{}, {"quantizer": "vq"}, {"stem": "linear", "first_frame_stem": True}])
+@torch.no_grad()
+def test_matrices_held_in_bfloat16_give_what_autocast_gives_to_the_bit(changed):
+    settings = load_settings(ROOT / "configs" / "tiny.toml")
+    torch.manual_seed(3)
+    tokenizer, generator = CViViT(replace(settings.tokenizer, **changed)).eval(), MaskGIT(replace(settings.generator, critic=True)).eval()
+    for weight in [*tokenizer.parameters(), *generator.parameters()]:
+        weight.add_(torch.randn_like(weight) * 0.1)  # none is 0 or of few bits
+    video = torch.rand(1, 3, 1 + 2 * settings.tokenizer.temporal_patch_size, 32, 32) * 2 - 1
+    text = torch.randn(1, 5, settings.generator.text_dim), torch.ones(1, 5, dtype=torch.bool)
+
+    def results():
+        with torch.autocast("cpu", torch.bfloat16):
+            tokens, stream = tokenizer.encode(video), Stream()
+            known = tokens % generator.mask_token_id
+            context = generator.encode_context(known[:, :2], torch.tensor([1, 0]))
+            told = generator.encode_text(*text)
+            features = generator.features(torch.where(known % 2 == 0, generator.mask_token_id, known), told, context, starts=False)
+            digit = known % generator.config.factor_size
+            logits = [generator.to_logits(features, [digit] * count) for count in range(generator.config.token_factors)]
+            spoken = tokenizer.quantize(video).vectors, tokenizer.decode(tokens[:, :1], stream), tokenizer.decode(tokens[:, 1:], stream)
+            kept = [tensor for layer in (*context.layers, *told.layers) for tensor in (layer.keys, layer.values)]
+            return [tokens, *spoken, features, *logits, generator.critic(features), *kept]
+
+    before = results()
+    for network in (tokenizer, generator):
+        hold_matrices(network, torch.bfloat16)
+        for module in network.modules():
+            wanted = torch.bfloat16 if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)) else torch.float32
+            assert all(weight.dtype is wanted for weight in module.parameters(recurse=False)), "all else has the numbers that it had"
+    for found, wanted in zip(results(), before, strict=True):
+        assert found.dtype == wanted.dtype and torch.equal(found, wanted)
+
+
+def test_a_model_that_computes_in_bfloat16_tells_the_same_with_its_matrices_held_in_it(ready, folder, tmp_path):
+    half = Phenaki(load_model(folder), ready.text_encoder, ready.device, torch.bfloat16)
+    held = Phenaki.from_pretrained(folder, device="cpu", dtype="bfloat16")
+    assert half.generator.to_logits.heads[0].weight.dtype is torch.float32 and held.generator.to_logits.heads[0].weight.dtype is torch.bfloat16
+    one, other = (model.generate_story(TWO) for model in (half, held))
+    assert np.array_equal(one.frames, other.frames) and one.script == other.script, "the weights' hash is that of the files"
+
+
+def test_weights_that_were_rounded_are_not_saved_as_if_they_were_not(folder, tmp_path, monkeypatch):
+    held = Phenaki.from_pretrained(folder, device="cpu", dtype="bfloat16")
+    monkeypatch.setattr(HfApi, "create_repo", lambda *args, **options: pytest.fail("nothing is made on the hub before"))
+    for save in (lambda: held.save_pretrained(tmp_path / "copy"), lambda: held.push_to_hub("owner/name")):
+        with pytest.raises(ValueError, match=r"held in torch.bfloat16, .* load it with dtype='float32' to save it as torch.float32"):
+            save()
+    held.save_pretrained(tmp_path / "copy", torch.bfloat16)  # what saving rounds to
+    Phenaki.from_pretrained(folder, device="cpu", dtype="float32").save_pretrained(tmp_path / "whole", torch.bfloat16)
+    states = [load_model(tmp_path / name).generator.state_dict() for name in ("copy", "whole")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 # ---- to a file -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ are given vectors. Memory is the most that a process had resident which makes on
 """
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -26,7 +25,7 @@ from pathlib import Path
 import torch
 from alternation import PEER, alternate, summary
 from benchmark_page import page
-from benchmark_sampling import Side, our_side, peer_side
+from benchmark_sampling import Side, our_side, peer_side, precision
 from benchmark_sizes import BenchmarkSize, benchmark_size
 from peer_phenaki_pytorch import VERSION, import_peer
 
@@ -102,11 +101,6 @@ def measure_size(name: str, options: argparse.Namespace) -> dict:
                 found[case] = summary(alternate(work, repeats, min(WARMUP, repeats // 2), device), device)
         print(name, case, json.dumps(found[case]), file=sys.stderr, flush=True)
     return found
-
-
-def precision(device: torch.device) -> contextlib.AbstractContextManager:
-    """bfloat16 on a GPU, as `phenaki generate` chooses it; for both sides."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def arguments() -> argparse.Namespace:

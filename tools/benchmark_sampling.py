@@ -5,6 +5,7 @@ hidden, context and text as a chunk's second round has them; "chunk" goes on fro
 "story" is 11 frames and nine chunks, to pixels. The peer encodes the 5 frames of pixels at every chunk, ours has their tokens.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
@@ -15,6 +16,7 @@ from peer_phenaki_pytorch import import_peer, network_size, peer_generator, peer
 from torch import Tensor, nn
 
 from phenaki.cvivit import CViViT, Stream
+from phenaki.devices import hold_matrices
 from phenaki.director import Past, SceneFiller, SceneText, direct, guided_logits
 from phenaki.maskgit import MaskGIT
 from phenaki.pixels import to_pixels
@@ -33,10 +35,18 @@ class Side:
     work: dict[str, Callable[[], object]]
 
 
+def precision(device: torch.device) -> contextlib.AbstractContextManager:
+    """bfloat16 on a GPU, as `phenaki generate` chooses it; for both sides."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+
+
 @torch.no_grad()
 def our_side(size: BenchmarkSize, device: torch.device) -> Side:
-    """This project's; the story is made as `phenaki generate` makes it, streamed, and kept as bytes."""
+    """This project's; the story is made as `phenaki generate` makes it, streamed, and kept as bytes. On a GPU its work needs `precision`."""
     tokenizer, generator = (network.to(device).eval().requires_grad_(False) for network in (CViViT(size.tokenizer), MaskGIT(size.generator)))
+    if device.type == "cuda":
+        for network in (tokenizer, generator):
+            hold_matrices(network, torch.bfloat16)
     grid, slices = (size.side, size.side), tokenizer.num_slices(FIRST_FRAMES)
     video = torch.rand(1, 3, FIRST_FRAMES, *_pixels(size), device=device) * 2 - 1
     tokens = torch.randint(CODES, (1, slices, *grid), device=device)
@@ -44,8 +54,10 @@ def our_side(size: BenchmarkSize, device: torch.device) -> Side:
     planned = plan(story(), fps=FPS, temporal_patch_size=size.tokenizer.temporal_patch_size, chunk_slices=size.generator.chunk_slices)
 
     past, new_slices = Past(), NEW_FRAMES // size.tokenizer.temporal_patch_size
-    tokenizer.decode(tokens, past.decoder)
     past.remember(tokens[0], size.generator.context_slices)
+    with precision(device):
+        tokenizer.decode(tokens, past.decoder)
+        one_round = _our_round(generator, texts[0], past, new_slices, grid)
 
     def chunk() -> Tensor:
         filler = SceneFiller(generator, texts[0], size.options)
@@ -58,7 +70,7 @@ def our_side(size: BenchmarkSize, device: torch.device) -> Side:
     work = {
         "encode": lambda: tokenizer.encode(video),
         "decode": lambda: tokenizer.decode(tokens),
-        "round": _our_round(generator, texts[0], past, new_slices, grid),
+        "round": one_round,
         "chunk": chunk,
         "story": whole_story,
     }
