@@ -42,7 +42,9 @@ class FSQ(nn.Module):
         self.codebook_size = math.prod(levels)
         self.project_in = nn.Linear(dim, len(levels))
         self.project_out = nn.Linear(len(levels), dim)
-        sizes = torch.tensor(levels, dtype=torch.int64, device="cpu")  # not saved with the weights, so here also where those are still on "meta"
+        place = torch.get_default_device()
+        place = "cpu" if place.type == "meta" else place  # not saved with the weights, so here also where those are still on "meta"
+        sizes = torch.tensor(levels, dtype=torch.int64, device=place)
         self.register_buffer("levels", sizes, persistent=False)
         basis = torch.cat([sizes.new_ones(1), sizes.cumprod(0)[:-1]])
         self.register_buffer("basis", basis, persistent=False)

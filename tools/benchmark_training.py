@@ -19,6 +19,7 @@ from phenaki.training.batches import Batch
 from phenaki.training.generator import generator_loss
 from phenaki.training.losses import LossSettings, TokenizerLosses
 from phenaki.training.optimizers import EMA, OptimizerSettings, make_optimizers
+from phenaki.training.parallel import compile_layers
 
 Work = dict[str, Callable[[], object]]  # by contender
 PEER_RATE, PEER_BETAS = 1e-4, (0.9, 0.99)  # of its PhenakiTrainer, which neither clips nor averages
@@ -52,7 +53,7 @@ def tokenizer_steps(size: BenchmarkSize, device: torch.device, *, with_compiled:
     def ours(compiled: bool) -> Callable[[], None]:
         network = CViViT(size.tokenizer).to(device)
         if compiled:
-            network.compile()
+            compile_layers(network)
         return our_step(network, lambda: losses(network(video * 2 - 1), video * 2 - 1, 0, rng)["loss"], OptimizerSettings())
 
     work = {"ours": ours(compiled=False)} | ({"ours compiled": ours(compiled=True)} if with_compiled else {})
@@ -72,8 +73,10 @@ def generator_steps(size: BenchmarkSize, device: torch.device, *, with_compiled:
         return Batch(tokens, mask, nothing, nothing, dropped, None, nothing[:0], nothing, starts=True)
 
     def ours(compiled: bool) -> Callable[[], None]:
-        network, loss = MaskGIT(config).to(device), torch.compile(generator_loss) if compiled else generator_loss
-        return our_step(network, lambda: loss(network, batch_of_tokens(), text, text_mask)["loss"], OptimizerSettings())
+        network = MaskGIT(config).to(device)
+        if compiled:
+            compile_layers(network)
+        return our_step(network, lambda: generator_loss(network, batch_of_tokens(), text, text_mask)["loss"], OptimizerSettings())
 
     work = {"ours": ours(compiled=False)} | ({"ours compiled": ours(compiled=True)} if with_compiled else {})
     return work | {"peer": peer_generator_step(size, tokens, text)} if with_peer else work

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from phenaki.data.ahead import sent
 from phenaki.data.art import LOOP_FRAMES, Art
 from phenaki.data.cast import HALF_TINTED
 from phenaki.data.poses import CameraTrack, Track
@@ -91,7 +92,7 @@ class Painter:
         return ["clear", *art.particle_names], torch.stack(layers)
 
     def _on_device(self, values: np.ndarray, dtype: torch.dtype) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device, dtype)
+        return sent(torch.from_numpy(np.ascontiguousarray(values)).to(dtype), self.device)
 
     def paint_places(self, places: np.ndarray, camera: CameraTrack, tints: np.ndarray) -> Tensor:
         """places (n,), tints (n 3) -> (n 3 size size) in [0, 1]: each view once, then copied to the frames that have it."""

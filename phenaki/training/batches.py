@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from phenaki.data.ahead import sent
 from phenaki.data.tokens import StoryTokens
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, MaskGITConfig
 from phenaki.masking import hide_within, training_mask
@@ -55,7 +56,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor | Rollout)})
+        tensors = {name: sent(value, torch.device(device)) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, rollout=self.rollout and self.rollout.to(device))
 
 
 def share(batch: Batch, rows: slice) -> Batch:

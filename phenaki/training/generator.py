@@ -19,6 +19,7 @@ from phenaki.atomic import check_folder
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT
+from phenaki.data.ahead import sent
 from phenaki.data.listing import is_footage
 from phenaki.data.tokens import StoryTokens, is_story_tokens
 from phenaki.maskgit import Context, MaskGIT, MaskGITConfig, TextCache
@@ -138,7 +139,7 @@ def told(stories: StoryTokens, batch: Batch, part: Part, device: torch.device) -
     num_hidden = batch.num_hidden / part.count
     batch = share(batch, part.of(len(batch.tokens)))
     texts = stories.text(batch.captions) + (stories.text(batch.rollout.captions) if batch.rollout else ())
-    text, text_mask, *rolled_out = (one.to(device) for one in texts)
+    text, text_mask, *rolled_out = (sent(one, device) for one in texts)
     return TextBatch(batch.to(device), text, text_mask, num_hidden, *rolled_out)
 
 

@@ -151,6 +151,16 @@ def checkpoint_activations(model: nn.Module) -> None:
             setattr(layer, method, partial(checkpoint, getattr(layer, method), use_reentrant=False))
 
 
+def compile_layers(model: nn.Module) -> None:
+    """Each kind of layer is compiled, and those of its kind share what was made: once for the first shape, once for all others.
+
+    What is between the layers is run as it is. Whole steps would be compiled anew for every length of a caption.
+    """
+    for layer in layers_of(model):
+        for method in methods_of(layer):
+            setattr(layer, method, torch.compile(getattr(layer, method)))
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor, gathered from all processes where it is sharded (then all must call this)."""
     tensor = tensor.detach()

@@ -169,8 +169,9 @@ def reconstructed(tokenizer: CViViT, video: Tensor, max_corruption: float = 0.0,
     With max_corruption up to that share of a clip's tokens, another for each clip, are those of the next clip at their places:
     so look the slips of a generator.
     """
-    tokens = tokenizer.encode(video)
+    device = next(tokenizer.parameters()).device
+    tokens = tokenizer.encode(video.to(device)).cpu()  # the draws are the CPU's, whatever computes
     if max_corruption:
         rate = max_corruption * torch.rand(len(tokens), 1, 1, 1, generator=generator)
         tokens = torch.where(torch.rand(tokens.shape, generator=generator) < rate, tokens.roll(1, 0), tokens)
-    return tokenizer.decode(tokens).clamp(-1, 1)
+    return tokenizer.decode(tokens.to(device)).float().clamp(-1, 1).to(video.device)  # float: autocast may have made it bf16

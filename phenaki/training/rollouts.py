@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from phenaki.data.ahead import sent
 from phenaki.data.tokens import StoryTokens
 from phenaki.maskgit import ANCHOR, MaskGIT, MaskGITConfig
 from phenaki.sampling import Head, NoiseKey, SamplingOptions, sample_chunk
@@ -36,7 +37,7 @@ class Rollout:
 
     def to(self, device: torch.device | str) -> "Rollout":
         """The same on another device."""
-        return Rollout(**{name: value.to(device) for name, value in vars(self).items()})
+        return Rollout(**{name: sent(value, torch.device(device)) for name, value in vars(self).items()})
 
 
 def least_slices(config: MaskGITConfig) -> int:
@@ -58,7 +59,6 @@ def draw_rollout(stories: StoryTokens, config: MaskGITConfig, story: Tensor, beg
     return Rollout(stories.tokens[story[:, None], index].long(), stories.caption[story, here], chosen, seeds)
 
 
-@torch.compiler.disable  # a loop over tokens that are still hidden: nothing to be gained
 @torch.no_grad()
 def own_context(
     model: MaskGIT, context: Tensor, kinds: Tensor, rollout: Rollout, text: Tensor, text_mask: Tensor, num_steps: int

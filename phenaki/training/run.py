@@ -42,7 +42,7 @@ from phenaki.training.interrupts import Interrupts, Stopped
 from phenaki.training.journal import Journal, Meter, peak_operations
 from phenaki.training.memory import check_memory
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate, make_optimizers
-from phenaki.training.parallel import Group, Objective, Part, checkpoint_activations, shared_as, spread, whole
+from phenaki.training.parallel import Group, Objective, Part, checkpoint_activations, compile_layers, shared_as, spread, whole
 
 MAX_SKIPPED = 10  # steps without a number, one after the other
 
@@ -124,13 +124,12 @@ class Run:
 
     def _objective(self) -> nn.Module:
         settings, task = self.settings, self.task
+        if settings.compile:
+            compile_layers(task.model)
         if settings.activation_checkpointing:
             checkpoint_activations(task.model)
         networks = {"model": task.model} | ({} if task.critic is None else {"critic": task.critic})
-        objective = Objective(networks, task.losses, self.bf16)
-        if settings.compile:
-            objective.compile()
-        return spread(objective, self.group, settings.sharded)
+        return spread(Objective(networks, task.losses, self.bf16), self.group, settings.sharded)
 
     def train(self, on_log: Callable[[dict], None] = print) -> None:
         """Steps until num_steps. Stopped when a signal asks for it, TrainingError after ten steps in a row without a number."""
@@ -165,6 +164,7 @@ class Run:
         if self.task.critic is not None:
             values["critic_grad_norm"] = whole(nn.utils.clip_grad_norm_(self.task.critic.parameters(), settings.max_grad_norm))
             finite = finite & values["critic_grad_norm"].isfinite()
+        finite = bool(finite)  # the one answer of a step that a GPU is waited for
         for optimizer in self.optimizers:
             if finite:
                 optimizer.step()
@@ -172,7 +172,7 @@ class Run:
         if finite:
             self.task.after_step(self.step)
         self.ema.update(self.task.model, self.step)
-        return {**values, "skipped": (~finite).float(), "learning_rate": torch.tensor(rate)}
+        return {**values, "skipped": torch.tensor(float(not finite)), "learning_rate": torch.tensor(rate)}
 
     def _backward(self, batches: list[Any]) -> dict[str, Tensor]:
         """Adds up the gradients of the parts; returns the mean of what they say."""
@@ -192,7 +192,8 @@ class Run:
 
     def _measured(self, batches: list[Any]) -> dict[str, Tensor]:
         """The first backward pass of its kind: its operations are counted, those that checkpointed layers do again too."""
-        with FlopCounterMode(display=False) as counter:
+        eagerly = torch.compiler.set_stance("force_eager")  # what torch first meets while it counts it never compiles
+        with eagerly, FlopCounterMode(display=False) as counter:
             values = self._backward(batches)
         per_token = counter.get_total_flops() / max(sum(map(self.task.num_tokens, batches)), 1)
         self.operations_per_token[self.task.kind(batches[0], self.step)] = per_token

@@ -1,0 +1,122 @@
+"""Every tensor of a training step is on the device of its network, and a step is compiled where it is counted, too.
+
+Told without a GPU: on torch's "meta" device there are no numbers, so whatever meets a tensor of the CPU, or asks for a number, fails.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from training_toys import PLAIN, Toy, little
+
+import phenaki.training.run as run_module
+from phenaki.cvivit import CViViT, CViViTConfig
+from phenaki.data.art import draw_art
+from phenaki.data.storybook import SMALL_WORLD, StorybookWorld
+from phenaki.evaluation.referee import Referee, labels_of
+from phenaki.maskgit import MaskGIT, MaskGITConfig
+from phenaki.training.losses import TokenizerLosses
+from phenaki.training.optimizers import EMA, generator_for
+from phenaki.training.parallel import compile_layers
+from phenaki.training.referee import Batch, referee_losses
+from phenaki.training.referee_examples import reconstructed
+
+META = torch.device("meta")
+TOKENIZER = CViViTConfig(image_size=16, patch_size=8, dim=16, heads=2, mlp_dim=24, stem_dim=8, head_blocks=1, fsq_levels=(4, 4))
+
+
+def test_what_meets_a_tensor_of_the_cpu_fails_here():
+    with pytest.raises(RuntimeError, match="device"):
+        torch.ones(3, device=META) + torch.ones(3)
+
+
+def test_a_tokenizers_step():
+    network, video = CViViT(TOKENIZER).to(META), torch.zeros(2, 3, 5, 16, 16, device=META)
+    losses = TokenizerLosses(PLAIN)(network(video), video, 0, generator_for(0, 0))
+    losses["loss"].backward()
+    EMA(network, 0.9).update(network, 3)
+    assert {value.device for value in losses.values()} == {META}
+    assert network.decode(network.encode(video)).shape == video.shape
+
+
+def test_a_generators_step():
+    config = MaskGITConfig(codebook_size=16, token_factors=2, dim=16, depth=1, heads=2, mlp_dim=24, text_dim=8, critic=True)
+    network, tokens = MaskGIT(config).to(META), torch.zeros(2, 4, 2, 2, dtype=torch.long, device=META)
+    text, mask = torch.zeros(2, 5, 8, device=META), torch.ones(2, 5, dtype=torch.bool, device=META)
+    cache = network.encode_text(*network.drop_text(text, mask, mask[:, 0]))
+    context = network.encode_context(tokens[:, :3], tokens.new_zeros(3), tokens.new_zeros(2))
+    features = network.features(tokens, cache, context, False, condition=tokens).flatten(0, 3)
+    loss = network.score(features, tokens.flatten(), 0.1).cross_entropy.sum() + network.critic(features).sum()
+    loss.backward()
+    assert loss.device == META and network.draw_tokens(features.detach(), torch.zeros(len(features), 2, device=META)).device == META
+
+
+def test_clips_are_painted_where_the_pictures_are():
+    art = draw_art(SMALL_WORLD.actors, SMALL_WORLD.places)
+    world = StorybookWorld(SMALL_WORLD, art, META)
+    assert world.clips(0, 0, 2, 5, 2).device == META
+
+
+def test_a_referees_step_takes_examples_of_the_cpu():
+    referee = Referee(labels_of(SMALL_WORLD)).to(META)
+    labels, near = torch.zeros(2, 9, len(referee.labels), dtype=torch.long), torch.zeros(2, 9, dtype=torch.bool)
+    batch = Batch(torch.zeros(2, 3, 9, 64, 64), labels, labels, torch.ones(2), near, torch.arange(4))
+    assert referee_losses(referee, batch)["loss"].device == META
+
+
+def test_what_a_tokenizer_gives_back_is_in_full_precision_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):  # halves cannot be resized everywhere
+        assert reconstructed(CViViT(TOKENIZER), torch.zeros(1, 3, 5, 16, 16)).dtype == torch.float32
+
+
+class Layered(nn.Module):
+    """A network of one layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(3, 2)])
+
+    def reset_parameters(self) -> None:
+        self.layers[0].reset_parameters()
+
+
+@pytest.fixture
+def graphs(monkeypatch) -> list[torch.fx.GraphModule]:
+    """What torch.compile has made, run as it is."""
+    made, compiled = [], torch.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        made.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function: compiled(function, backend=backend))
+    torch._dynamo.reset()
+    return made
+
+
+def test_layers_of_a_kind_share_few_graphs_whatever_the_shapes(graphs):
+    config = MaskGITConfig(codebook_size=16, token_factors=2, dim=16, depth=3, heads=2, mlp_dim=24, text_dim=8)
+    plain, network = MaskGIT(config), MaskGIT(config)
+    network.load_state_dict(plain.state_dict())
+    compile_layers(network)
+    for slices, recent, length in ((4, 3, 5), (2, 1, 6), (4, 0, 7), (3, 2, 4), (3, 0, 5), (2, 3, 9)):
+        tokens = torch.arange(2 * slices * 4).view(2, slices, 2, 2) % 16
+        made = []
+        for one in (plain, network):
+            cache = one.encode_text(torch.ones(2, length, 8), torch.ones(2, length, dtype=torch.bool))
+            context = one.encode_context(tokens[:, :1].expand(-1, recent, -1, -1), torch.zeros(recent, dtype=torch.long)) if recent else None
+            made.append(one.features(tokens, cache, context, not recent))
+        torch.testing.assert_close(*made)
+    assert 0 < len(graphs) < 12  # not one for each of three layers and six shapes
+
+
+def test_counting_the_operations_of_a_step_leaves_it_compiled(tmp_path, monkeypatch, graphs):
+    """torch never compiles what it first meets while operations are counted."""
+    monkeypatch.setattr(run_module, "peak_operations", lambda device: 1e12)
+    task = Toy(model=Layered())
+    task.build = Layered
+    task.rehearse = lambda network, num_rows: network.layers[0](torch.zeros(num_rows, 3)).mean()
+    task.loss_at = lambda step: {"loss": task.model.layers[0](torch.ones(4, 3)).square().mean()}
+    little(tmp_path, num_steps=4, task=task, compile=True)
+    assert graphs
