@@ -15,7 +15,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from phenaki.config import check_range
-from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, RMSNorm, grid_positions, rotary_angles, rotate
+from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, RMSNorm, grid_positions, rotary_turns, rotate
 from phenaki.quantizer import COMMITMENT, FSQ, VQ, Quantized
 
 MAX_SIDE = 4096  # pixels, and tokens MAX_GRID: what is computed for a slice grows with their square, whatever the weights' size
@@ -100,26 +100,24 @@ class SpaceTimeLayer(nn.Module):
         self.feed_forward_norm = RMSNorm(config.dim)
         self.feed_forward = FeedForward(config.dim, config.mlp_dim)
 
-    def over_space(self, x: Tensor) -> Tensor:
-        """x: (b t h w d)."""
+    def over_space(self, x: Tensor, turns: Tensor) -> Tensor:
+        """x: (b t h w d); turns: of the h*w positions."""
         b, _, h, w, _ = x.shape
         flat = rearrange(self.attention_norm(x), "b t h w d -> (b t) (h w) d")
-        angles = rotary_angles(grid_positions(h, w, x.device), self.attention.head_dim)
         source = self.attention.keys_values(flat)
-        source = KeysValues(rotate(source.keys, angles), source.values)
-        out = self.attention.attend(rotate(self.attention.queries(flat), angles), source)
+        source = KeysValues(rotate(source.keys, turns), source.values)
+        out = self.attention.attend(rotate(self.attention.queries(flat), turns), source)
         return self._feed(x + rearrange(out, "(b t) (h w) d -> b t h w d", b=b, h=h))
 
-    def over_time(self, x: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
-        """x: (b t h w d). Keys are kept without positions, so that a window can slide for ever in exact arithmetic."""
+    def over_time(self, x: Tensor, past: KeysValues | None, turns: Tensor) -> tuple[Tensor, KeysValues]:
+        """x: (b t h w d); turns: of the slices of `past` and x. Keys are kept without positions: a window slides for ever in exact arithmetic."""
         b, t, h, w, _ = x.shape
         flat = rearrange(self.attention_norm(x), "b t h w d -> (b h w) t d")
         source = self.attention.keys_values(flat)
         source = past.followed_by(source) if past is not None else source
         length = source.keys.shape[2]
-        angles = rotary_angles(torch.arange(length, device=x.device, dtype=torch.float32)[:, None], self.attention.head_dim)
-        queries = rotate(self.attention.queries(flat), angles[length - t :])
-        rotated = KeysValues(rotate(source.keys, angles), source.values)
+        queries = rotate(self.attention.queries(flat), turns[:, length - t :])
+        rotated = KeysValues(rotate(source.keys, turns), source.values)
         out = self.attention.attend(queries, rotated, self._window_mask(t, length, x.device))
         out = self._feed(x + rearrange(out, "(b h w) t d -> b t h w d", b=b, h=h))
         kept = self.window - 1 if self.window else length
@@ -139,7 +137,7 @@ class SpaceTimeTransformer(nn.Module):
 
     def __init__(self, pattern: str, config: CViViTConfig):
         super().__init__()
-        self.kinds = pattern.replace(" ", "")
+        self.kinds, self.head_dim = pattern.replace(" ", ""), config.dim // config.heads
         self.place = PlaceEmbedding(config.dim)
         self.layers = nn.ModuleList(SpaceTimeLayer(config) for _ in self.kinds)
         self.norm = RMSNorm(config.dim)
@@ -147,12 +145,16 @@ class SpaceTimeTransformer(nn.Module):
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         """x: (b t h w d); `stream` is read and brought up to date."""
         stream.memory = stream.memory or [None] * len(self.layers)
-        x = x + self.place(*x.shape[2:4])
+        _, t, h, w, _ = x.shape
+        x = x + self.place(h, w)
+        num_known = max((past.keys.shape[2] for past in stream.memory if past is not None), default=0)  # slices, in every temporal layer
+        slices = torch.arange(num_known + t, device=x.device, dtype=torch.float32)
+        in_space, in_time = (rotary_turns(positions, self.head_dim) for positions in (grid_positions(h, w, x.device), slices[:, None]))
         for index, (kind, layer) in enumerate(zip(self.kinds, self.layers, strict=True)):
             if kind == "s":
-                x = layer.over_space(x)
+                x = layer.over_space(x, in_space)
             else:
-                x, stream.memory[index] = layer.over_time(x, stream.memory[index])
+                x, stream.memory[index] = layer.over_time(x, stream.memory[index], in_time)
         stream.num_slices += x.shape[1]
         return self.norm(x)
 

@@ -31,11 +31,11 @@ class KeysValues:
         return KeysValues(self.keys.repeat(times, 1, 1, 1), self.values.repeat(times, 1, 1, 1))
 
 
-def rotary_angles(positions: Tensor, head_dim: int) -> Tensor:
-    """Angles of the rotary embedding for positions on any number of axes.
+def rotary_turns(positions: Tensor, head_dim: int) -> Tensor:
+    """Cosines and sines of the rotary embedding's angles for positions on any number of axes: one for all layers of a pass.
 
     positions: (n, axes) float. The head_dim / 2 pairs of channels are shared out evenly over the axes (the first axes
-    take the surplus); on each axis pair i of m turns by position * base^(-i/m). Returns (n, head_dim / 2) radians.
+    take the surplus); on each axis pair i of m turns by position * base^(-i/m) radians. Returns (2, n, head_dim / 2).
     """
     pairs, axes = head_dim // 2, positions.shape[-1]
     angles = []
@@ -43,12 +43,13 @@ def rotary_angles(positions: Tensor, head_dim: int) -> Tensor:
         count = pairs // axes + (axis < pairs % axes)
         frequencies = ROPE_BASE ** (-torch.arange(count, device=positions.device, dtype=torch.float32) / count)
         angles.append(positions[:, axis, None].float() * frequencies)
-    return torch.cat(angles, dim=-1)
+    whole = torch.cat(angles, dim=-1)
+    return torch.stack([whole.cos(), whole.sin()])
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turns the channel pairs (i, i + head_dim/2) of x (..., n, head_dim) by angles (n, head_dim / 2)."""
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turns the channel pairs (i, i + head_dim/2) of x (..., n, head_dim) by the angles of turns (2, n, head_dim / 2)."""
+    cos, sin = turns.to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
@@ -120,7 +121,8 @@ class PlaceEmbedding(nn.Module):
     def forward(self, height: int, width: int) -> Tensor:
         """(h, w, dim)."""
         device = self.to_vectors.weight.device
-        shares = (grid_positions(height, width, device) + 0.5) / torch.tensor([height, width], device=device)
+        places = grid_positions(height, width, device) + 0.5
+        shares = torch.stack([places[:, 0] / height, places[:, 1] / width], dim=1)
         octaves = torch.pi * 2.0 ** torch.arange(self.NUM_OCTAVES, device=device)
         waves = (shares[:, :, None] * octaves).flatten(1)  # (h*w, 2 * NUM_OCTAVES)
         return rearrange(self.to_vectors(torch.cat([waves.sin(), waves.cos()], dim=-1)), "(h w) d -> h w d", h=height)

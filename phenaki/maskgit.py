@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki.config import check_range
-from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, RMSNorm, grid_positions, rotary_angles, rotate
+from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, RMSNorm, grid_positions, rotary_turns, rotate
 from phenaki.sampling import choose_tokens
 
 ORDINARY, FIRST, ANCHOR = 0, 1, 2  # kinds of slices: a tube of frames; the one frame that starts a video; the anchor
@@ -87,28 +87,28 @@ class MaskedLayer(nn.Module):
         self.feed_forward_norm = RMSNorm(config.dim)
         self.feed_forward = FeedForward(config.dim, config.mlp_dim)
 
-    def forward_context(self, x: Tensor, angles: Tensor) -> tuple[Tensor, KeysValues]:
+    def forward_context(self, x: Tensor, turns: Tensor) -> tuple[Tensor, KeysValues]:
         """x: (b n d), the context alone. Returns it one layer on, and what chunks will attend to."""
-        attended, own = self._attend(x, angles, None)
+        attended, own = self._attend(x, turns, None)
         return self._feed(x + attended), own
 
     def text_keys_values(self, text: Tensor) -> KeysValues:
         """text: (b l text_dim)."""
         return self.text_attention.keys_values(text)
 
-    def forward(self, x: Tensor, angles: Tensor, past: KeysValues | None, text: KeysValues, text_mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turns: Tensor, past: KeysValues | None, text: KeysValues, text_mask: Tensor) -> Tensor:
         """x: (b n d), the chunk."""
-        attended, _ = self._attend(x, angles, past)
+        attended, _ = self._attend(x, turns, past)
         x = x + attended
         queries = self.text_attention.queries(self.text_norm(x))
         x = x + self.text_attention.attend(queries, text, text_mask)
         return self._feed(x)
 
-    def _attend(self, x: Tensor, angles: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
+    def _attend(self, x: Tensor, turns: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
         normed = self.attention_norm(x)
         own = self.attention.keys_values(normed)
-        own = KeysValues(rotate(own.keys, angles), own.values)
-        queries = rotate(self.attention.queries(normed), angles)
+        own = KeysValues(rotate(own.keys, turns), own.values)
+        queries = rotate(self.attention.queries(normed), turns)
         return self.attention.attend(queries, past.followed_by(own) if past else own), own
 
     def _feed(self, x: Tensor) -> Tensor:
@@ -249,10 +249,10 @@ class MaskGIT(nn.Module):
         x = self.token_embedding(tokens) + self.slice_embedding(kinds)[:, None, None] + self.place(h, w)
         level = torch.zeros(b, dtype=torch.long, device=tokens.device) if corruption is None else corruption
         x = rearrange(x + self.corruption_embedding(level)[:, None, None, None], "b t h w d -> b (t h w) d")
-        angles = self._angles(self._context_times(kinds), h, w)
+        turns = self._turns(self._context_times(kinds), h, w)
         layers = []
         for layer in self.layers:
-            x, own = layer.forward_context(x, angles)
+            x, own = layer.forward_context(x, turns)
             layers.append(own)
         return Context(tuple(layers))
 
@@ -273,9 +273,9 @@ class MaskGIT(nn.Module):
             x = torch.where(shown, self.token_embedding(condition.clamp(min=0)) + self.condition_embedding, x)
         x = x + (self.slice_embedding(kinds) + self.time_embedding.weight[:t])[:, None, None] + self.place(h, w)
         x = rearrange(x, "b t h w d -> b (t h w) d")
-        angles = self._angles(torch.arange(t, device=tokens.device), h, w)
+        turns = self._turns(torch.arange(t, device=tokens.device), h, w)
         for index, layer in enumerate(self.layers):
-            x = layer(x, angles, context.layers[index] if context else None, text.layers[index], text.mask)
+            x = layer(x, turns, context.layers[index] if context else None, text.layers[index], text.mask)
         return rearrange(self.norm(x), "b (t h w) d -> b t h w d", h=h, w=w)
 
     def score(self, features: Tensor, tokens: Tensor, label_smoothing: float = 0.0) -> "TokenScores":
@@ -300,8 +300,8 @@ class MaskGIT(nn.Module):
         times = torch.arange(-len(kinds), 0, device=kinds.device)
         return torch.where(kinds == ANCHOR, -(self.config.context_slices + 1), times)
 
-    def _angles(self, times: Tensor, height: int, width: int) -> Tensor:
-        """Rotary angles of slices at `times` (t,), (t*h*w, head_dim / 2)."""
+    def _turns(self, times: Tensor, height: int, width: int) -> Tensor:
+        """Rotary turns of slices at `times` (t,), (2, t*h*w, head_dim / 2)."""
         grid = grid_positions(height, width, times.device)
         positions = torch.cat([times.float().repeat_interleave(len(grid))[:, None], grid.repeat(len(times), 1)], dim=-1)
-        return rotary_angles(positions, self.layers[0].attention.head_dim)
+        return rotary_turns(positions, self.layers[0].attention.head_dim)

@@ -44,7 +44,7 @@ def joint_pass(model, past, kinds, corruption, chunk, text, starts=False):
     x = torch.cat([seen, asked], dim=1) + model.slice_embedding(torch.cat([kinds, chunk_kinds]))[:, None, None] + model.place(h, w)
     x = x.reshape(b, (s + t) * h * w, -1)
     times = [-(model.config.context_slices + 1) if kind == ANCHOR else i - s for i, kind in enumerate(kinds)] + list(range(t))
-    angles = model._angles(torch.tensor(times), h, w)
+    angles = model._turns(torch.tensor(times), h, w)
     in_context = torch.arange((s + t) * h * w) < s * h * w
     may_see = in_context[None, :] | ~in_context[:, None]  # (queries, keys)
     context_keys = []
