@@ -48,6 +48,13 @@ def hold_matrices(network: nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device. What a GPU has still to do is not waited for: that may be the whole of a training step."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
 @lru_cache(maxsize=1)
 def cpu_is_faster_in_bf16() -> bool:
     """Whether this CPU multiplies matrices, of the size that a layer has, much faster in bfloat16; measured once, some milliseconds."""

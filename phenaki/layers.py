@@ -31,11 +31,11 @@ class KeysValues:
         return KeysValues(self.keys.repeat(times, 1, 1, 1), self.values.repeat(times, 1, 1, 1))
 
 
-def rotary_turns(positions: Tensor, head_dim: int) -> Tensor:
-    """Cosines and sines of the rotary embedding's angles for positions on any number of axes: one for all layers of a pass.
+def rotary_angles(positions: Tensor, head_dim: int) -> Tensor:
+    """Angles of the rotary embedding for positions on any number of axes.
 
     positions: (n, axes) float. The head_dim / 2 pairs of channels are shared out evenly over the axes (the first axes
-    take the surplus); on each axis pair i of m turns by position * base^(-i/m) radians. Returns (2, n, head_dim / 2).
+    take the surplus); on each axis pair i of m turns by position * base^(-i/m). Returns (n, head_dim / 2) radians.
     """
     pairs, axes = head_dim // 2, positions.shape[-1]
     angles = []
@@ -43,8 +43,13 @@ def rotary_turns(positions: Tensor, head_dim: int) -> Tensor:
         count = pairs // axes + (axis < pairs % axes)
         frequencies = ROPE_BASE ** (-torch.arange(count, device=positions.device, dtype=torch.float32) / count)
         angles.append(positions[:, axis, None].float() * frequencies)
-    whole = torch.cat(angles, dim=-1)
-    return torch.stack([whole.cos(), whole.sin()])
+    return torch.cat(angles, dim=-1)
+
+
+def rotary_turns(positions: Tensor, head_dim: int) -> Tensor:
+    """Cosines and sines of the rotary angles of positions (n, axes), (2, n, head_dim / 2): reckoned once for all layers of a pass."""
+    angles = rotary_angles(positions, head_dim)
+    return torch.stack([angles.cos(), angles.sin()])
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from phenaki.config import check_range
+from phenaki.devices import sent
 from phenaki.masking import halton_order, mask_schedule, num_hidden_after
 
 ORDERS = ("confidence", "halton")
@@ -127,12 +128,12 @@ def sample_chunk(
         hidden = hidden_positions(still, turn.num_hidden, alike=len(tokens) == 1 or order == "halton")
         head = predict(tokens.view(shape), hidden, turn.step)
         draws = uniform_noise(keys, turn.step, [f"factor {index}" for index in range(num_factors)], shape[1:].numel())
-        chosen, log_prob = choose_tokens(head, draws.to(device, non_blocking=True)[:, :, hidden], options.temperature, factor_size)
+        chosen, log_prob = choose_tokens(head, sent(draws, device)[:, :, hidden], options.temperature, factor_size)
         kept = still[:, hidden]  # not: known in this sample, hidden in another
         if turn.num_kept < turn.num_hidden:
             sureness = -ranks[hidden].float().expand_as(chosen)
             if order == "confidence":
-                noise = gumbel(uniform_noise(keys, turn.step, ["choice"], shape[1:].numel())[0]).to(device, non_blocking=True)
+                noise = sent(gumbel(uniform_noise(keys, turn.step, ["choice"], shape[1:].numel())[0]), device)
                 sureness = log_prob + options.choice_temperature * (1 - (turn.step + 1) / options.num_steps) * noise[:, hidden]
             kept = surest(sureness, kept, turn.num_kept)
         tokens[:, hidden] = torch.where(kept, chosen, tokens[:, hidden])

@@ -5,9 +5,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import torch
-from torch import Tensor
-
 
 class Ahead:
     """Calls `draw(step)` for steps first, first + 1, ... in a thread of its own, one step ahead of `take`."""
@@ -34,13 +31,6 @@ class Ahead:
 
     def _ask(self) -> Future | None:
         return self.pool.submit(self.draw, self.step) if self.step < self.end else None
-
-
-def sent(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device. What a GPU has still to do is not waited for: that may be the whole of a training step."""
-    if device.type == "cuda" and values.device.type == "cpu":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)
 
 
 def drawn_ahead(draw: Callable[[int], Any], numbers: range) -> Iterator[Any]:

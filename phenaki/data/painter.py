@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from phenaki.data.ahead import sent
 from phenaki.data.art import LOOP_FRAMES, Art
 from phenaki.data.cast import HALF_TINTED
 from phenaki.data.poses import CameraTrack, Track
+from phenaki.devices import sent
 
 NUM_PARTICLES = 20  # in a weather layer
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from phenaki.data.ahead import sent
 from phenaki.data.tokens import StoryTokens
+from phenaki.devices import sent
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, MaskGITConfig
 from phenaki.masking import hide_within, training_mask
 from phenaki.training.optimizers import generator_for

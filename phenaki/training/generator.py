@@ -19,9 +19,9 @@ from phenaki.atomic import check_folder
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT
-from phenaki.data.ahead import sent
 from phenaki.data.listing import is_footage
 from phenaki.data.tokens import StoryTokens, is_story_tokens
+from phenaki.devices import sent
 from phenaki.maskgit import Context, MaskGIT, MaskGITConfig, TextCache
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder

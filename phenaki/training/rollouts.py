@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phenaki.data.ahead import sent
 from phenaki.data.tokens import StoryTokens
+from phenaki.devices import sent
 from phenaki.maskgit import ANCHOR, MaskGIT, MaskGITConfig
 from phenaki.sampling import Head, NoiseKey, SamplingOptions, sample_chunk
 
