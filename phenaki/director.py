@@ -12,12 +12,15 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from phenaki.cuda_graphs import replayed
 from phenaki.cvivit import CViViT
-from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, FactorHeads, MaskGIT
+from phenaki.devices import sent
+from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, FactorHeads, MaskGIT, TextCache
 from phenaki.past import Past
-from phenaki.sampling import Head, NoiseKey, SamplingOptions, guidance_at, guided, sample_chunk
+from phenaki.sampling import Head, NoiseKey, Rounds, SamplingOptions, fill_chunk, guidance_at, guided, prepare_rounds
 from phenaki.story_plan import Chunk, ScenePlan, StoryPlan
 
+RECORDED_LENGTHS = 16  # of prompts on a GPU: whole numbers of so many vectors
 
 @dataclass(frozen=True)
 class SceneText:
@@ -123,11 +126,12 @@ class SceneFiller:
         if options.correction_order == "critic" and options.num_corrections and generator.critic is None:
             raise ValueError('correction_order "critic": this model has none. Train one ([generator] critic = true), or correct by "halton"')
         self.generator, self.options = generator, options
-        self.cond = generator.encode_text(text.text, text.text_mask)
-        self.both = None
+        own, self.both = (text.text, text.text_mask), None
+        if text.text.is_cuda:  # prompts of nearly the same length are then alike, and no chunk is recorded for each of them
+            own = _padded(own, math.ceil(text.text.shape[1] / RECORDED_LENGTHS) * RECORDED_LENGTHS)
+        self.cond = generator.encode_text(*own)
         if options.guidance_scale != 1:
-            other = text.negative if text.negative else generator.no_text()
-            self.both = generator.encode_text(*_stack((text.text, text.text_mask), other))
+            self.both = generator.encode_text(*_stack(own, text.negative if text.negative else generator.no_text()))
 
     @torch.no_grad()
     def fill(self, num_slices: int, past: Past, grid: tuple[int, int], key: NoiseKey, known: Tensor | None = None) -> Tensor:
@@ -136,30 +140,16 @@ class SceneFiller:
         known: (t h w) int64 tokens that stay as they are, -1 where there are none: a first slice to animate, slices or places
         to fill what is between or around.
         """
-        context = self._context(past)
-        twice = context.repeated(2) if context and self.both else context
-        starts = past.num_slices == 0
-        device = next(self.generator.parameters()).device
-        shape = (num_slices, *grid)
-        if known is not None and tuple(known.shape) != shape:
-            raise ValueError(f"known tokens of shape {tuple(known.shape)}: this chunk needs {shape}")
-        tokens = torch.full(shape, -1, device=device) if known is None else known.to(device)
-        mask, tokens = tokens < 0, tokens[None]
-
-        def predict(tokens: Tensor, hidden: Tensor, step: int) -> Head:
-            scale, heads = guidance_at(step, self.options), self.generator.to_logits
-            if scale == 1:
-                features = self.generator.features(tokens, self.cond, context, starts).flatten(1, 3)[:, hidden]
-                return lambda factors: heads(features, factors)
-            features = self.generator.features(tokens.repeat(2, 1, 1, 1), self.both, twice, starts).flatten(1, 3)[:, hidden]
-            return lambda factors: guided_logits(heads, features, factors, scale)
-
-        def doubt(tokens: Tensor) -> Tensor:
-            return self.generator.critic(self.generator.features(tokens, self.cond, context, starts))
-
-        config = self.generator.config
-        sizes = {"factor_size": config.factor_size, "num_factors": config.token_factors}
-        return sample_chunk(predict, tokens, mask, self.options, [key], critic=doubt, **sizes)[0]
+        generator, config = self.generator, self.generator.config
+        device, shape = next(generator.parameters()).device, (num_slices, *grid)
+        if known is None:
+            mask, tokens = torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.long, device=device)
+        else:
+            mask, tokens = known < 0, known.to(device)
+        if tuple(mask.shape) != shape:
+            raise ValueError(f"known tokens of shape {tuple(mask.shape)}: this chunk needs {shape}")
+        prepared = prepare_rounds(mask, self.options, [key], config.token_factors, device)
+        return replayed(fill_scene, generator, tokens[None], prepared, self.cond, self.both, self._context(past), past.num_slices == 0)[0]
 
     def _context(self, past: Past) -> Context | None:
         """The recent slices, led by the scene's first one where that is no longer among them, or by the one that it recalls."""
@@ -172,7 +162,33 @@ class SceneFiller:
         if not slices:
             return None
         device = slices[0].device
-        return self.generator.encode_context(torch.stack(slices)[None], torch.tensor(kinds, device=device))
+        return replayed(see_context, self.generator, torch.stack(slices)[None], sent(torch.tensor(kinds), device))
+
+
+def see_context(generator: MaskGIT, tokens: Tensor, kinds: Tensor) -> Context:
+    """What a chunk sees of slices (1 t h w) of these kinds (t,)."""
+    return generator.encode_context(tokens, kinds)
+
+
+def fill_scene(
+    generator: MaskGIT, tokens: Tensor, prepared: Rounds, cond: TextCache, both: TextCache | None, context: Context | None, starts: bool
+) -> Tensor:
+    """Tokens (1 t h w) of a chunk, filled in sight of its context; both: text and what guidance leads away from, None = no guidance."""
+    twice, options, heads = context.repeated(2) if context and both else context, prepared.options, generator.to_logits
+
+    def predict(tokens: Tensor, hidden: Tensor, step: int) -> Head:
+        scale = guidance_at(step, options)
+        if scale == 1:
+            features = generator.features(tokens, cond, context, starts).flatten(1, 3)[:, hidden]
+            return lambda factors: heads(features, factors)
+        features = generator.features(tokens.repeat(2, 1, 1, 1), both, twice, starts).flatten(1, 3)[:, hidden]
+        return lambda factors: guided_logits(heads, features, factors, scale)
+
+    def doubt(tokens: Tensor) -> Tensor:
+        return generator.critic(generator.features(tokens, cond, context, starts))
+
+    config = generator.config
+    return fill_chunk(predict, tokens, prepared, critic=doubt, factor_size=config.factor_size, num_factors=config.token_factors)
 
 
 def guided_logits(heads: FactorHeads, features: Tensor, factors: list[Tensor], scale: float) -> Tensor:
@@ -191,7 +207,7 @@ def _show(tokenizer: CViViT, tokens: Tensor, past: Past, keep: Keep, scene: Scen
     chunk None: slices that a scene starts from; of their frames only the last one is shown.
     """
     start = past.num_frames
-    frames = tokenizer.decode(tokens[None], past.decoder).clamp(-1, 1)
+    frames = past.decode(tokenizer, tokens)
     _remember(tokenizer, tokens, frames, past, keep, chunk, plan.segment_frames[scene.segment])
     frames = rearrange(frames, "1 c f h w -> f c h w")[past.num_unseen if chunk is None else 0 :]
     return ChunkFrames(frames[: past.num_frames - start], tokens, scene.index, -1 if chunk is None else chunk.index, past.start_frame + start)
@@ -210,7 +226,7 @@ def _restore(tokenizer: CViViT, tokens: Tensor, past: Past, keep: Keep, chunk: C
         raise ValueError(f"{made}, the plan has {chunk.num_slices}: begin anew")
     frames = None
     if decoded:
-        frames = tokenizer.decode(tokens[None], past.decoder).clamp(-1, 1)
+        frames = past.decode(tokenizer, tokens)
     else:
         past.decoder.num_slices += len(tokens)
     _remember(tokenizer, tokens, frames, past, keep, chunk, segment_frames)
@@ -262,6 +278,12 @@ def _ending(tokens: Tensor, chunk: Chunk) -> Tensor:
 def _stack(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Two encoded prompts as one batch of two, padded to the longer."""
     length = max(first[0].shape[1], second[0].shape[1])
-    texts = [torch.nn.functional.pad(text, (0, 0, 0, length - text.shape[1])) for text, _ in (first, second)]
-    masks = [torch.nn.functional.pad(mask, (0, length - mask.shape[1])) for _, mask in (first, second)]
+    texts, masks = zip(*(_padded(one, length) for one in (first, second)), strict=True)
     return torch.cat(texts), torch.cat(masks)
+
+
+def _padded(prompt: tuple[Tensor, Tensor], length: int) -> tuple[Tensor, Tensor]:
+    """An encoded prompt (1 l d) and its mask (1 l), of `length` vectors."""
+    text, mask = prompt
+    rest = length - text.shape[1]
+    return torch.nn.functional.pad(text, (0, 0, 0, rest)), torch.nn.functional.pad(mask, (0, rest))

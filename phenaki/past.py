@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from phenaki.cuda_graphs import replayed
 from phenaki.cvivit import CViViT, Stream
+from phenaki.layers import KeysValues
 
 
 @dataclass
@@ -48,6 +50,13 @@ class Past:
         self.num_slices += len(tokens)
 
     @torch.no_grad()
+    def decode(self, tokenizer: CViViT, tokens: Tensor) -> Tensor:
+        """Slices (t h w) -> their frames (1 c f h w) in [-1, 1], going on from what was decoded before."""
+        frames, memory = replayed(decode_after, tokenizer, tokens[None], self.decoder.memory, self.decoder.num_slices == 0)
+        self.decoder = Stream(self.decoder.num_slices + len(tokens), memory)
+        return frames
+
+    @torch.no_grad()
     def encode_anew(self, tokenizer: CViViT, frames: Tensor, keep: int) -> None:
         """Puts slices of the last frames in place of the recent ones, `keep` of them at most; the decoder goes on from these.
 
@@ -58,3 +67,9 @@ class Past:
         tokens = tokenizer.encode(self.frames)
         self.slices, self.decoder = list(tokens[0]), Stream()
         tokenizer.decode(tokens, self.decoder)
+
+
+def decode_after(tokenizer: CViViT, tokens: Tensor, memory: list[KeysValues | None], starts: bool) -> tuple[Tensor, list[KeysValues | None]]:
+    """Slices (b t h w) -> frames (b c f h w) in [-1, 1], and the decoder's memory after them. starts: they begin a video."""
+    stream = Stream(0 if starts else 1, list(memory))
+    return tokenizer.decode(tokens, stream).clamp(-1, 1), stream.memory

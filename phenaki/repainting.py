@@ -79,7 +79,7 @@ class Repainter:
         key = NoiseKey(self.seed, 0, self.num_chunks)
         tokens = self.filler.fill(len(region), self.past, tuple(region.shape[1:]), key, known.masked_fill(hidden, -1)) if hidden.any() else known
         self.past.anchor = self.past.anchor or (0, tokens[0])
-        frames = self.tokenizer.decode(tokens[None], self.past.decoder)[0].clamp(-1, 1)
+        frames = self.past.decode(self.tokenizer, tokens)[0]
         self.past.remember(tokens, self.generator.config.context_slices)
         self.num_chunks += 1
         return Repainted(rearrange(frames, "c f h w -> f c h w"), tokens, ~hidden)

@@ -10,7 +10,7 @@ The functions take a callable that gives logits, so they can be tested with a fa
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -91,7 +91,43 @@ Head = Callable[[list[Tensor]], Tensor]
 Critic = Callable[[Tensor], Tensor]
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Round:
+    """What is known of a round before any token is, so that the host need not ask a GPU for it."""
+
+    step: int  # its number among all
+    num_hidden: int  # tokens of a sample that are chosen
+    num_kept: int  # of these, those that stay so
+    part: Tensor | None = None  # of a correction: positions (n,) that are hidden again
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """All that a chunk is filled with besides the model: tensors are on its device, and differ in their numbers alone between chunks of a kind.
+
+    mask: (t h w), True = to be filled; ranks: (n,) of the positions in Halton order; noise: (rounds purposes b n), of a round the
+    uniform numbers in [0, 1) of each factor, then, in the order "confidence", the Gumbel noise on it.
+    """
+
+    options: SamplingOptions
+    turns: tuple[Round, ...]
+    mask: Tensor
+    ranks: Tensor
+    noise: Tensor
+
+
+def prepare_rounds(mask: Tensor, options: SamplingOptions, keys: list[NoiseKey], num_factors: int, device: torch.device) -> Rounds:
+    """The rounds of a chunk for a model on a device. mask: (t h w); keys: the noise of each sample."""
+    turns = tuple(rounds(mask.cpu(), options))
+    purposes, count = [f"factor {index}" for index in range(num_factors)], mask.numel()
+    noise = [uniform_noise(keys, turn.step, purposes, count) for turn in turns]
+    if options.order == "confidence":
+        noise = [torch.cat([one, gumbel(uniform_noise(keys, turn.step, ["choice"], count))]) for one, turn in zip(noise, turns, strict=True)]
+    drawn = torch.stack(noise) if noise else torch.empty(0, num_factors, len(keys), count)
+    turns = tuple(turn if turn.part is None else replace(turn, part=sent(turn.part, device)) for turn in turns)
+    return Rounds(options, turns, sent(mask, device), sent(halton_order(*mask.shape), device), sent(drawn, device))
+
+
 def sample_chunk(
     predict: Callable[[Tensor, Tensor, int], Head],
     tokens: Tensor,
@@ -103,51 +139,57 @@ def sample_chunk(
     num_factors: int = 1,
     critic: Critic | None = None,
 ) -> Tensor:
+    """Fills the hidden tokens of a chunk: `fill_chunk` in the rounds that the options ask for.
+
+    mask: (t h w), True = to be filled, the same for the batch. keys: the noise of each sample.
+    """
+    if len(keys) != len(tokens):
+        raise ValueError(f"{len(keys)} noise keys for a batch of {len(tokens)}: needed one each")
+    prepared = prepare_rounds(mask, options, keys, num_factors, tokens.device)
+    return fill_chunk(predict, tokens, prepared, factor_size=factor_size, num_factors=num_factors, critic=critic)
+
+
+@torch.no_grad()
+def fill_chunk(
+    predict: Callable[[Tensor, Tensor, int], Head],
+    tokens: Tensor,
+    prepared: Rounds,
+    *,
+    factor_size: int,
+    num_factors: int = 1,
+    critic: Critic | None = None,
+) -> Tensor:
     """Fills the hidden tokens of a chunk.
 
     predict(tokens, hidden, step): tokens (b t h w) with the mask token (factor_size^num_factors) where hidden; hidden (n,)
         indices of flattened positions -> a function: factors of the token chosen so far, (b n) each -> guided logits
         (b n factor_size) of the next one.
-    tokens: (b t h w) int64, whatever stands where mask is True; mask: (t h w), True = to be filled, the same for the batch.
-    keys: the noise of each sample. critic(tokens): filled chunks -> doubts (b t h w), for the correction order "critic".
-    Returns (b t h w); positions that were not hidden are never touched.
+    tokens: (b t h w) int64, whatever stands where the mask is True.
+    critic(tokens): filled chunks -> doubts (b t h w), for the correction order "critic".
+    Returns (b t h w); positions that were not hidden are never touched. For a batch of one, or in Halton order, a GPU is asked for nothing.
     """
-    if len(keys) != len(tokens):
-        raise ValueError(f"{len(keys)} noise keys for a batch of {len(tokens)}: needed one each")
-    shape, device, mask_token_id = tokens.shape, tokens.device, factor_size**num_factors
+    options, mask, ranks = prepared.options, prepared.mask, prepared.ranks
+    shape, mask_token_id = tokens.shape, factor_size**num_factors
     tokens = torch.where(mask, mask_token_id, tokens).flatten(1)  # (b n)
-    ranks = halton_order(*shape[1:]).to(device)
-    for turn in rounds(mask.cpu(), options):
+    for turn, noise in zip(prepared.turns, prepared.noise, strict=True):
         order = options.order
         if turn.part is not None:
-            order, again = options.correction_order, turn.part.to(device, non_blocking=True).expand(len(tokens), -1)
+            order, again = options.correction_order, turn.part.expand(len(tokens), -1)
             if order == "critic":
                 again = critic(tokens.view(shape)).flatten(1).masked_fill(~mask.flatten(), -torch.inf).topk(turn.num_hidden, dim=1).indices
             tokens = tokens.scatter(1, again, mask_token_id)
         still = tokens == mask_token_id
         hidden = hidden_positions(still, turn.num_hidden, alike=len(tokens) == 1 or order == "halton")
         head = predict(tokens.view(shape), hidden, turn.step)
-        draws = uniform_noise(keys, turn.step, [f"factor {index}" for index in range(num_factors)], shape[1:].numel())
-        chosen, log_prob = choose_tokens(head, sent(draws, device)[:, :, hidden], options.temperature, factor_size)
+        chosen, log_prob = choose_tokens(head, noise[:num_factors, :, hidden], options.temperature, factor_size)
         kept = still[:, hidden]  # not: known in this sample, hidden in another
         if turn.num_kept < turn.num_hidden:
             sureness = -ranks[hidden].float().expand_as(chosen)
             if order == "confidence":
-                noise = sent(gumbel(uniform_noise(keys, turn.step, ["choice"], shape[1:].numel())[0]), device)
-                sureness = log_prob + options.choice_temperature * (1 - (turn.step + 1) / options.num_steps) * noise[:, hidden]
+                sureness = log_prob + options.choice_temperature * (1 - (turn.step + 1) / options.num_steps) * noise[-1, :, hidden]
             kept = surest(sureness, kept, turn.num_kept)
         tokens[:, hidden] = torch.where(kept, chosen, tokens[:, hidden])
     return tokens.view(shape)
-
-
-@dataclass(frozen=True)
-class Round:
-    """What is known of a round before any token is, so that the host need not ask a GPU for it."""
-
-    step: int  # its number among all
-    num_hidden: int  # tokens of a sample that are chosen
-    num_kept: int  # of these, those that stay so
-    part: Tensor | None = None  # of a correction: positions (n,) that are hidden again
 
 
 def rounds(mask: Tensor, options: SamplingOptions) -> Iterator[Round]:

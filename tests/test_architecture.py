@@ -17,6 +17,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 # What a file may import of phenaki, where that is little. A leaf imports nothing of it.
 ALLOWED = {
     "atomic": set(),
+    "cuda_graphs": set(),
     "devices": set(),
     "layers": set(),
     "masking": set(),
@@ -38,9 +39,9 @@ ALLOWED = {
     "cvivit": {"config", "layers", "quantizer"},
     "maskgit": {"config", "layers", "sampling"},
     "sampling": {"config", "devices", "masking"},
-    "past": {"cvivit"},
+    "past": {"cuda_graphs", "cvivit", "layers"},
     "pixels": set(),
-    "director": {"cvivit", "maskgit", "past", "sampling", "story_plan"},
+    "director": {"cuda_graphs", "cvivit", "devices", "maskgit", "past", "sampling", "story_plan"},
     "repainting": {"cvivit", "director", "maskgit", "masking", "past", "sampling"},
     "regions": {"video"},
     "frame_source": {"video", "video_files"},

@@ -70,13 +70,13 @@ def ready(folder, text_encoder) -> Phenaki:
 def spied(ready, monkeypatch):
     """The SamplingOptions of every chunk that is sampled."""
     seen: list[SamplingOptions] = []
-    original = pipeline.direct.__globals__["sample_chunk"]
+    original = pipeline.direct.__globals__["prepare_rounds"]
 
-    def sample_chunk(predict, tokens, mask, options, *rest, **more):
+    def prepare_rounds(mask, options, *rest):
         seen.append(options)
-        return original(predict, tokens, mask, options, *rest, **more)
+        return original(mask, options, *rest)
 
-    monkeypatch.setitem(pipeline.direct.__globals__, "sample_chunk", sample_chunk)
+    monkeypatch.setitem(pipeline.direct.__globals__, "prepare_rounds", prepare_rounds)
     return seen
 
 

@@ -40,20 +40,19 @@ class Muon(torch.optim.Optimizer):
 
     def _move(self, parameters: list[Tensor], lr: float, weight_decay: float) -> None:
         """A step of matrices of one shape."""
-        for parameter, update in zip(parameters, orthogonalized(self._momenta(parameters)), strict=True):
-            parameter.mul_(1 - lr * weight_decay)
-            parameter.add_(update, alpha=-lr * 0.2 * max(parameter.shape) ** 0.5)
+        updates = orthogonalized(self._momenta(parameters)).unbind()
+        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+        torch._foreach_add_(parameters, updates, alpha=-lr * 0.2 * max(parameters[0].shape) ** 0.5)
 
     def _momenta(self, parameters: list[Tensor]) -> Tensor:
         """Brings the averages of gradients up to date; returns where Nesterov's look ahead sees them, (n rows columns)."""
-        ahead = []
-        for parameter in parameters:
-            state = self.state[parameter]
+        gradients, states = [parameter.grad for parameter in parameters], [self.state[parameter] for parameter in parameters]
+        for state, gradient in zip(states, gradients, strict=True):
             if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(parameter.grad)
-            average = state["momentum_buffer"].lerp_(parameter.grad, 1 - MOMENTUM)
-            ahead.append(parameter.grad.lerp(average, MOMENTUM))
-        return torch.stack(ahead)
+                state["momentum_buffer"] = torch.zeros_like(gradient)
+        averages = [state["momentum_buffer"] for state in states]
+        torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
+        return torch.stack(torch._foreach_lerp(gradients, averages, MOMENTUM))
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:

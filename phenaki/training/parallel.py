@@ -134,9 +134,10 @@ def _shard(objective: Objective, group: Group) -> None:
     fully_shard(objective, mesh=mesh)
 
 
-def layers_of(module: nn.Module) -> list[nn.Module]:
-    """The layers of every stack of layers inside."""
-    return [layer for name, stack in module.named_modules() if name.endswith("layers") and isinstance(stack, nn.ModuleList) for layer in stack]
+def layers_of(module: nn.Module, *stacks: str) -> list[nn.Module]:
+    """The layers of every stack inside that has one of these names: by default of "layers", those of the transformers."""
+    named = ((name.rpartition(".")[2], stack) for name, stack in module.named_modules() if isinstance(stack, (nn.ModuleList, nn.Sequential)))
+    return [layer for name, stack in named if name in (stacks or ("layers",)) for layer in stack]
 
 
 def methods_of(layer: nn.Module) -> list[str]:
@@ -156,7 +157,7 @@ def compile_layers(model: nn.Module) -> None:
 
     What is between the layers is run as it is. Whole steps would be compiled anew for every length of a caption.
     """
-    for layer in layers_of(model):
+    for layer in layers_of(model, "layers", "blocks"):
         for method in methods_of(layer):
             setattr(layer, method, torch.compile(getattr(layer, method)))
 
