@@ -223,7 +223,7 @@ def preview(
     source: Annotated[str, typer.Argument(help="storybook")],
     output: Annotated[Path, typer.Option("-o", "--output", help="picture file, .png")],
     data: Annotated[Path | None, typer.Option(help="storybook atlas; a world drawn by code by default")] = None,
-    world: Annotated[str, typer.Option(help="small, medium or full")] = "small",
+    world: Annotated[str, typer.Option(help="small, medium, full or wide")] = "small",
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Write a picture of training stories with their captions."""
@@ -273,7 +273,7 @@ def tokenize_command(
     seed: Annotated[int, typer.Option(help="of the choice of clips")] = 0,
     clips: Annotated[int | None, typer.Option(help="how many; as generator training has it by default")] = None,
     frames: Annotated[int | None, typer.Option(help="of each clip, 1 + pt*k; as generator training has it by default")] = None,
-    world: Annotated[str, typer.Option(help="of the storybook: small, medium or full")] = "small",
+    world: Annotated[str, typer.Option(help="of the storybook: small, medium, full or wide")] = "small",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
 ) -> None:
     """Store tokens and texts of clips once, for `phenaki train generator --data FILE`. Run it again to go on after an interruption."""

@@ -27,6 +27,7 @@ class World(StrEnum):
     small = "small"
     medium = "medium"
     full = "full"
+    wide = "wide"
 
 
 @contextlib.contextmanager

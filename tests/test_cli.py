@@ -342,7 +342,7 @@ def test_two_steps_of_both_networks_make_a_model(config, script, tmp_path):
         ("patch_size = 8", "patch_sise = 8", "unknown key 'patch_sise'; did you mean 'patch_size'"),
         ("[generator]", "[genrator]", "unknown section [genrator]"),
         ("dim = 32", 'dim = "x"', "dim = 'x': needed int, found str"),
-        ('name = "small"', 'name = "[/] tiny"', "world '[/] tiny'; known worlds: small, medium, full"),
+        ('name = "small"', 'name = "[/] tiny"', "world '[/] tiny'; known worlds: small, medium, full, wide"),
         ("[world]", "[world", "not a TOML file"),
         ("batch_size = 2", "batch_sise = 2", "did you mean 'batch_size'"),
     ],
@@ -382,7 +382,7 @@ def test_a_tokenizer_that_is_not_there(config, tmp_path):
     assert len(told) == 2 and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("world", ["small", "medium", "full"])
+@pytest.mark.parametrize("world", ["small", "medium", "full", "wide"])
 def test_a_preview_of_a_world(tmp_path, world):
     (tmp_path / "a [").mkdir()
     told = run("data", "preview", "storybook", "--world", world, "-o", tmp_path / "a [/].png")
@@ -396,7 +396,7 @@ def test_a_preview_that_cannot_be(tmp_path):
     assert "must end in .png" in fails("data", "preview", "storybook", "-o", tmp_path / "b.jpg")
     assert "seed -1: needed at least 0" in fails("data", "preview", "storybook", "-o", tmp_path / "b.png", "--seed", -1)
     assert "there is no folder" in fails("data", "preview", "storybook", "-o", tmp_path / "none/b.png")
-    assert "known worlds are small, medium, full" in fails("data", "preview", "storybook", "-o", tmp_path / "b.png", "--world", "big")
+    assert "known worlds are small, medium, full, wide" in fails("data", "preview", "storybook", "-o", tmp_path / "b.png", "--world", "big")
 
 
 # ---- data tokenize -------------------------------------------------------------------------------------------------
@@ -484,7 +484,7 @@ def test_damaged_stories_of_a_run_are_reported_and_made_anew(config, model, tmp_
         ("storybook", ["--frames", 12], "12 frames: C-ViViT needs 1 + 2k frames, so 11 or 13"),
         ("storybook", ["--frames", 0], "0 frames: C-ViViT needs 1 + 2k frames, so 1 or 3"),
         ("storybook", ["--clips", 0], "0 clips of 17 slices and 0 pictures to tokenise: needed at least one"),
-        ("storybook", ["--world", "big"], "world 'big'; known worlds: small, medium, full"),
+        ("storybook", ["--world", "big"], "world 'big'; known worlds: small, medium, full, wide"),
         ("storybook", ["--device", "gpu"], "device 'gpu'"),
         ("storybook", ["--seed", -1], "seed -1: needed at least 0"),
         ("storybook", ["-o", "a.npz"], "ending '.npz': tokens are stored as .safetensors"),

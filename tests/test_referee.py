@@ -7,7 +7,7 @@ import torch
 from referee_toys import TINY_WORLD
 from safetensors.torch import save_file
 
-from phenaki.data.world import FULL_WORLD, MEDIUM_WORLD, SMALL_WORLD
+from phenaki.data.world import FULL_WORLD, MEDIUM_WORLD, SMALL_WORLD, WIDE_WORLD
 from phenaki.evaluation import referee as module
 from phenaki.evaluation.referee import (
     HASHES,
@@ -40,6 +40,13 @@ def test_labels_are_the_world_s_names_after_none():
     assert "weather" in labels_of(MEDIUM_WORLD)
     one = labels_of(replace(FULL_WORLD, times=("day",), objects=("tent",), companion_prob=0.0))
     assert "time" not in one and "companion" not in one and one["object"] == ("", "tent"), "there or not there is a choice"
+
+
+def test_a_name_that_is_likelier_in_a_world_is_one_label():
+    assert labels_of(WIDE_WORLD) == labels_of(FULL_WORLD)
+    twice = labels_of(replace(WIDE_WORLD, weathers=("clear", "clear"), actors=("fox", "fox", "panda")))
+    assert "weather" not in twice, "the same twice is no choice"
+    assert twice["actor"] == twice["companion"] == ("", "fox", "panda")
 
 
 def test_judge_says_the_names_of_the_largest_logits(referee):

@@ -58,6 +58,13 @@ def test_held_out_pairs_are_as_likely_as_others():
         assert max(counts.values()) / min(counts.values()) < 1.5, counts
 
 
+def test_a_pair_of_what_is_drawn_twice_as_often_counts_twice():
+    once, twice = (replace(SMALL_WORLD, places=places) for places in (("city", "beach"), ("city", "beach", "beach")))
+    of_place = lambda *places: held_out_share(replace(SMALL_WORLD, places=places))
+    assert held_out_share(once) == pytest.approx((of_place("city") + of_place("beach")) / 2)
+    assert held_out_share(twice) == pytest.approx((of_place("city") + 2 * of_place("beach")) / 3)
+
+
 def test_stories_of_one_kind_can_be_asked_for(tiny_world):
     is_hidden = lambda scene: is_held_out(scene.actor, scene.place) or is_held_out(scene.actor, scene.motion)
     for held_out in (True, False):

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import fields, replace
 from itertools import chain, product
 
@@ -11,7 +12,7 @@ from phenaki.data.captions import is_held_out, motion_phrases
 from phenaki.data.cast import HALF_TINTED, OBJECT_SCALES, ROLES, SHELTERED, role_of, stands_behind
 from phenaki.data.phrasings import WORDINGS
 from phenaki.data.storybook import StorybookWorld, open_world
-from phenaki.data.world import FULL_WORLD, LATER_FIELDS, MEDIUM_WORLD, SMALL_WORLD, WORLDS, SceneTruth, WorldConfig, described
+from phenaki.data.world import FULL_WORLD, LATER_FIELDS, MEDIUM_WORLD, SMALL_WORLD, WIDE_WORLD, WORLDS, SceneTruth, WorldConfig, described
 
 RICH = WORDINGS["rich"]
 TABLES = {
@@ -48,11 +49,40 @@ def test_the_medium_world_is_between_the_two():
         assert set(getattr(SMALL_WORLD, name)) <= set(getattr(MEDIUM_WORLD, name)) <= set(getattr(FULL_WORLD, name))
 
 
-@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
-def test_no_name_is_twice_in_a_world(world):
+def test_the_wide_world_has_all_of_the_full_one_as_large_as_the_small_one():
     for name in TABLES:
-        assert len(set(getattr(world, name))) == len(getattr(world, name))
+        assert set(getattr(WIDE_WORLD, name)) == set(getattr(FULL_WORLD, name)), name
+    for name in ("size", "actor_size", "start_step", "fps"):
+        assert getattr(WIDE_WORLD, name) == getattr(SMALL_WORLD, name), name
+    assert (WIDE_WORLD.wording, WIDE_WORLD.settle_seconds) == (FULL_WORLD.wording, FULL_WORLD.settle_seconds)
+
+
+def test_calm_scenes_are_likelier_in_the_wide_world():
+    world = open_world(replace(WIDE_WORLD, size=16))
+    stories = [world.story(1, index, 9, max_scenes=1) for index in range(2000)]
+    shares = {name: Counter(getattr(story.scenes[0], name) for story in stories) for name in ("weather", "camera", "motion")}
+    share = lambda name, value: shares[name][value] / len(stories)
+    assert share("weather", "clear") == pytest.approx(1 / 2 + 1 / 2 * 4 / 23, abs=0.05), "four of the places are sheltered"
+    assert share("camera", "still") == pytest.approx(4 / 6, abs=0.04)
+    assert min(share("motion", name) for name in SMALL_WORLD.motions) > 1.3 * max(
+        share("motion", name) for name in FULL_WORLD.motions if name not in SMALL_WORLD.motions
+    )
+
+
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+def test_a_name_is_twice_in_a_world_where_it_shall_be_likelier_alone(world):
+    likelier = {"weathers": {"clear"}, "cameras": {"still"}, "motions": set(SMALL_WORLD.motions)} if world == WIDE_WORLD else {}
+    for name in TABLES:
+        twice = {value for value, count in Counter(getattr(world, name)).items() if count > 1}
+        assert twice == likelier.get(name, set()), name
     assert not set(world.actors) & set(world.objects)
+
+
+def test_an_actor_that_is_named_twice_is_drawn_once_by_code():
+    world = open_world(replace(SMALL_WORLD, size=16, actors=("fox", "fox", "panda"), places=("beach", "city", "beach")))
+    assert list(world.actor_index) == ["fox", "panda"] and list(world.place_index) == ["beach", "city"]
+    drawn = Counter(world.story(0, index, 5, max_scenes=1).scenes[0].actor for index in range(600))
+    assert drawn["fox"] / 600 == pytest.approx(2 / 3, abs=0.07)
 
 
 def test_roles_and_sizes_are_of_names_that_exist():
@@ -158,11 +188,13 @@ def test_the_held_out_lists_do_not_change():
 # Fingerprints
 
 
-def test_the_small_world_s_fingerprint_is_that_of_stored_tokens():
-    """Fields that came later are named only where they are set."""
-    text = described(SMALL_WORLD)
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "e4892c8ea9f4945b"
-    assert not any(name in text for name in LATER_FIELDS)
+@pytest.mark.parametrize(("world", "start"), [("small", "e4892c8ea9f4945b"), ("medium", "deee56354bc39751"), ("full", "93288513e42e430b")])
+def test_a_world_s_fingerprint_is_that_of_stored_tokens(world, start):
+    assert hashlib.sha256(described(WORLDS[world]).encode()).hexdigest()[:16] == start
+
+
+def test_fields_that_came_later_are_named_only_where_they_are_set():
+    assert not any(name in described(SMALL_WORLD) for name in LATER_FIELDS)
     assert all(f"{name}=" in described(FULL_WORLD) for name in LATER_FIELDS)
 
 

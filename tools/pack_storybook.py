@@ -1,8 +1,8 @@
 """Packs the art of the storybook world into one atlas file that the training programs read.
 
-    python tools/pack_storybook.py ART_FOLDER -o storybook.safetensors [--size 48] [--world small|medium|full|all]
+    python tools/pack_storybook.py ART_FOLDER -o storybook.safetensors [--size 48] [--world small|medium|full|wide|all]
 
-Sprites of 48 pixels do for the small and medium worlds at 64x64, the full world at 128x128 wants 64. Places keep the pixels they have.
+Sprites of 48 pixels do for the small, medium and wide worlds at 64x64, the full world at 128x128 wants 64. Places keep the pixels they have.
 ART_FOLDER holds `sprites/` (Microsoft's animated Fluent Emoji, MIT licence: strips of 24 frames, or of one, index.json),
 `backgrounds/` and `particles/` (Superpowers asset packs, CC0: index.json). The art itself is not part of this
 repository; both licences allow the weights that are trained on it, with credit (see the model card).

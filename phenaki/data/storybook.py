@@ -20,9 +20,11 @@ from phenaki.data.captions import attribute_phrases, caption, held_out_of, is_he
 from phenaki.data.cast import SHELTERED, role_of, stands_behind
 from phenaki.data.painter import TINTS, Painter, Sprites, place_tint
 from phenaki.data.poses import Track, actor_track, camera_track, companion_track, joined, object_track, seen_by
-from phenaki.data.world import FULL_WORLD, GROUND, MEDIUM_WORLD, SMALL_WORLD, WORLDS, SceneTruth, StoryTruth, WorldConfig, described
+from phenaki.data.world import FULL_WORLD, GROUND, MEDIUM_WORLD, SMALL_WORLD, WIDE_WORLD, WORLDS, SceneTruth, StoryTruth, WorldConfig, described
 
-__all__ = ["FULL_WORLD", "MEDIUM_WORLD", "SMALL_WORLD", "WORLDS", "SceneTruth", "StoryTruth", "StorybookWorld", "WorldConfig", "open_world"]
+__all__ = [
+    "FULL_WORLD", "MEDIUM_WORLD", "SMALL_WORLD", "WIDE_WORLD", "WORLDS", "SceneTruth", "StoryTruth", "StorybookWorld", "WorldConfig", "open_world",
+]  # fmt: skip
 
 TELLABLE = ("actor", "place", "time", "weather", "motion", "camera", "companion", "object")  # attributes that a caption may name
 TOLD_BATCH = 16  # stories painted at once when many are tokenised
@@ -180,5 +182,6 @@ class StorybookWorld:
 
 def open_world(config: WorldConfig, atlas: str | Path | None = None, device: str | torch.device = "cpu") -> StorybookWorld:
     """The world with the pictures of an atlas file, or with pictures drawn by code where none is given."""
-    art = load_atlas(atlas) if atlas else draw_art((*config.actors, *config.objects), config.places)
+    names = (tuple(dict.fromkeys(one)) for one in ((*config.actors, *config.objects), config.places))
+    art = load_atlas(atlas) if atlas else draw_art(*names)
     return StorybookWorld(config, art, device)

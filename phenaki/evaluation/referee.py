@@ -32,8 +32,8 @@ class RefereeError(ValueError):
 
 
 def labels_of(config: WorldConfig) -> dict[str, tuple[str, ...]]:
-    """What can be told apart in a world: attribute -> names, "" first. Attributes with no choice are left out."""
-    names = {
+    """What can be told apart in a world: attribute -> names, each once, "" first. Attributes with no choice are left out."""
+    drawn = {
         "actor": config.actors,
         "place": config.places,
         "time": config.times,
@@ -42,6 +42,7 @@ def labels_of(config: WorldConfig) -> dict[str, tuple[str, ...]]:
         "companion": config.actors if config.companion_prob else (),
         "object": config.objects,
     }
+    names = {name: tuple(dict.fromkeys(choices)) for name, choices in drawn.items()}
     optional = {"companion", "object"}  # here "" is a choice of the world itself
     return {name: ("", *names[name]) for name in ATTRIBUTES if len(names[name]) + (name in optional) > 1}
 

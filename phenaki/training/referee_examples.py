@@ -1,7 +1,7 @@
 """What the referee learns from: stories with the truth of every frame, as rendered and as a tokenizer gives them back.
 
-Actors, places and motions are drawn evenly, with the pairs that the generator never saw in training among them: the referee
-must not have the bias that it judges. Some clips show nobody, a garbled actor or nothing that can be recognised; there the
+Actors, places and motions are drawn as often as their world names them, whether or not the generator saw their pairs in
+training: the referee must not have the bias that it judges. Some clips show nobody, a garbled actor or nothing that can be recognised; there the
 right answer is "", the first label.
 """
 
@@ -50,7 +50,7 @@ def joined(parts: Sequence[Examples]) -> Examples:
 
 
 def held_out_share(config: WorldConfig) -> float:
-    """The share of (actor, place, motion) that training stories never show."""
+    """The share of (actor, place, motion), as often as the world draws them, that training stories never show."""
     cases = list(product(config.actors, config.places, config.motions))
     return sum(is_held_out(actor, place) or is_held_out(actor, motion) for actor, place, motion in cases) / len(cases)
 
