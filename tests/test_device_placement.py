@@ -17,10 +17,11 @@ from phenaki.data.storybook import SMALL_WORLD, StorybookWorld
 from phenaki.evaluation.referee import Referee, labels_of
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.training.losses import TokenizerLosses
-from phenaki.training.optimizers import EMA, generator_for
-from phenaki.training.parallel import compile_layers
-from phenaki.training.referee import Batch, referee_losses
-from phenaki.training.referee_examples import reconstructed
+from phenaki.training.optimizers import EMA, OptimizerSettings, generator_for
+from phenaki.training.parallel import Part, compile_layers
+from phenaki.training.referee import Batch, RefereeTask, as_batch, referee_losses
+from phenaki.training.referee_augmentation import blurred, in_blocks, noisy
+from phenaki.training.referee_examples import Examples, reconstructed
 
 META = torch.device("meta")
 TOKENIZER = CViViTConfig(image_size=16, patch_size=8, dim=16, heads=2, mlp_dim=24, stem_dim=8, head_blocks=1, fsq_levels=(4, 4))
@@ -63,6 +64,21 @@ def test_a_referees_step_takes_examples_of_the_cpu():
     labels, near = torch.zeros(2, 9, len(referee.labels), dtype=torch.long), torch.zeros(2, 9, dtype=torch.bool)
     batch = Batch(torch.zeros(2, 3, 9, 64, 64), labels, labels, torch.ones(2), near, torch.arange(4))
     assert referee_losses(referee, batch)["loss"].device == META
+
+
+def test_a_referees_clips_are_blended_and_changed_where_it_is():
+    """From bytes of the CPU to losses, and no answer of the device is waited for: on "meta" there is none."""
+    referee = Referee(labels_of(SMALL_WORLD)).to(META)
+    labels, near = torch.zeros(6, 9, len(referee.labels), dtype=torch.int16), torch.zeros(6, 9, dtype=torch.bool)
+    task = RefereeTask(referee, Examples(torch.zeros(6, 3, 9, 64, 64, dtype=torch.uint8), labels, near), OptimizerSettings(batch_size=8), {})
+    assert task.bank.video.device == META
+    for step in range(8):  # with blends and without
+        batches = task.draw(step, [Part(0, 2), Part(1, 2)])
+        assert {value.device for batch in batches for value in vars(batch).values()} == {META}
+        assert task.losses(batches[1], step)["loss"].device == META
+    assert referee_losses(referee, as_batch(task.bank, slice(2)))["loss"].device == META
+    for change in (blurred, noisy, in_blocks):
+        assert change(task.draw(0, [Part()])[0].video, generator_for(0, 0)).device == META
 
 
 def test_what_a_tokenizer_gives_back_is_in_full_precision_under_autocast():

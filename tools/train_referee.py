@@ -1,7 +1,8 @@
 """Trains the referee of a world on rendered truth, measures it, and writes its weights and figures.
 
-    python tools/train_referee.py --world small --data storybook.safetensors -o runs/referee [--figures docs/results/referee.json]
+    python tools/train_referee.py --world small --data storybook.safetensors -o runs/referee [--figures referee.json] [--bf16] [--device cuda]
 
+The painted clips lie on the device as bytes (0.2 MiB each), where all of a step happens, what is done to its clips too.
 Killed at any moment, the same command goes on from the last checkpoint. The weights are FOLDER/WORLD.safetensors, in half
 precision; to ship them, copy the file to phenaki/evaluation/referees/ and its SHA-256 into HASHES of phenaki/evaluation/referee.py.
 Figures are those of the written file.

@@ -1,6 +1,7 @@
 """Trains a referee: a task of the common training loop, on a bank of examples that is painted once and looks otherwise each time.
 
 A part of the clips are blends of two, whose right answer is both in their shares: so the referee learns to be unsure.
+The bank lies on the referee's device as bytes, and all that happens to its clips happens there; what it is, is drawn on the CPU.
 """
 
 from collections.abc import Hashable
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from phenaki.devices import sent
 from phenaki.evaluation.referee import SIZE, Referee
 from phenaki.pixels import from_bytes
 from phenaki.training.optimizers import OptimizerSettings, generator_for
@@ -44,6 +46,9 @@ class Batch:
     def rows(self, rows: slice) -> "Batch":
         return Batch(*(getattr(self, field.name)[rows] for field in fields(Batch) if field.name != "frames"), self.frames)
 
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(sent(getattr(self, field.name), device) for field in fields(Batch)))
+
 
 class RefereeTask:
     """What `Run` trains here. `held_out` examples are for validation."""
@@ -51,7 +56,8 @@ class RefereeTask:
     part, critic = "referee", None
 
     def __init__(self, referee: Referee, bank: Examples, settings: OptimizerSettings, identity: dict[str, Any], held_out: Examples | None = None):
-        self.model, self.bank, self.held_out, self.settings = referee, bank, held_out, settings
+        self.model, self.settings, self.device = referee, settings, next(referee.parameters()).device
+        self.bank, self.held_out = bank.to(self.device), None if held_out is None else held_out.to(self.device)
         self.identity = {"labels": {name: list(names) for name, names in referee.labels.items()}, **identity}
         self.habits: dict[str, Any] = {}
 
@@ -67,11 +73,13 @@ class RefereeTask:
         others = torch.where(is_blend, others, rows)
         low, high = BLEND_RANGE
         share = torch.where(is_blend, low + (high - low) * torch.rand(size, generator=rng), 1.0)
+        frames = torch.randperm(self.bank.video.shape[2], generator=rng)[:FRAMES_JUDGED]
+        blends = is_blend.nonzero()[:, 0]
+        rows, others, share, frames, blends = (sent(one, self.device) for one in (rows, others, share, frames, blends))
         video = from_bytes(self.bank.video[rows])
-        video[is_blend] = video[is_blend].lerp(from_bytes(self.bank.video[others[is_blend]]), 1 - rearrange(share[is_blend], "b -> b 1 1 1 1"))
+        video[blends] = video[blends].lerp(from_bytes(self.bank.video[others[blends]]), 1 - rearrange(share[blends], "b -> b 1 1 1 1"))
         labels, other_labels = self.bank.labels[rows].long(), self.bank.labels[others].long()
         near_change = self.bank.near_change[rows] | self.bank.near_change[others]
-        frames = torch.randperm(video.shape[2], generator=rng)[:FRAMES_JUDGED]
         batch = Batch(augmented(video, rng), labels, other_labels, share, near_change, frames)
         return [batch.rows(part.of(size)) for part in parts]
 
@@ -116,22 +124,22 @@ class RefereeTask:
 def as_batch(examples: Examples, rows: slice) -> Batch:
     """Examples as they are, all frames judged."""
     labels, video = examples.labels[rows].long(), from_bytes(examples.video[rows])
-    return Batch(video, labels, labels, torch.ones(len(labels)), examples.near_change[rows], torch.arange(video.shape[2]))
+    share, frames = torch.ones(len(labels), device=video.device), torch.arange(video.shape[2], device=video.device)
+    return Batch(video, labels, labels, share, examples.near_change[rows], frames)
 
 
 def referee_losses(referee: Referee, batch: Batch) -> dict[str, Tensor]:
     """Cross-entropy of each attribute over the frames that can be judged, and "loss", their sum."""
-    device = next(referee.parameters()).device
-    video, share = batch.video.to(device), batch.share.to(device)
-    logits = referee.see_frames(video[:, :, batch.frames])
+    batch = batch.to(next(referee.parameters()).device)
+    logits = referee.see_frames(batch.video[:, :, batch.frames])
     if "motion" in referee.labels:
-        logits["motion"] = referee.see_motion(video)
+        logits["motion"] = referee.see_motion(batch.video)
     losses = {}
     for index, name in enumerate(referee.labels):
         frames = slice(None) if name == "motion" else batch.frames
-        weight = torch.where(batch.near_change, NEAR_CHANGE_WEIGHT, 1.0) if name == "motion" else torch.ones(batch.near_change.shape)
-        truths = (batch.labels[:, frames, index].to(device), batch.other_labels[:, frames, index].to(device))
-        losses[name] = blended_loss(logits[name], truths, share, weight[:, frames].to(device))
+        weight = torch.where(batch.near_change, NEAR_CHANGE_WEIGHT if name == "motion" else 1.0, 1.0)
+        truths = batch.labels[:, frames, index], batch.other_labels[:, frames, index]
+        losses[name] = blended_loss(logits[name], truths, batch.share, weight[:, frames])
     return {"loss": sum(losses.values()), **losses}
 
 

@@ -44,6 +44,9 @@ class Examples:
     def __len__(self) -> int:
         return len(self.video)
 
+    def to(self, device: torch.device) -> "Examples":
+        return Examples(*(getattr(self, field.name).to(device) for field in fields(Examples)))
+
 
 def joined(parts: Sequence[Examples]) -> Examples:
     return Examples(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Examples)))
