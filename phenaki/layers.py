@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 ROPE_BASE = 100.0  # of the rotary wavelengths: grids here are tens of positions long, not thousands
 
+SHORT = 16  # of what is attended to: those of a tokenizer over time
+
 MAX_LAYERS = 1000  # of one kind: building a network takes time for each of them, before its weights are looked at
 
 
@@ -90,8 +92,22 @@ class Attention(nn.Module):
 
     def attend(self, queries: Tensor, source: KeysValues, mask: Tensor | None = None) -> Tensor:
         """queries (b h n d); mask: boolean, True = may be seen, broadcast to (b h n m). Returns (b n dim)."""
-        out = F.scaled_dot_product_attention(queries, source.keys, source.values, attn_mask=mask)
+        is_short = queries.is_cuda and source.keys.shape[2] <= SHORT
+        attention = short_attention if is_short else F.scaled_dot_product_attention
+        out = attention(queries, source.keys, source.values, attn_mask=mask)
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
+
+
+def short_attention(queries: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    """torch's scaled_dot_product_attention as products and sums, for sequences of a few: its kernels for GPUs fill up tiles of 64 and more.
+
+    queries (b h n d), keys and values (b h m d); attn_mask: boolean, True = may be seen, broadcast to (b h n m). Returns (b h n d).
+    """
+    scores = (queries[..., :, None, :] * keys[..., None, :, :]).sum(-1, dtype=torch.float32) * queries.shape[-1] ** -0.5  # (b h n m)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    shares = scores.softmax(-1).to(values.dtype)
+    return (shares[..., None] * values[..., None, :, :]).sum(-2)
 
 
 class FeedForward(nn.Module):

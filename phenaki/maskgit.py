@@ -266,7 +266,7 @@ class MaskGIT(nn.Module):
         if t > self.config.chunk_slices:
             raise ValueError(f"a chunk of {t} slices: this generator fills at most {self.config.chunk_slices} at once")
         kinds = torch.full((t,), ORDINARY, device=tokens.device)
-        kinds[0] = FIRST if starts else ORDINARY
+        kinds[:1].fill_(FIRST if starts else ORDINARY)
         x = self.token_embedding(tokens)
         if condition is not None:
             shown = ((tokens == self.mask_token_id) & (condition >= 0))[..., None]
@@ -298,7 +298,7 @@ class MaskGIT(nn.Module):
     def _context_times(self, kinds: Tensor) -> Tensor:
         """Times of context slices: the recent ones end at -1, the anchor stands at -(context_slices + 1)."""
         times = torch.arange(-len(kinds), 0, device=kinds.device)
-        return torch.where(kinds == ANCHOR, -(self.config.context_slices + 1), times)
+        return times.masked_fill(kinds == ANCHOR, -(self.config.context_slices + 1))
 
     def _turns(self, times: Tensor, height: int, width: int) -> Tensor:
         """Rotary turns of slices at `times` (t,), (2, t*h*w, head_dim / 2)."""

@@ -170,7 +170,7 @@ def fill_chunk(
     """
     options, mask, ranks = prepared.options, prepared.mask, prepared.ranks
     shape, mask_token_id = tokens.shape, factor_size**num_factors
-    tokens = torch.where(mask, mask_token_id, tokens).flatten(1)  # (b n)
+    tokens = tokens.masked_fill(mask, mask_token_id).flatten(1)  # (b n)
     for turn, noise in zip(prepared.turns, prepared.noise, strict=True):
         order = options.order
         if turn.part is not None:

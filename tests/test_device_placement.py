@@ -8,14 +8,19 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from training_toys import PLAIN, Toy, little
 
 import phenaki.training.run as run_module
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.art import draw_art
 from phenaki.data.storybook import SMALL_WORLD, StorybookWorld
+from phenaki.director import fill_scene, see_context
 from phenaki.evaluation.referee import Referee, labels_of
 from phenaki.maskgit import MaskGIT, MaskGITConfig
+from phenaki.past import decode_after
+from phenaki.sampling import NoiseKey, SamplingOptions, prepare_rounds
 from phenaki.training.losses import TokenizerLosses
 from phenaki.training.optimizers import EMA, OptimizerSettings, generator_for
 from phenaki.training.parallel import Part, compile_layers
@@ -51,6 +56,42 @@ def test_a_generators_step():
     loss = network.score(features, tokens.flatten(), 0.1).cross_entropy.sum() + network.critic(features).sum()
     loss.backward()
     assert loss.device == META and network.draw_tokens(features.detach(), torch.zeros(len(features), 2, device=META)).device == META
+
+
+class MeetsTheCpu(TorchDispatchMode):
+    """Notes what copies into a tensor (`x[0] = 1` makes one on the CPU first) or is done with tensors of the CPU: no CUDA graph records that."""
+
+    def __init__(self):
+        super().__init__()
+        self.met: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        places = {value.device.type for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)}
+        if "cpu" in places or "copy_." in str(function):
+            self.met.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("order", ["halton", "confidence"])
+def test_what_a_chunk_takes_asks_the_host_for_nothing(order):
+    tokenizer = CViViT(TOKENIZER).to(META)
+    config = MaskGITConfig(codebook_size=16, token_factors=2, dim=16, depth=1, heads=2, mlp_dim=24, text_dim=8, critic=True)
+    network = MaskGIT(config).to(META)
+    options = SamplingOptions(num_steps=3, num_corrections=2, correction_order="critic", order=order)
+    prepared = prepare_rounds(torch.ones(3, 2, 2, dtype=torch.bool), options, [NoiseKey(0, 0, 0)], 2, META)
+    cond, both = (network.encode_text(torch.zeros(b, 5, 8, device=META), torch.ones(b, 5, dtype=torch.bool, device=META)) for b in (1, 2))
+    tokens = torch.zeros(1, 3, 2, 2, dtype=torch.long, device=META)
+    with MeetsTheCpu() as seen:
+        context = see_context(network, tokens, torch.zeros(3, dtype=torch.long, device=META))
+        fill_scene(network, tokens, prepared, cond, both, context, False)
+        fill_scene(network, tokens, prepared, cond, both, None, True)
+        _, memory = decode_after(tokenizer, tokens, [], True)
+        decode_after(tokenizer, tokens, memory, False)
+    assert seen.met == []
+    with seen:
+        tokens[0] = 5
+    assert seen.met
 
 
 def test_clips_are_painted_where_the_pictures_are():

@@ -4,8 +4,19 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from phenaki.layers import Attention, FeedForward, KeysValues, PlaceEmbedding, grid_positions, rotary_angles, rotary_turns, rotate
+from phenaki.layers import (
+    Attention,
+    FeedForward,
+    KeysValues,
+    PlaceEmbedding,
+    grid_positions,
+    rotary_angles,
+    rotary_turns,
+    rotate,
+    short_attention,
+)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
@@ -69,6 +80,19 @@ def test_attention_equals_a_slow_reference():
 
     actual = attention.attend(attention.queries(x), attention.keys_values(source), mask)
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [0, 3])
+def test_attention_by_products_and_sums_is_attention(hidden):
+    torch.manual_seed(0)
+    queries, keys, values = (torch.randn(2, 3, n, 8, requires_grad=True) for n in (5, 7, 7))
+    mask = None if not hidden else torch.arange(7)[None] >= torch.arange(5)[:, None] - hidden + 3
+    made, wanted = (one(queries, keys, values, attn_mask=mask) for one in (short_attention, F.scaled_dot_product_attention))
+    torch.testing.assert_close(made, wanted)
+    gradients = [torch.autograd.grad(one.square().sum(), (queries, keys, values)) for one in (made, wanted)]
+    torch.testing.assert_close(*gradients)
+    half = (one.detach().bfloat16() for one in (queries, keys, values))
+    torch.testing.assert_close(short_attention(*half, attn_mask=mask).float(), made.detach(), atol=2e-2, rtol=2e-2)
 
 
 def test_keys_in_two_parts_are_the_keys_of_the_whole():

@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -54,20 +55,20 @@ class Measured:
         )
 
     def story(self, seconds: float, runs: int) -> dict[str, float]:
-        """Frames a second of a story, and seconds to its first frames; medians of runs after one that is not counted."""
+        """Frames a second of a story, and seconds to its first frames; medians of runs after two that are not counted (a GPU records then)."""
         settings = self.settings
         script = Story.of([("one", seconds / 2), ("two", seconds / 2)])
         slices = {"temporal_patch_size": settings.tokenizer.temporal_patch_size, "chunk_slices": settings.generator.chunk_slices}
         planned = plan(script, fps=settings.world.fps, **slices)
         texts, speeds, firsts = [self.text(), self.text()], [], []
-        for seed in range(runs + 1):
+        for seed in range(runs + 2):
             began, first, frames = self._now(), 0.0, 0
             for made in direct(planned, self.tokenizer, self.generator, texts, settings.sampling, seed, self.grid):
                 frames += len(made.frames.cpu())
                 first = first or self._now() - began
             speeds.append(frames / (self._now() - began))
             firsts.append(first)
-        return {"frames": frames, "frames_per_second": rounded(median(speeds[1:])), "seconds_to_first_frames": rounded(median(firsts[1:]))}
+        return {"frames": frames, "frames_per_second": rounded(median(speeds[2:])), "seconds_to_first_frames": rounded(median(firsts[2:]))}
 
     def chunk(self, runs: int) -> dict[str, float]:
         """Frames a second of a whole chunk that goes on from a full context, and the operations a second that it comes to."""
@@ -80,11 +81,11 @@ class Measured:
 
         def made(number: int) -> torch.Tensor:
             new = filler.fill(config.chunk_slices, past, self.grid, NoiseKey(0, 1, number))
-            return self.tokenizer.decode(new[None], Stream(past.decoder.num_slices, list(past.decoder.memory))).cpu()
+            return replace(past, decoder=Stream(past.decoder.num_slices, list(past.decoder.memory))).decode(self.tokenizer, new).cpu()
 
-        seconds = median([self._seconds(lambda number=number: made(number)) for number in range(runs + 1)][1:])
         with FlopCounterMode(display=False) as counter:
-            frames = made(runs + 1).shape[2]
+            frames = made(0).shape[2]  # the first one alone is not replayed as a whole
+        seconds = median([self._seconds(lambda number=number: made(number)) for number in range(1, runs + 3)][2:])
         operations, peak = counter.get_total_flops(), peak_operations(self.device)
         return {
             "new_frames": frames,
