@@ -7,7 +7,9 @@ from dataclasses import fields, replace
 from itertools import chain, product
 
 import pytest
+import torch
 
+from phenaki.data.art import draw_art
 from phenaki.data.captions import is_held_out, motion_phrases
 from phenaki.data.cast import HALF_TINTED, OBJECT_SCALES, ROLES, SHELTERED, role_of, stands_behind
 from phenaki.data.phrasings import WORDINGS
@@ -195,7 +197,28 @@ def test_a_world_s_fingerprint_is_that_of_stored_tokens(world, start):
 
 def test_fields_that_came_later_are_named_only_where_they_are_set():
     assert not any(name in described(SMALL_WORLD) for name in LATER_FIELDS)
-    assert all(f"{name}=" in described(FULL_WORLD) for name in LATER_FIELDS)
+    assert all(f"{name}=" in described(replace(FULL_WORLD, small_share=0.5)) for name in LATER_FIELDS)
+
+
+def test_a_share_of_the_stories_tells_of_the_small_world():
+    config = replace(WIDE_WORLD, small_share=0.3, wording="first")
+    art = draw_art((*config.actors, *config.objects), config.places)
+    mixed, wide = StorybookWorld(config, art), StorybookWorld(replace(config, small_share=0.0), art)
+    told = [mixed.story(0, index, 17) for index in range(400)]
+    small = [story for story in told if story != wide.story(0, told.index(story), 17)]
+    assert 80 < len(small) < 160
+    for name in ("actor", "place", "time", "weather", "motion", "camera"):
+        known = getattr(SMALL_WORLD, f"{name}s")
+        assert {getattr(scene, name) for story in small for scene in story.scenes} == set(known)
+    assert not any(scene.companion or scene.object for story in small for scene in story.scenes)
+    assert torch.equal(mixed.render(small[:2]), wide.render(small[:2])), "drawn as in the world that they are part of"
+    assert mixed.story(0, told.index(small[0]), 17, held_out=True) != small[0]
+
+
+def test_a_world_without_what_the_small_one_has_tells_no_share_of_it():
+    config = replace(SMALL_WORLD, actors=("fox",), small_share=0.5)
+    with pytest.raises(ValueError, match=r"small_share 0\.5: this world has no 'astronaut', which is one of the small world's actors"):
+        StorybookWorld(config, draw_art(config.actors, config.places))
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(WorldConfig)])

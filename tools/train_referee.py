@@ -39,7 +39,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=2048, help="painted once")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="at its peak")
-    parser.add_argument("--init-from", type=Path, help="a referee of the same world whose weights it starts from")
+    parser.add_argument("--init-from", type=Path, help="a referee whose weights it starts from, of another world too")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true", help="matrix products in bf16: twice as fast where the CPU has it")
@@ -51,14 +51,14 @@ def parsed() -> argparse.Namespace:
 
 
 def first_referee(options: argparse.Namespace, world: StorybookWorld) -> Referee:
-    """What training starts from: fresh weights, or those of another referee of the same names."""
+    """What training starts from: fresh weights, or those of another referee. Heads of attributes that have other names there start afresh."""
     torch.manual_seed(options.seed)
     referee = Referee(labels_of(world.config))
     if options.init_from:
         trained = load_referee(options.init_from)
-        if trained.labels != referee.labels:
-            raise ValueError(f"--init-from {options.init_from}: it has other names than world {options.world!r}. Start from a referee of this world")
-        referee.load_state_dict(trained.state_dict())
+        alike = {name for name, names in referee.labels.items() if trained.labels.get(name) == names}
+        weights = {name: value for name, value in trained.state_dict().items() if not name.startswith("heads.") or name.split(".")[1] in alike}
+        referee.load_state_dict(weights, strict=False)
     return referee
 
 

@@ -7,6 +7,7 @@ From scene to scene some attributes change and the rest stay; the actor goes on 
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,19 @@ from phenaki.data.captions import attribute_phrases, caption, held_out_of, is_he
 from phenaki.data.cast import SHELTERED, role_of, stands_behind
 from phenaki.data.painter import TINTS, Painter, Sprites, place_tint
 from phenaki.data.poses import Track, actor_track, camera_track, companion_track, joined, object_track, seen_by
-from phenaki.data.world import FULL_WORLD, GROUND, MEDIUM_WORLD, SMALL_WORLD, WIDE_WORLD, WORLDS, SceneTruth, StoryTruth, WorldConfig, described
+from phenaki.data.world import (
+    FULL_WORLD,
+    GROUND,
+    MEDIUM_WORLD,
+    SMALL_WORLD,
+    WIDE_WORLD,
+    WORLDS,
+    SceneTruth,
+    StoryTruth,
+    WorldConfig,
+    described,
+    small_part,
+)
 
 __all__ = [
     "FULL_WORLD", "MEDIUM_WORLD", "SMALL_WORLD", "WIDE_WORLD", "WORLDS", "SceneTruth", "StoryTruth", "StorybookWorld", "WorldConfig", "open_world",
@@ -41,6 +54,10 @@ class StorybookWorld:
         self.painter = Painter(art, config.size, config.actor_size, self.device)
         self.actor_index = {name: i for i, name in enumerate(art.actor_names)}
         self.place_index = {name: i for i, name in enumerate(art.place_names)}
+        self.small: StorybookWorld | None = None  # tells the stories of `small_share`
+        if config.small_share:
+            self.small = copy(self)
+            self.small.config = small_part(config)
 
     def story(
         self, seed: int, index: int, num_frames: int, *, held_out: bool = False, held_out_words: bool | None = None,
@@ -52,6 +69,9 @@ class StorybookWorld:
         with held_out=True every scene has a held-out pair where the cast has one, and held-out words where there are any.
         held_out_words, where given, decides about the words alone: with True every scene has held-out words.
         """
+        if self.small and random.Random(f"small {seed} {index}").random() < self.config.small_share:
+            whole = {"held_out": held_out, "held_out_words": held_out_words, "lengths": lengths, "max_scenes": max_scenes, "align": align}
+            return self.small.story(seed, index, num_frames, **whole)
         rng = random.Random(f"storybook {seed} {index}")
         lengths = lengths or self._lengths(rng, num_frames, max_scenes, align)
         scenes: list[SceneTruth] = []

@@ -35,13 +35,14 @@ class WorldConfig:
     objects: tuple[str, ...] = ()  # things that may stand in a scene
     object_prob: float = 0.0  # chance that one does
     wording: str = "first"  # the captions' words (`phrasings.WORDINGS`)
+    small_share: float = 0.0  # of the stories, those that tell of what the small world has alone
     settle_seconds: float = 0.0  # in which an actor that ended a scene in the air, turned or off the picture is back; 0 = at once
 
     def __post_init__(self):
         check_range(self, "size", "start_step", at_least=1)
         check_range(self, "fps", above=0, below=1000)
         check_range(self, "actor_size", above=0, at_most=1)
-        check_range(self, "companion_prob", "change_prob", "omit_prob", "object_prob", at_least=0, at_most=1)
+        check_range(self, "companion_prob", "change_prob", "omit_prob", "object_prob", "small_share", at_least=0, at_most=1)
         check_range(self, "settle_seconds", at_least=0)
         for name in ("actors", "places", "times", "weathers", "motions", "cameras"):
             if not getattr(self, name):
@@ -54,7 +55,7 @@ class WorldConfig:
 
 
 # Fields that came after the first weights were trained; their defaults are what those weights know.
-LATER_FIELDS = ("objects", "object_prob", "wording", "settle_seconds")
+LATER_FIELDS = ("objects", "object_prob", "wording", "small_share", "settle_seconds")
 
 
 def described(config: WorldConfig) -> str:
@@ -123,6 +124,15 @@ WIDE_WORLD = replace(
     object_prob=0.2,
 )
 WORLDS = {"small": SMALL_WORLD, "medium": MEDIUM_WORLD, "full": FULL_WORLD, "wide": WIDE_WORLD}
+
+
+def small_part(config: WorldConfig) -> WorldConfig:
+    """What the small world has, as a world of this kind draws and words it. ValueError where it lacks some of that."""
+    names = ("actors", "places", "times", "weathers", "motions", "cameras")
+    for name in names:
+        if missing := set(getattr(SMALL_WORLD, name)) - set(getattr(config, name)):
+            raise ValueError(f"small_share {config.small_share}: this world has no {min(missing)!r}, which is one of the small world's {name}")
+    return replace(config, **{name: getattr(SMALL_WORLD, name) for name in names}, companion_prob=0.0, objects=(), object_prob=0.0, small_share=0.0)
 
 
 @dataclass(frozen=True)
