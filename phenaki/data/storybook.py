@@ -40,7 +40,7 @@ __all__ = [
 ]  # fmt: skip
 
 TELLABLE = ("actor", "place", "time", "weather", "motion", "camera", "companion", "object")  # attributes that a caption may name
-TOLD_BATCH = 16  # stories painted at once when many are tokenised
+TOLD_BATCH, GPU_TOLD_BATCH = 16, 128  # stories painted at once when many are tokenised
 
 
 class StorybookWorld:
@@ -151,8 +151,9 @@ class StorybookWorld:
         self, seed: int, count: int, num_frames: int, align: int, max_scenes: int, first: int = 0
     ) -> Iterator[tuple[Tensor, list[StoryTruth]]]:
         """Stories seed/first .. seed/(first + count - 1), painted in batches (b c f h w), each with what it shows."""
-        for begin in range(first, first + count, TOLD_BATCH):
-            indices = range(begin, min(begin + TOLD_BATCH, first + count))
+        at_once = GPU_TOLD_BATCH if self.device.type == "cuda" else TOLD_BATCH
+        for begin in range(first, first + count, at_once):
+            indices = range(begin, min(begin + at_once, first + count))
             stories = [self.story(seed, i, num_frames, max_scenes=max_scenes, align=align) for i in indices]
             yield self.render(stories), stories
 

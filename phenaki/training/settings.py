@@ -21,13 +21,16 @@ class TokenizerTraining:
     """Losses and data of tokenizer training."""
 
     num_slices: int = 4  # of a training clip
+    num_stories: int = 0  # of a storybook world, painted once, to cut clips from: for large batches on a GPU, which holds them; 0 = each clip anew
+    story_slices: int = 17  # of each of these
     image_prob: float = 0.0  # share of the batches that show still pictures alone, where the data has some
     decoder_only: bool = False  # tokens stay what they are: only the way from them to pixels is trained (needs --init-from)
     losses: LossSettings = field(default_factory=LossSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
     def __post_init__(self):
-        check_range(self, "num_slices", at_least=1)
+        check_range(self, "num_slices", "story_slices", at_least=1)
+        check_range(self, "num_stories", at_least=0)
         check_range(self, "image_prob", at_least=0, at_most=1)
 
 

@@ -20,6 +20,7 @@ from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
 from phenaki.data.tokens import is_story_tokens
 from phenaki.maskgit import MaskGIT
 from phenaki.training.checkpoints import changed
+from phenaki.training.clip_bank import ClipBank
 from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Group, Part, joined
@@ -164,7 +165,7 @@ class TokenizerTask:
     @torch.no_grad()
     def sample(self, model: CViViT, path: Path) -> None:
         """Clips drawn with another seed: truth above what the averaged weights make of it."""
-        truth = self._clips(self.source, SAMPLE_SEED, 0, 4, model.num_frames(min(4, self.training.num_slices)))
+        truth = self._clips(self.held_out or self.source, SAMPLE_SEED, 0, 4, model.num_frames(min(4, self.training.num_slices)))
         made = model(truth).video
         save_video_rows(torch.stack([truth, made], dim=1).flatten(0, 1), path, self.info.fps)
 
@@ -238,9 +239,20 @@ def _make_task(
         check_same_tokens(settings.tokenizer, origin)
         generator, info = origin.generator, replace(origin.info, name=name, tokenizer=settings.tokenizer, training={**origin.info.training, **facts})
     held_out = source if isinstance(source, StorybookWorld) else None  # drawn with another seed: other stories
+    if training.num_stories:
+        source = bank_of(source, training, tokenizer, note=on_note)
     if validation is not None:
         held_out = opened(validation, None)
     return TokenizerTask(tokenizer.to(group.device), source, training, info, held_out, generator)
+
+
+def bank_of(source: Source, training: TokenizerTraining, tokenizer: CViViT, note: Callable[[str], None]) -> ClipBank:
+    """The stories that training asks to have painted once. ValueError where the data is footage."""
+    if not isinstance(source, StorybookWorld):
+        raise ValueError(f"num_stories {training.num_stories}: only stories of a storybook world are painted; set it to 0 for footage")
+    note(f"painting {training.num_stories} stories")
+    frames = tokenizer.num_frames(training.story_slices)
+    return ClipBank(source, training.optimizer.seed, training.num_stories, frames, tokenizer.config.temporal_patch_size)
 
 
 def check_same_tokens(config: CViViTConfig, origin: Model) -> None:
