@@ -3,9 +3,11 @@
 A small kernel is done sooner than the host has launched the next one, so without this a GPU waits for the host most of the time.
 """
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import fields, is_dataclass, replace
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 MAX_RECORDINGS = 32  # of one network; the one that was not used for longest is forgotten
 
-_RECORDINGS: WeakKeyDictionary = WeakKeyDictionary()  # network -> what was recorded of it
+_RECORDINGS: WeakKeyDictionary = WeakKeyDictionary()  # network -> what was recorded of it; None: met once, False: cannot be
 
 
 def replayed(function: Callable[..., Any], network: nn.Module, *inputs: Any) -> Any:
@@ -35,8 +37,18 @@ def replayed(function: Callable[..., Any], network: nn.Module, *inputs: Any) -> 
     known.move_to_end(key)
     while len(known) > MAX_RECORDINGS:
         known.popitem(last=False)
-    known[key] = known[key] or Recording(function, network, inputs)
-    return known[key](tensors)
+    if known[key] is None:
+        known[key] = recorded(function, network, inputs)
+    return known[key](tensors) if known[key] else function(network, *inputs)
+
+
+def recorded(function: Callable[..., Any], network: nn.Module, inputs: Any) -> "Recording | bool":
+    """What the function does, recorded; False, and a warning, where that cannot be, as where memory is short: then it is done each time."""
+    try:
+        return Recording(function, network, inputs)
+    except RuntimeError as error:
+        warnings.warn(f"{function.__name__} is not recorded as a CUDA graph, which is slower: {error}", stacklevel=3)
+        return False
 
 
 class Recording:
@@ -44,16 +56,17 @@ class Recording:
 
     def __init__(self, function: Callable[..., Any], network: nn.Module, inputs: Any):
         inputs = with_tensors(inputs, [tensor.clone() for tensor in tensors_in(inputs)])
-        self.inputs, self.graph = list(tensors_in(inputs)), torch.cuda.CUDAGraph()
+        self.inputs, self.graph, self.lock = list(tensors_in(inputs)), torch.cuda.CUDAGraph(), Lock()
         uncached = torch.autocast("cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False)
         with uncached, torch.cuda.device(self.inputs[0].device), torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.outputs = function(network, *inputs)
 
     def __call__(self, tensors: list[Tensor]) -> Any:
-        for own, given in zip(self.inputs, tensors, strict=True):
-            own.copy_(given)
-        self.graph.replay()
-        return with_tensors(self.outputs, [tensor.clone() for tensor in tensors_in(self.outputs)])
+        with self.lock:  # threads that tell stories with one model come one after the other
+            for own, given in zip(self.inputs, tensors, strict=True):
+                own.copy_(given)
+            self.graph.replay()
+            return with_tensors(self.outputs, [tensor.clone() for tensor in tensors_in(self.outputs)])
 
 
 def on_gpu(tensors: list[Tensor]) -> bool:

@@ -114,6 +114,19 @@ def test_what_was_not_used_for_longest_is_forgotten(fake_gpu, monkeypatch):
     assert len(fake_gpu) == 4, "forgotten, and recorded anew"
 
 
+@torch.no_grad()
+def test_what_cannot_be_recorded_is_done_each_time(fake_gpu, monkeypatch):
+    def refused():
+        raise RuntimeError("no such thing in a graph")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", refused)
+    network = Doubler()
+    assert replayed(Doubler.forward, network, torch.ones(1), 3.0).item() == 3.0
+    with pytest.warns(UserWarning, match="forward is not recorded as a CUDA graph, which is slower: no such thing in a graph"):
+        assert replayed(Doubler.forward, network, torch.full((1,), 2.0), 3.0).item() == 6.0
+    assert replayed(Doubler.forward, network, torch.full((1,), 4.0), 3.0).item() == 12.0, "and nothing is said again"
+
+
 def test_nothing_is_recorded_where_gradients_are_wanted_or_there_is_no_gpu(fake_gpu, monkeypatch):
     network = Doubler()
     for _ in range(3):
