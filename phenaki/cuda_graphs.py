@@ -6,8 +6,9 @@ A small kernel is done sooner than the host has launched the next one, so withou
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import fields, is_dataclass, replace
-from threading import Lock
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import lru_cache
+from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,8 +16,21 @@ import torch
 from torch import Tensor, nn
 
 MAX_RECORDINGS = 32  # of one network; the one that was not used for longest is forgotten
+MAX_MET = 256  # kinds of inputs that are remembered because they came once
 
-_RECORDINGS: WeakKeyDictionary = WeakKeyDictionary()  # network -> what was recorded of it; None: met once, False: cannot be
+_LOCK = RLock()  # threads that tell stories come one after the other: a process can record one graph at a time
+
+
+@dataclass
+class Known:
+    """What is known of a network: recordings by kind of inputs, kinds that came once, kinds that cannot be recorded; the latest used last."""
+
+    recordings: OrderedDict = field(default_factory=OrderedDict)
+    met: OrderedDict = field(default_factory=OrderedDict)
+    refused: set = field(default_factory=set)
+
+
+_KNOWN: WeakKeyDictionary = WeakKeyDictionary()  # network -> Known
 
 
 def replayed(function: Callable[..., Any], network: nn.Module, *inputs: Any) -> Any:
@@ -24,31 +38,49 @@ def replayed(function: Callable[..., Any], network: nn.Module, *inputs: Any) -> 
 
     inputs, and what is returned: tensors, plain values, and tuples, lists and dataclasses of these. Inputs are alike where tensors have
     the same shapes and plain values are equal; the function may depend on nothing else that changes, and never ask the GPU for a number.
-    What is returned stays as it is when the next inputs come.
+    What is returned stays as it is when the next inputs come. Callers in several threads share the GPU's current stream.
     """
     tensors = list(tensors_in(inputs))
     if torch.is_grad_enabled() or not on_gpu(tensors):
         return function(network, *inputs)
-    known = _RECORDINGS.setdefault(network, OrderedDict())
-    key = function, likeness(inputs), torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
-    if key not in known:
-        known[key] = None
+    with _LOCK:
+        known, key = _KNOWN.setdefault(network, Known()), kind_of(function, network, inputs)
+        if key not in known.recordings and key in known.met and key not in known.refused:
+            record(known, key, function, network, inputs)
+        if key in known.recordings:
+            known.recordings.move_to_end(key)
+            return known.recordings[key](tensors)
+        remember(known.met, key, True, MAX_MET)
         return function(network, *inputs)
-    known.move_to_end(key)
-    while len(known) > MAX_RECORDINGS:
-        known.popitem(last=False)
-    if known[key] is None:
-        known[key] = recorded(function, network, inputs)
-    return known[key](tensors) if known[key] else function(network, *inputs)
 
 
-def recorded(function: Callable[..., Any], network: nn.Module, inputs: Any) -> "Recording | bool":
-    """What the function does, recorded; False, and a warning, where that cannot be, as where memory is short: then it is done each time."""
+def kind_of(function: Callable[..., Any], network: nn.Module, inputs: Any) -> Hashable:
+    """What must be equal for a recording to do: the inputs' likeness, where the weights lie, and in what torch computes."""
+    weights = hash(tuple(parameter.data_ptr() for parameter in network.parameters()))
+    precision = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda"), torch.is_inference_mode_enabled()
+    return function, likeness(inputs), weights, precision
+
+
+def record(known: Known, key: Hashable, function: Callable[..., Any], network: nn.Module, inputs: Any) -> None:
+    """Adds a recording. Where there can be none a warning says so, once, but where memory is short it is tried again."""
+    device = next(tensors_in(inputs)).device
+    stream = torch.cuda.current_stream(device)
     try:
-        return Recording(function, network, inputs)
+        remember(known.recordings, key, Recording(function, network, inputs), MAX_RECORDINGS)
     except RuntimeError as error:
+        with torch.cuda.device(device):
+            torch.cuda.set_stream(stream)  # which torch leaves where recording fails
+        if not isinstance(error, torch.cuda.OutOfMemoryError):
+            known.refused.add(key)
         warnings.warn(f"{function.__name__} is not recorded as a CUDA graph, which is slower: {error}", stacklevel=3)
-        return False
+
+
+def remember(kept: OrderedDict, key: Hashable, value: Any, most: int) -> None:
+    """Adds an entry as the latest used, and forgets the ones that were not used for longest."""
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
 
 
 class Recording:
@@ -56,17 +88,29 @@ class Recording:
 
     def __init__(self, function: Callable[..., Any], network: nn.Module, inputs: Any):
         inputs = with_tensors(inputs, [tensor.clone() for tensor in tensors_in(inputs)])
-        self.inputs, self.graph, self.lock = list(tensors_in(inputs)), torch.cuda.CUDAGraph(), Lock()
+        self.inputs, self.graph = list(tensors_in(inputs)), torch.cuda.CUDAGraph()
+        device = self.inputs[0].device
         uncached = torch.autocast("cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False)
-        with uncached, torch.cuda.device(self.inputs[0].device), torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        graph = torch.cuda.graph(self.graph, pool=memory_pool(device), stream=recording_stream(device), capture_error_mode="thread_local")
+        with uncached, torch.cuda.device(device), graph:
             self.outputs = function(network, *inputs)
 
     def __call__(self, tensors: list[Tensor]) -> Any:
-        with self.lock:  # threads that tell stories with one model come one after the other
-            for own, given in zip(self.inputs, tensors, strict=True):
-                own.copy_(given)
-            self.graph.replay()
-            return with_tensors(self.outputs, [tensor.clone() for tensor in tensors_in(self.outputs)])
+        torch._foreach_copy_(self.inputs, tensors)
+        self.graph.replay()
+        return with_tensors(self.outputs, [tensor.clone() for tensor in tensors_in(self.outputs)])
+
+
+@lru_cache
+def recording_stream(device: torch.device) -> Any:
+    """The stream on which a device's graphs are recorded; torch's own is that of the first device that recorded any."""
+    return torch.cuda.Stream(device)
+
+
+@lru_cache
+def memory_pool(device: torch.device) -> Any:
+    """The memory that all graphs of a device share: they are replayed one after the other, and what they return is copied."""
+    return torch.cuda.graph_pool_handle()
 
 
 def on_gpu(tensors: list[Tensor]) -> bool:
@@ -79,7 +123,7 @@ def parts_of(value: Any) -> list[Any] | None:
     if isinstance(value, (tuple, list)):
         return list(value)
     if is_dataclass(value):
-        return [getattr(value, field.name) for field in fields(value)]
+        return [getattr(value, one.name) for one in fields(value)]
     return None
 
 
@@ -100,7 +144,7 @@ def with_tensors(value: Any, tensors: list[Tensor]) -> Any:
         return value
     made = [with_tensors(part, tensors) for part in parts]
     if is_dataclass(value):
-        return replace(value, **dict(zip((field.name for field in fields(value)), made, strict=True)))
+        return replace(value, **dict(zip((one.name for one in fields(value)), made, strict=True)))
     return type(value)(made)
 
 

@@ -20,7 +20,7 @@ from phenaki.past import Past
 from phenaki.sampling import Head, NoiseKey, Rounds, SamplingOptions, fill_chunk, guidance_at, guided, prepare_rounds
 from phenaki.story_plan import Chunk, ScenePlan, StoryPlan
 
-RECORDED_LENGTHS = 16  # of prompts on a GPU: whole numbers of so many vectors
+TEXT_LENGTH_STEP = 16  # on a GPU prompts are padded to whole numbers of so many vectors, so that chunks of most of them are recorded once
 
 @dataclass(frozen=True)
 class SceneText:
@@ -126,12 +126,10 @@ class SceneFiller:
         if options.correction_order == "critic" and options.num_corrections and generator.critic is None:
             raise ValueError('correction_order "critic": this model has none. Train one ([generator] critic = true), or correct by "halton"')
         self.generator, self.options = generator, options
-        own, self.both = (text.text, text.text_mask), None
-        if text.text.is_cuda:  # prompts of nearly the same length are then alike, and no chunk is recorded for each of them
-            own = _padded(own, math.ceil(text.text.shape[1] / RECORDED_LENGTHS) * RECORDED_LENGTHS)
-        self.cond = generator.encode_text(*own)
+        self.cond, self.both = generator.encode_text(*_stack((text.text, text.text_mask))), None
         if options.guidance_scale != 1:
-            self.both = generator.encode_text(*_stack(own, text.negative if text.negative else generator.no_text()))
+            other = text.negative if text.negative else generator.no_text()
+            self.both = generator.encode_text(*_stack((text.text, text.text_mask), other))
 
     @torch.no_grad()
     def fill(self, num_slices: int, past: Past, grid: tuple[int, int], key: NoiseKey, known: Tensor | None = None) -> Tensor:
@@ -275,15 +273,11 @@ def _ending(tokens: Tensor, chunk: Chunk) -> Tensor:
     return known
 
 
-def _stack(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Two encoded prompts as one batch of two, padded to the longer."""
-    length = max(first[0].shape[1], second[0].shape[1])
-    texts, masks = zip(*(_padded(one, length) for one in (first, second)), strict=True)
+def _stack(*prompts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Encoded prompts (1 l d) and their masks (1 l) as one batch, padded to the longest."""
+    length = max(text.shape[1] for text, _ in prompts)
+    if prompts[0][0].is_cuda:
+        length = math.ceil(length / TEXT_LENGTH_STEP) * TEXT_LENGTH_STEP
+    texts = [torch.nn.functional.pad(text, (0, 0, 0, length - text.shape[1])) for text, _ in prompts]
+    masks = [torch.nn.functional.pad(mask, (0, length - mask.shape[1])) for _, mask in prompts]
     return torch.cat(texts), torch.cat(masks)
-
-
-def _padded(prompt: tuple[Tensor, Tensor], length: int) -> tuple[Tensor, Tensor]:
-    """An encoded prompt (1 l d) and its mask (1 l), of `length` vectors."""
-    text, mask = prompt
-    rest = length - text.shape[1]
-    return torch.nn.functional.pad(text, (0, 0, 0, rest)), torch.nn.functional.pad(mask, (0, rest))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 ROPE_BASE = 100.0  # of the rotary wavelengths: grids here are tens of positions long, not thousands
 
-SHORT = 16  # of what is attended to: those of a tokenizer over time
+MAX_SHORT_LENGTH = 16  # of what attends and is attended to: slices of a tokenizer over time
 
 MAX_LAYERS = 1000  # of one kind: building a network takes time for each of them, before its weights are looked at
 
@@ -92,7 +92,7 @@ class Attention(nn.Module):
 
     def attend(self, queries: Tensor, source: KeysValues, mask: Tensor | None = None) -> Tensor:
         """queries (b h n d); mask: boolean, True = may be seen, broadcast to (b h n m). Returns (b n dim)."""
-        is_short = queries.is_cuda and source.keys.shape[2] <= SHORT
+        is_short = queries.is_cuda and max(queries.shape[2], source.keys.shape[2]) <= MAX_SHORT_LENGTH
         attention = short_attention if is_short else F.scaled_dot_product_attention
         out = attention(queries, source.keys, source.values, attn_mask=mask)
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
@@ -101,7 +101,8 @@ class Attention(nn.Module):
 def short_attention(queries: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor | None = None) -> Tensor:
     """torch's scaled_dot_product_attention as products and sums, for sequences of a few: its kernels for GPUs fill up tiles of 64 and more.
 
-    queries (b h n d), keys and values (b h m d); attn_mask: boolean, True = may be seen, broadcast to (b h n m). Returns (b h n d).
+    queries (b h n d), keys and values (b h m d); attn_mask: boolean, True = may be seen, broadcast to (b h n m), something for each query.
+    Returns (b h n d).
     """
     scores = (queries[..., :, None, :] * keys[..., None, :, :]).sum(-1, dtype=torch.float32) * queries.shape[-1] ** -0.5  # (b h n m)
     if attn_mask is not None:

@@ -30,7 +30,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 # The encoder always runs this many rows. With another number of rows the matrix products round differently,
 # and a prompt's text would depend on the prompts beside it.
 ROWS = 8
-GPU_ROWS = 128  # on a GPU, where they take as long as one
+GPU_ROWS = 128  # on a GPU, which a few rows of a small encoder leave idle
 
 MAX_COUNT = 1_000_000  # tokens or channels: far more than any text encoder has
 
@@ -94,7 +94,7 @@ class TextEncoder:
 
     @property
     def num_rows(self) -> int:
-        """That run at once, whatever is asked."""
+        """Rows that the encoder runs at once, however many are asked for."""
         return GPU_ROWS if self.device.type == "cuda" else ROWS
 
     @property

@@ -8,6 +8,7 @@ import torch
 from phenaki.data.storybook import SMALL_WORLD, StorybookWorld, open_world
 from phenaki.pixels import from_bytes, to_bytes
 from phenaki.training.clip_bank import ClipBank
+from phenaki.training.settings import TokenizerTraining
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,12 @@ def test_a_clip_depends_on_its_seed_and_number_alone(bank):
     assert not torch.equal(bank.clips(1, 0, 8, 5, 2), whole) and not torch.equal(bank.clips(0, 8, 8, 5, 2), whole)
 
 
-def test_a_whole_story_is_a_clip_and_a_longer_one_is_refused(bank):
+def test_a_whole_story_is_a_clip(bank):
     assert bank.clips(0, 0, 2, 13, 2).shape == (2, 3, 13, 16, 16)
-    with pytest.raises(ValueError, match="clips of 15 frames: the stories have 13; make them longer"):
-        bank.clips(0, 0, 2, 15, 2)
+
+
+def test_stories_that_do_not_fit_and_clips_that_are_too_long_are_refused(world):
+    with pytest.raises(ValueError, match=r"num_stories 1000000000000: painted they take .* GB, .* GB are free on cpu\. Lower it, or set it to 0"):
+        ClipBank(world, 0, 10**12, 13, 2)
+    with pytest.raises(ValueError, match=r"story_slices 5: clips of 7 slices \(num_slices\) are cut from these stories"):
+        TokenizerTraining(num_slices=7, num_stories=10, story_slices=5)

@@ -1,5 +1,7 @@
 """What is recorded of a network for a GPU, told with a graph that is made of Python; on a GPU, with real ones."""
 
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -71,6 +73,12 @@ class Doubler(nn.Module):
         return output
 
 
+class Weighted(Doubler):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+
 @pytest.fixture
 def fake_gpu(monkeypatch):
     """A GPU that records; yields the graphs that were made."""
@@ -82,8 +90,10 @@ def fake_gpu(monkeypatch):
 
     monkeypatch.setattr(cuda_graphs, "on_gpu", lambda tensors: True)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: made.append(Fake()) or made[-1])
-    for name, stand_in in (("graph", recording), ("device", nothing)):
+    for name, stand_in in (("graph", recording), ("device", nothing), ("current_stream", lambda device: "its stream")):
         monkeypatch.setattr(torch.cuda, name, stand_in)
+    for name in ("recording_stream", "memory_pool"):
+        monkeypatch.setattr(cuda_graphs, name, lambda device: None)
     monkeypatch.setattr(torch, "autocast", nothing)
     return made
 
@@ -114,17 +124,71 @@ def test_what_was_not_used_for_longest_is_forgotten(fake_gpu, monkeypatch):
     assert len(fake_gpu) == 4, "forgotten, and recorded anew"
 
 
+def refuses(error):
+    def refused():
+        raise error
+
+    return refused
+
+
 @torch.no_grad()
 def test_what_cannot_be_recorded_is_done_each_time(fake_gpu, monkeypatch):
-    def refused():
-        raise RuntimeError("no such thing in a graph")
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", refused)
-    network = Doubler()
+    streams, network = [], Doubler()
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", refuses(RuntimeError("no such thing in a graph")))
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
     assert replayed(Doubler.forward, network, torch.ones(1), 3.0).item() == 3.0
     with pytest.warns(UserWarning, match="forward is not recorded as a CUDA graph, which is slower: no such thing in a graph"):
         assert replayed(Doubler.forward, network, torch.full((1,), 2.0), 3.0).item() == 6.0
+    assert streams == ["its stream"]
     assert replayed(Doubler.forward, network, torch.full((1,), 4.0), 3.0).item() == 12.0, "and nothing is said again"
+
+
+@torch.no_grad()
+def test_where_memory_was_short_it_is_tried_again(fake_gpu, monkeypatch):
+    network, works = Doubler(), torch.cuda.CUDAGraph
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: None)
+    call = lambda value: replayed(Doubler.forward, network, torch.full((1,), value), 3.0).item()
+    call(1.0)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", refuses(torch.cuda.OutOfMemoryError("full")))
+    with pytest.warns(UserWarning, match="full"):
+        assert call(2.0) == 6.0
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", works)
+    assert call(4.0) == 12.0 and len(fake_gpu) == 1
+
+
+@torch.no_grad()
+def test_weights_that_lie_elsewhere_are_recorded_anew(fake_gpu):
+    network = Weighted()
+    call = lambda value: replayed(Doubler.forward, network, torch.full((1,), value), 3.0).item()
+    call(1.0), call(2.0)
+    network.weight = nn.Parameter(torch.ones(1))
+    assert call(3.0) == 9.0 and len(fake_gpu) == 1
+    assert call(4.0) == 12.0 and len(fake_gpu) == 2
+
+
+@torch.no_grad()
+def test_kinds_that_come_once_do_not_pile_up(fake_gpu, monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "MAX_MET", 5)
+    network = Doubler()
+    replayed(Doubler.forward, network, torch.ones(1), 0.5)
+    replayed(Doubler.forward, network, torch.ones(1), 0.5)
+    for by in range(50):
+        replayed(Doubler.forward, network, torch.ones(1), float(by))
+    known = cuda_graphs._KNOWN[network]
+    assert len(known.met) == 5 and len(known.recordings) == 1, "and push no recording out"
+
+
+def test_threads_record_and_replay_one_after_the_other(fake_gpu):
+    network = Doubler()
+
+    @torch.no_grad()
+    def tell(value):
+        return [replayed(Doubler.forward, network, torch.full((4,), value), 2.0).tolist() for _ in range(50)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for value, told in zip(range(8), pool.map(tell, map(float, range(8))), strict=True):
+            assert told == [[2.0 * value] * 4] * 50
+    assert len(fake_gpu) == 1
 
 
 def test_nothing_is_recorded_where_gradients_are_wanted_or_there_is_no_gpu(fake_gpu, monkeypatch):
@@ -153,7 +217,10 @@ def test_a_story_on_a_gpu_is_the_same_recorded_or_not(order, monkeypatch):
     def told():
         return torch.cat([chunk.frames for chunk in direct(planned, tokenizer, generator, texts, options, 3, (4, 4))])
 
-    recorded = told()
-    assert cuda_graphs._RECORDINGS[generator] and torch.equal(told(), recorded)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recorded = told()
+        assert torch.equal(told(), recorded)
+    assert all(cuda_graphs._KNOWN[network].recordings for network in (tokenizer, generator))
     monkeypatch.setattr(cuda_graphs, "on_gpu", lambda tensors: False)
     assert torch.equal(told(), recorded)

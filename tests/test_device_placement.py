@@ -18,6 +18,7 @@ from phenaki.data.art import draw_art
 from phenaki.data.storybook import SMALL_WORLD, StorybookWorld
 from phenaki.director import fill_scene, see_context
 from phenaki.evaluation.referee import Referee, labels_of
+from phenaki.layers import short_attention
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.past import decode_after
 from phenaki.sampling import NoiseKey, SamplingOptions, prepare_rounds
@@ -88,6 +89,7 @@ def test_what_a_chunk_takes_asks_the_host_for_nothing(order):
         fill_scene(network, tokens, prepared, cond, both, None, True)
         _, memory = decode_after(tokenizer, tokens, [], True)
         decode_after(tokenizer, tokens, memory, False)
+        short_attention(*torch.zeros(3, 2, 2, 4, 8, device=META), attn_mask=torch.ones(4, 4, dtype=torch.bool, device=META))
     assert seen.met == []
     with seen:
         tokens[0] = 5

@@ -58,7 +58,7 @@ def first_referee(options: argparse.Namespace, world: StorybookWorld) -> Referee
         trained = load_referee(options.init_from)
         alike = {name for name, names in referee.labels.items() if trained.labels.get(name) == names}
         weights = {name: value for name, value in trained.state_dict().items() if not name.startswith("heads.") or name.split(".")[1] in alike}
-        referee.load_state_dict(weights, strict=False)
+        referee.load_state_dict({**referee.state_dict(), **weights})
     return referee
 
 

@@ -70,8 +70,9 @@ class StorybookWorld:
         held_out_words, where given, decides about the words alone: with True every scene has held-out words.
         """
         if self.small and random.Random(f"small {seed} {index}").random() < self.config.small_share:
-            whole = {"held_out": held_out, "held_out_words": held_out_words, "lengths": lengths, "max_scenes": max_scenes, "align": align}
-            return self.small.story(seed, index, num_frames, **whole)
+            return self.small.story(
+                seed, index, num_frames, held_out=held_out, held_out_words=held_out_words, lengths=lengths, max_scenes=max_scenes, align=align
+            )
         rng = random.Random(f"storybook {seed} {index}")
         lengths = lengths or self._lengths(rng, num_frames, max_scenes, align)
         scenes: list[SceneTruth] = []

@@ -8,29 +8,29 @@ from torch import Tensor
 from phenaki.data.storybook import StorybookWorld
 from phenaki.devices import sent
 from phenaki.pixels import from_bytes, to_bytes
-
-PAINTED = 128  # stories at once
+from phenaki.training.memory import free_memory, gigabytes
 
 
 class ClipBank:
     """Clips cut from so many stories of a world (training/tokenizer.py: Source)."""
 
     def __init__(self, world: StorybookWorld, seed: int, num_stories: int, num_frames: int, align: int, max_scenes: int = 3):
-        """The stories are those that `world.told_clips` tells of the same arguments."""
-        size = world.config.size
+        """The stories are those that `world.told_clips` tells of the same arguments. ValueError where their bytes do not fit."""
+        size, device = world.config.size, world.device
         self.fingerprint = f"{world.fingerprint} {num_stories} stories of {num_frames} frames, seed {seed}, up to {max_scenes} scenes"
-        self.frames = torch.empty(num_stories, num_frames, 3, size, size, dtype=torch.uint8, device=world.device)
-        for first in range(0, num_stories, PAINTED):
-            numbers = range(first, min(first + PAINTED, num_stories))
-            stories = [world.story(seed, index, num_frames, max_scenes=max_scenes, align=align) for index in numbers]
-            self.frames[first : first + len(stories)] = to_bytes(world.render(stories)).transpose(1, 2)
+        needed, free = num_stories * num_frames * 3 * size**2, free_memory(device)
+        if free is not None and needed > free:
+            lacks = f"num_stories {num_stories}: painted they take {gigabytes(needed)}, {gigabytes(free)} are free on {device}"
+            raise ValueError(f"{lacks}. Lower it, or set it to 0, which paints every clip anew")
+        self.frames = torch.empty(num_stories, num_frames, 3, size, size, dtype=torch.uint8, device=device)
+        begin = 0
+        for videos, _ in world.told_clips(seed, num_stories, num_frames, align, max_scenes):
+            self.frames[begin : begin + len(videos)] = to_bytes(videos).transpose(1, 2)
+            begin += len(videos)
 
     def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor:
         """Clips first .. first + count - 1 of a run, (b c f h w) float in [-1, 1]: each begins a multiple of `align` frames into a story."""
         num_stories, length = self.frames.shape[:2]
-        if num_frames > length:
-            told = f"clips of {num_frames} frames: the stories have {length}"
-            raise ValueError(f"{told}; make them longer (story_slices) or the clips shorter (num_slices)")
         begins = []
         for index in range(first, first + count):
             rng = random.Random(f"bank {seed} {index}")

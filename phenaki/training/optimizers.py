@@ -104,8 +104,8 @@ class EMA:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))  # early on the average follows faster
-        moved = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
-        torch._foreach_lerp_([self.weights[name] for name in moved], list(moved.values()), 1 - decay)
-        for name, tensor in model.state_dict().items():
-            if name not in moved:
-                self.weights[name].copy_(tensor)
+        state = model.state_dict()
+        moved = [name for name, tensor in state.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([self.weights[name] for name in moved], [state.pop(name) for name in moved], 1 - decay)
+        for name, tensor in state.items():
+            self.weights[name].copy_(tensor)

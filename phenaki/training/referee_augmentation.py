@@ -1,7 +1,7 @@
 """How a clip may look otherwise and still show the same: small shifts, other light, blur, noise, and the blocks of a JPEG.
 
 Each is drawn for a clip and alike in all its frames, except noise. Nothing is mirrored: left and right are told apart.
-What is done is drawn on the CPU and done where the clips are; a GPU never has to answer.
+What is done is drawn on the CPU, but for the noise of a GPU, and done where the clips are; a GPU never has to answer.
 """
 
 import math
@@ -59,8 +59,7 @@ def blurred(video: Tensor, generator: torch.Generator) -> Tensor:
 
 def noisy(video: Tensor, generator: torch.Generator) -> Tensor:
     """With Gaussian noise, another in every frame."""
-    level = MAX_NOISE * torch.rand(len(video), 1, 1, 1, 1, generator=generator)
-    level = sent(level, video.device)
+    level = sent(MAX_NOISE * torch.rand(len(video), 1, 1, 1, 1, generator=generator), video.device)
     if video.device.type == "cuda":  # millions of numbers, too many to wait for: drawn there, from the same seed
         generator = torch.Generator(video.device).manual_seed(generator.initial_seed())
     return video + level * torch.randn(video.shape, generator=generator, device=video.device)

@@ -79,7 +79,7 @@ def own_context(
     b, _, h, w = context.shape
     blank = torch.zeros(b, config.chunk_slices, h, w, dtype=torch.long, device=context.device)
     keys = [NoiseKey(seed, scene=0, chunk=0) for seed in rollout.seeds.tolist()]
-    everywhere = torch.ones_like(blank[0], dtype=torch.bool)
+    everywhere = torch.ones(blank.shape[1:], dtype=torch.bool)
     sizes = {"factor_size": config.factor_size, "num_factors": config.token_factors}
     options = SamplingOptions(num_steps, guidance_scale=1, temperature=TEMPERATURE, order="halton")
     made = sample_chunk(predict, blank, everywhere, options, keys, **sizes)

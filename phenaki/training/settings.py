@@ -32,6 +32,8 @@ class TokenizerTraining:
         check_range(self, "num_slices", "story_slices", at_least=1)
         check_range(self, "num_stories", at_least=0)
         check_range(self, "image_prob", at_least=0, at_most=1)
+        if self.num_stories and self.story_slices < self.num_slices:
+            raise ValueError(f"story_slices {self.story_slices}: clips of {self.num_slices} slices (num_slices) are cut from these stories")
 
 
 def _table(values: Any, source: str) -> dict[str, Any]:
