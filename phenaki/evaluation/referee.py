@@ -24,7 +24,10 @@ ATTRIBUTES = ("actor", "place", "time", "weather", "motion", "companion", "objec
 SIZE = 64  # pixels a side that the networks see; other videos are resized
 MOTION_REACH = 4  # frames before and after the judged one that motion is seen in
 SHIPPED = Path(__file__).parent / "referees"  # a file of weights for each world
-HASHES = {"small": "8ebfc2ab28f758d3935ba9019e75086cca0e745131d5f1d91370c8e1f15e7092"}  # SHA-256 of the shipped files
+HASHES = {  # SHA-256 of the shipped files
+    "small": "8ebfc2ab28f758d3935ba9019e75086cca0e745131d5f1d91370c8e1f15e7092",
+    "wide": "fba5948ce22602ecfca9abc4422afa6ee732431a72a8b630a2c375a9bc9db76a",
+}
 
 
 class RefereeError(ValueError):
