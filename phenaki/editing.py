@@ -143,7 +143,8 @@ def stream_edit(phenaki: Phenaki, clip: Clip, told: Edit) -> Iterator[StoryChunk
     options = sampling_options(phenaki.info.sampling, told.guidance_scale, told.num_steps)
     story = told.as_story(plan.num_frames / phenaki.info.fps)
     text = phenaki.scene_text(story.scenes[0].prompt, story.negative)
-    painter = Repainter(phenaki.tokenizer, phenaki.generator, text, options, story.seed, told.keep)
+    with phenaki.precision():
+        painter = Repainter(phenaki.tokenizer, phenaki.generator, text, options, story.seed, told.keep)
     return _painted(phenaki, plan, painter, told, story.scenes[0].prompt)
 
 

@@ -70,6 +70,13 @@ def test_around_the_box_it_is_the_other_way_round(model):
     assert (outside(made.frames) != outside(clip.frames)).mean() > 0.8
 
 
+def test_a_model_that_computes_in_bfloat16_edits_too(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    clip = clip_of(7)
+    made = edit(clip, "a bear", box=BOX, model=Phenaki.from_pretrained(tmp_path, dtype="bfloat16"))
+    assert np.array_equal(outside(made.frames), outside(clip.frames)) and (made.frames[INSIDE] != clip.frames[INSIDE]).mean() > 0.9
+
+
 @pytest.mark.parametrize("first, last", [(0, 0), (3, 6), (5, 19), (19, 19)])
 def test_frames_in_between_are_made_and_the_others_stay(model, first, last):
     clip = clip_of(20)
