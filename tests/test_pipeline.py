@@ -432,6 +432,23 @@ def test_the_cpu_computes_in_what_it_is_measured_to_be_much_faster_in(monkeypatc
     cpu_is_faster_in_bf16.cache_clear()
 
 
+@pytest.mark.parametrize("gain, chosen", [(4.5, True), (0.2, False)])
+def test_other_work_on_the_cores_does_not_decide_the_numbers(monkeypatch, gain, chosen):
+    runs = []
+
+    def seconds(one, other):  # in the first runs both kinds wait for the core as long as a product takes, and longer
+        runs.append(one.dtype)
+        own = 1.0 if one.dtype == torch.float32 else 1.0 / gain
+        return own if len(runs) > 30 else own + 20
+
+    monkeypatch.setattr(devices, "_seconds", seconds)
+    cpu_is_faster_in_bf16.cache_clear()
+    threads = torch.get_num_threads()
+    assert cpu_is_faster_in_bf16() is chosen and len(runs) <= 2 * devices.MOST_RUNS
+    cpu_is_faster_in_bf16.cache_clear()
+    assert torch.get_num_threads() == threads
+
+
 def test_a_dtype_that_is_asked_for_is_taken():
     cpu = torch.device("cpu")
     assert choose_dtype("bfloat16", cpu) is torch.bfloat16 and choose_dtype(torch.float32, cpu) is torch.float32
