@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from phenaki.cvivit import CViViT, CViViTConfig
-from phenaki.data.decoding import DecodingPool
 from phenaki.evaluation.weights import weights_path
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 
@@ -23,6 +22,8 @@ def own_cache(tmp_path_factory, monkeypatch):
 @pytest.fixture(scope="session")
 def pool():
     """One decoding process for all tests."""
+    from phenaki.data.decoding import DecodingPool  # which needs the video codec: tests of networks run without it, as on a machine that only trains
+
     with DecodingPool(1) as shared:
         yield shared
 
