@@ -134,10 +134,9 @@ def _shard(objective: Objective, group: Group) -> None:
     fully_shard(objective, mesh=mesh)
 
 
-def layers_of(module: nn.Module, *stacks: str) -> list[nn.Module]:
-    """The layers of every stack inside that has one of these names: by default of "layers", those of the transformers."""
-    named = ((name.rpartition(".")[2], stack) for name, stack in module.named_modules() if isinstance(stack, (nn.ModuleList, nn.Sequential)))
-    return [layer for name, stack in named if name in (stacks or ("layers",)) for layer in stack]
+def layers_of(module: nn.Module, name: str = "layers", kind: type = nn.ModuleList) -> list[nn.Module]:
+    """The layers of every stack of layers inside; or what other stacks hold that are of this kind and have a name with this end."""
+    return [layer for own, stack in module.named_modules() if own.endswith(name) and isinstance(stack, kind) for layer in stack]
 
 
 def methods_of(layer: nn.Module) -> list[str]:
@@ -153,11 +152,11 @@ def checkpoint_activations(model: nn.Module) -> None:
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Each kind of layer is compiled, and those of its kind share what was made: once for the first shape, once for all others.
+    """Each kind of layer or block of convolutions is compiled; those of its kind share what was made: once for the first shape, once for all others.
 
     What is between the layers is run as it is. Whole steps would be compiled anew for every length of a caption.
     """
-    for layer in layers_of(model, "layers", "blocks"):
+    for layer in [*layers_of(model), *layers_of(model, "blocks", nn.Sequential)]:
         for method in methods_of(layer):
             setattr(layer, method, torch.compile(getattr(layer, method)))
 

@@ -165,7 +165,7 @@ class TokenizerTask:
     @torch.no_grad()
     def sample(self, model: CViViT, path: Path) -> None:
         """Clips drawn with another seed: truth above what the averaged weights make of it."""
-        truth = self._clips(self.held_out or self.source, SAMPLE_SEED, 0, 4, model.num_frames(min(4, self.training.num_slices)))
+        truth = self._clips(self.source, SAMPLE_SEED, 0, 4, model.num_frames(min(4, self.training.num_slices)))
         made = model(truth).video
         save_video_rows(torch.stack([truth, made], dim=1).flatten(0, 1), path, self.info.fps)
 
