@@ -17,7 +17,7 @@ from phenaki.cvivit import CViViT
 from phenaki.devices import sent
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, FactorHeads, MaskGIT, TextCache
 from phenaki.past import Past
-from phenaki.sampling import Head, NoiseKey, Rounds, SamplingOptions, fill_chunk, guidance_at, guided, prepare_rounds
+from phenaki.sampling import Head, NoiseKey, PreparedRounds, SamplingOptions, fill_chunk, guidance_at, guided, prepare_rounds
 from phenaki.story_plan import Chunk, ScenePlan, StoryPlan
 
 TEXT_LENGTH_STEP = 16  # on a GPU prompts are padded to whole numbers of so many vectors, so that chunks of most of them are recorded once
@@ -169,7 +169,7 @@ def see_context(generator: MaskGIT, tokens: Tensor, kinds: Tensor) -> Context:
 
 
 def fill_scene(
-    generator: MaskGIT, tokens: Tensor, prepared: Rounds, cond: TextCache, both: TextCache | None, context: Context | None, starts: bool
+    generator: MaskGIT, tokens: Tensor, prepared: PreparedRounds, cond: TextCache, both: TextCache | None, context: Context | None, starts: bool
 ) -> Tensor:
     """Tokens (1 t h w) of a chunk, filled in sight of its context; both: text and what guidance leads away from, None = no guidance."""
     twice, options, heads = context.repeated(2) if context and both else context, prepared.options, generator.to_logits

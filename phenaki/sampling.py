@@ -102,7 +102,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Rounds:
+class PreparedRounds:
     """All that a chunk is filled with besides the model: tensors are on its device, and differ in their numbers alone between chunks of a kind.
 
     mask: (t h w), True = to be filled; ranks: (n,) of the positions in Halton order; noise: (rounds purposes b n), of a round the
@@ -110,22 +110,23 @@ class Rounds:
     """
 
     options: SamplingOptions
-    turns: tuple[Round, ...]
+    rounds: tuple[Round, ...]
     mask: Tensor
     ranks: Tensor
     noise: Tensor
 
 
-def prepare_rounds(mask: Tensor, options: SamplingOptions, keys: list[NoiseKey], num_factors: int, device: torch.device) -> Rounds:
+def prepare_rounds(mask: Tensor, options: SamplingOptions, keys: list[NoiseKey], num_factors: int, device: torch.device) -> PreparedRounds:
     """The rounds of a chunk for a model on a device. mask: (t h w); keys: the noise of each sample."""
-    turns = tuple(rounds(mask.cpu(), options))
+    rounds = list(plan_rounds(mask.cpu(), options))
     purposes, count = [f"factor {index}" for index in range(num_factors)], mask.numel()
-    noise = [uniform_noise(keys, turn.step, purposes, count) for turn in turns]
+    noise = [uniform_noise(keys, one.step, purposes, count) for one in rounds]
     if options.order == "confidence":
-        noise = [torch.cat([one, gumbel(uniform_noise(keys, turn.step, ["choice"], count))]) for one, turn in zip(noise, turns, strict=True)]
+        choice = (gumbel(uniform_noise(keys, one.step, ["choice"], count)) for one in rounds)
+        noise = [torch.cat(both) for both in zip(noise, choice, strict=True)]
     drawn = torch.stack(noise) if noise else torch.empty(0, num_factors, len(keys), count)
-    turns = tuple(turn if turn.part is None else replace(turn, part=sent(turn.part, device)) for turn in turns)
-    return Rounds(options, turns, sent(mask, device), sent(halton_order(*mask.shape), device), sent(drawn, device))
+    placed = tuple(one if one.part is None else replace(one, part=sent(one.part, device)) for one in rounds)
+    return PreparedRounds(options, placed, sent(mask, device), sent(halton_order(*mask.shape), device), sent(drawn, device))
 
 
 def sample_chunk(
@@ -153,7 +154,7 @@ def sample_chunk(
 def fill_chunk(
     predict: Callable[[Tensor, Tensor, int], Head],
     tokens: Tensor,
-    prepared: Rounds,
+    prepared: PreparedRounds,
     *,
     factor_size: int,
     num_factors: int = 1,
@@ -171,28 +172,28 @@ def fill_chunk(
     options, mask, ranks = prepared.options, prepared.mask, prepared.ranks
     shape, mask_token_id = tokens.shape, factor_size**num_factors
     tokens = tokens.masked_fill(mask, mask_token_id).flatten(1)  # (b n)
-    for turn, noise in zip(prepared.turns, prepared.noise, strict=True):
+    for this, noise in zip(prepared.rounds, prepared.noise, strict=True):
         order = options.order
-        if turn.part is not None:
-            order, again = options.correction_order, turn.part.expand(len(tokens), -1)
+        if this.part is not None:
+            order, again = options.correction_order, this.part.expand(len(tokens), -1)
             if order == "critic":
-                again = critic(tokens.view(shape)).flatten(1).masked_fill(~mask.flatten(), -torch.inf).topk(turn.num_hidden, dim=1).indices
+                again = critic(tokens.view(shape)).flatten(1).masked_fill(~mask.flatten(), -torch.inf).topk(this.num_hidden, dim=1).indices
             tokens = tokens.scatter(1, again, mask_token_id)
         still = tokens == mask_token_id
-        hidden = hidden_positions(still, turn.num_hidden, alike=len(tokens) == 1 or order == "halton")
-        head = predict(tokens.view(shape), hidden, turn.step)
+        hidden = hidden_positions(still, this.num_hidden, alike=len(tokens) == 1 or order == "halton")
+        head = predict(tokens.view(shape), hidden, this.step)
         chosen, log_prob = choose_tokens(head, noise[:num_factors, :, hidden], options.temperature, factor_size)
         kept = still[:, hidden]  # not: known in this sample, hidden in another
-        if turn.num_kept < turn.num_hidden:
+        if this.num_kept < this.num_hidden:
             sureness = -ranks[hidden].float().expand_as(chosen)
             if order == "confidence":
-                sureness = log_prob + options.choice_temperature * (1 - (turn.step + 1) / options.num_steps) * noise[-1, :, hidden]
-            kept = surest(sureness, kept, turn.num_kept)
+                sureness = log_prob + options.choice_temperature * (1 - (this.step + 1) / options.num_steps) * noise[-1, :, hidden]
+            kept = surest(sureness, kept, this.num_kept)
         tokens[:, hidden] = torch.where(kept, chosen, tokens[:, hidden])
     return tokens.view(shape)
 
 
-def rounds(mask: Tensor, options: SamplingOptions) -> Iterator[Round]:
+def plan_rounds(mask: Tensor, options: SamplingOptions) -> Iterator[Round]:
     """All rounds of a chunk; mask (t h w), on the CPU. The last round that fills keeps all that it chooses, and so does every correction."""
     schedule, total = mask_schedule(options.mask_schedule), int(mask.sum())
     hidden = total
