@@ -56,7 +56,7 @@ def open_output(output: str | Path, ending: str = ".mp4") -> None:
 
 def _check_inside(found: list[Path], folder: Path) -> None:
     root = folder.resolve()
-    outside = [path.name for path in found if path.resolve().parent != root]
+    outside = [path.name for path in found if Path(os.path.realpath(path)).parent != root]
     if outside:
         raise ScriptFolderError(f"{folder}: {outside[0]} is a link that leaves the folder: put the script into it")
 

@@ -202,7 +202,10 @@ def load_counter(config: TextConfig) -> Callable[[str], int] | None:
         return None
     from tokenizers import Tokenizer  # a part of what `transformers` brings; a hundredth of its seconds
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception:  # of no kind of its own; the encoder, when it is loaded, says what is wrong
+        return None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return lambda prompt: len(tokenizer.encode(prompt).ids)

@@ -9,6 +9,7 @@ import base64
 import html
 import json
 import os
+import struct
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from phenaki.atomic import put
 from phenaki.video_encoders import GifEncoder, SequenceEncoder, StreamEncoder
@@ -261,6 +262,15 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(picture, dtype=np.int64).clip(0, 65535) // 257).astype(np.uint8))
 
 
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as its camera says that it was held (EXIF): phones store upright pictures lying down. As stored where that cannot be read."""
+    picture.load()
+    try:
+        return ImageOps.exif_transpose(picture)
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
+        return picture
+
+
 def read_image(path: str | Path | BinaryIO, size: int | None = None) -> np.ndarray:
     """A picture as uint8 (h, w, 3), transparent parts over white; size: resized and cropped to a square of so many pixels."""
     if isinstance(path, (str, Path)):
@@ -269,7 +279,7 @@ def read_image(path: str | Path | BinaryIO, size: int | None = None) -> np.ndarr
         with Image.open(path, formats=("PNG", "JPEG", "WEBP", "BMP")) as picture:
             if picture.width * picture.height > MAX_IMAGE_PIXELS:
                 raise VideoError(f"{path}: {picture.width}x{picture.height} pixels; at most {MAX_IMAGE_PIXELS} are read")
-            rgba = _eight_bits(picture).convert("RGBA")
+            rgba = _eight_bits(_upright(picture)).convert("RGBA")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise VideoError(f"{path}: {error.strerror}") from error
     except Image.DecompressionBombError as error:

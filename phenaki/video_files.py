@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,7 +269,7 @@ def decode_gif(path: Path, resize: Resize | None = None, max_frames: int = MAX_F
             comment = picture.info.get("comment", b"").decode("utf-8", "replace")
     except VideoError:
         raise
-    except (OSError, ValueError, SyntaxError, IndexError, EOFError) as error:
+    except (OSError, ValueError, SyntaxError, IndexError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise VideoError(f"{path}: not a whole GIF ({error})") from error
     values = parse_json_object(comment)
     fps = values.get("fps")

@@ -58,6 +58,13 @@ def test_a_run_with_the_shipped_tokenizer_goes_on(config, shipped, tmp_path):
     assert newest(out / "generator").name == "step-0000004" and load_model(out / "model").info.training["generator_steps"] == 4
 
 
+def test_a_first_run_stopped_before_its_model_was_whole_goes_on(config, shipped, tmp_path):
+    train(config, tmp_path / "out", 1)
+    (tmp_path / "out/model/config.json").unlink()
+    assert "tokenizer: storybook" in train(config, tmp_path / "out", 2)
+    assert load_model(tmp_path / "out/model").info.training["generator_steps"] == 2
+
+
 class Cut:
     """The power cut at a call of a function that writes into `folder`; calls are counted over all functions."""
 

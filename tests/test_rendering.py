@@ -128,6 +128,11 @@ def test_links_that_lead_out_of_the_folder_are_refused(scripts, tmp_path):
         find_jobs(scripts, tmp_path / "out")
 
 
+def test_a_link_that_leads_to_itself_does_not_stop_the_others(scripts, tmp_path):
+    (scripts / "z.txt").symlink_to("z.txt")
+    assert scripts / "z.txt" in [job.script for job in find_jobs(scripts, tmp_path / "out")], "it fails by itself, when it is read"
+
+
 def test_folders_that_cannot_be(scripts, tmp_path):
     (tmp_path / "empty").mkdir()
     for folder, words in (("nosuch", "there is none"), ("scripts/a.txt", "there is a file"), ("empty", "holds no story scripts")):

@@ -425,6 +425,7 @@ def test_a_pipe_is_no_story(tmp_path, name):
         ("C:\\panda.png", ["not absolute"]),
         ("a/../../panda.png", ["`..`"]),
         ("link.png", ["leaves the story's folder"]),
+        ("loop.png", ["scenes[1]."]),
         ("x\\0y", ["scenes[1]."]),
         (".", ["no such file"]),
     ],
@@ -434,6 +435,7 @@ def test_bad_files_of_scenes(tmp_path, field, image, words):
     outside = write(tmp_path, "panda.png", b"picture")
     (tmp_path / "story").mkdir()
     (tmp_path / "story" / "link.png").symlink_to(outside)
+    (tmp_path / "story" / "loop.png").symlink_to("loop.png")
     quoted = f'"{image}"' if image == "x\\0y" else f"'{image}'"
     script = write(tmp_path / "story", "a.yaml", BEAR + f"  - prompt: a panda\n    {field}: {quoted}\n")
     refused(script, "a.yaml:4", f"scenes[1].{field}", *words)

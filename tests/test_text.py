@@ -149,6 +149,11 @@ def test_what_counts_tokens_agrees_with_the_encoder(minilm, t5_folder):
     assert load_counter(TextConfig(str(t5_folder))) is None and load_counter(TextConfig("owner/name")) is None
 
 
+def test_an_encoder_with_a_broken_tokenizer_counts_nothing(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert load_counter(TextConfig(str(tmp_path))) is None
+
+
 @pytest.mark.parametrize(
     ("prompts", "error", "message"),
     [

@@ -476,6 +476,49 @@ def test_a_gif_whose_frames_outgrow_its_screen_is_refused(tmp_path):
         read_video(tmp_path / "a.gif")
 
 
+def test_a_gif_cut_anywhere_is_refused_or_read(tmp_path):
+    first, second = (Image.fromarray(pixels) for pixels in gradient(2, 8, 8))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second], comment=b"{}")
+    data = (tmp_path / "a.gif").read_bytes()
+    refusals = 0
+    for length in range(1, len(data)):
+        (tmp_path / "cut.gif").write_bytes(data[:length])
+        try:
+            assert len(read_video(tmp_path / "cut.gif")) in (1, 2), length
+        except VideoError as error:
+            assert "not a whole GIF" in str(error), length
+            refusals += 1
+    assert refusals > len(data) // 2
+
+
+def test_a_gif_of_billions_of_pixels_is_refused(tmp_path):
+    Image.new("RGB", (1, 1)).save(tmp_path / "a.gif")
+    data = bytearray((tmp_path / "a.gif").read_bytes())
+    data[6:10] = struct.pack("<2H", 60_000, 60_000)
+    (tmp_path / "a.gif").write_bytes(data)
+    with pytest.raises(VideoError, match=r"a\.gif: not a whole GIF"):
+        read_video(tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_a_picture_stands_as_its_camera_was_held(tmp_path, ending):
+    """Orientation 6: what is stored lies on its left side, so its left edge is the upright picture's top."""
+    stored, exif = np.zeros((16, 32, 3), np.uint8), Image.Exif()
+    stored[:, :16] = 255
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(tmp_path / f"a.{ending}", exif=exif)
+    upright = read_image(tmp_path / f"a.{ending}")
+    assert upright.shape == (32, 16, 3) and upright[:12].min() > 200 and upright[20:].max() < 55
+    exif[0x0112] = 1
+    Image.fromarray(stored).save(tmp_path / f"b.{ending}", exif=exif)
+    assert read_image(tmp_path / f"b.{ending}").shape == (16, 32, 3)
+
+
+def test_a_picture_with_a_senseless_exif_block_is_read_as_stored(tmp_path):
+    Image.fromarray(gradient(1, 16, 32)[0]).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert read_image(tmp_path / "a.jpg").shape == (16, 32, 3)
+
+
 @pytest.mark.parametrize("fps", [8, 999])
 def test_frames_that_last_for_days_are_not_written_out(tmp_path, monkeypatch, fps):
     Video(gradient(3), 0.01).save(tmp_path / "a.mp4")

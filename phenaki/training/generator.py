@@ -248,7 +248,7 @@ def run_generator_training(
     settings = load_settings(config)
     check_folder(out)
     training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, steps, seed))
-    origin = tokenizer or (out / "model" if (out / "model").exists() else "storybook")
+    origin = tokenizer or (out / "model" if (out / "model" / "config.json").is_file() else "storybook")
     with joined(device) as group:
         note = on_note if group.leads else silent
         note(f"tokenizer: {origin}")
