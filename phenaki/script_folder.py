@@ -34,13 +34,18 @@ def find_jobs(scripts: str | Path, output: str | Path, ending: str = ".mp4") -> 
         raise ScriptFolderError(f"ending {ending!r}: needed {' or '.join(RENDERED_ENDINGS)}")
     if not os.path.isdir(scripts):
         raise ScriptFolderError(f"{scripts}: needed a folder of scripts, there is {'a file' if os.path.exists(scripts) else 'none'}")
-    found = sorted(path for path in scripts.iterdir() if path.suffix.lower() in PARSERS and not path.name.startswith(".") and not path.is_dir())
+    found = scripts_in(scripts)
     if not found:
         raise ScriptFolderError(f"{scripts}: holds no story scripts ({' '.join(PARSERS)})")
     _check_inside(found, scripts)
     jobs = [Job(path, output / f"{path.stem}{ending}") for path in found]
     _check_apart(jobs)
     return jobs
+
+
+def scripts_in(folder: Path) -> list[Path]:
+    """Its files with an ending of story scripts, by name; no hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PARSERS and not path.name.startswith(".") and not path.is_dir())
 
 
 def open_output(output: str | Path, ending: str = ".mp4") -> None:
@@ -56,7 +61,8 @@ def open_output(output: str | Path, ending: str = ".mp4") -> None:
 
 def _check_inside(found: list[Path], folder: Path) -> None:
     root = folder.resolve()
-    outside = [path.name for path in found if Path(os.path.realpath(path)).parent != root]
+    real = {path.name: Path(os.path.realpath(path)) for path in found}  # Path.resolve fails at links in a circle, before Python 3.13
+    outside = [name for name, path in real.items() if path.parent != root]
     if outside:
         raise ScriptFolderError(f"{folder}: {outside[0]} is a link that leaves the folder: put the script into it")
 

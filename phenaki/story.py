@@ -226,10 +226,7 @@ def _file_in(folder: Path, name: str) -> str:
     ways = PurePosixPath(name), PureWindowsPath(name)
     if any(way.anchor or ".." in way.parts for way in ways):
         raise ValueError("needs a path inside the story's folder: not absolute and without `..`")
-    try:
-        path, root = (folder / name).resolve(), folder.resolve()
-    except RuntimeError:  # so Python before 3.13 says it
-        raise ValueError("is a link that leads back to itself: put the file there") from None
+    path, root = (Path(os.path.realpath(one)) for one in (folder / name, folder))  # Path.resolve fails at links in a circle, before Python 3.13
     if not path.is_relative_to(root):
         raise ValueError(f"is a link that leaves the story's folder {root}: put the file into it")
     if not path.is_file():

@@ -6,6 +6,7 @@ package a video is a float tensor (b c f h w) in [-1, 1]. `b` batch, `t` token t
 """
 
 import base64
+import contextlib
 import html
 import json
 import os
@@ -262,13 +263,11 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(picture, dtype=np.int64).clip(0, 65535) // 257).astype(np.uint8))
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    """Turned as its camera says that it was held (EXIF): phones store upright pictures lying down. As stored where that cannot be read."""
+def _turn_upright(picture: Image.Image) -> None:
+    """Turns it as its camera says that it was held (EXIF), where that can be read: phones store upright pictures lying down."""
     picture.load()
-    try:
-        return ImageOps.exif_transpose(picture)
-    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
-        return picture
+    with contextlib.suppress(SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
+        ImageOps.exif_transpose(picture, in_place=True)  # no copy; and it is turned before what else is in the block may fail
 
 
 def read_image(path: str | Path | BinaryIO, size: int | None = None) -> np.ndarray:
@@ -279,7 +278,8 @@ def read_image(path: str | Path | BinaryIO, size: int | None = None) -> np.ndarr
         with Image.open(path, formats=("PNG", "JPEG", "WEBP", "BMP")) as picture:
             if picture.width * picture.height > MAX_IMAGE_PIXELS:
                 raise VideoError(f"{path}: {picture.width}x{picture.height} pixels; at most {MAX_IMAGE_PIXELS} are read")
-            rgba = _eight_bits(_upright(picture)).convert("RGBA")
+            _turn_upright(picture)
+            rgba = _eight_bits(picture).convert("RGBA")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise VideoError(f"{path}: {error.strerror}") from error
     except Image.DecompressionBombError as error:

@@ -269,7 +269,9 @@ def decode_gif(path: Path, resize: Resize | None = None, max_frames: int = MAX_F
             comment = picture.info.get("comment", b"").decode("utf-8", "replace")
     except VideoError:
         raise
-    except (OSError, ValueError, SyntaxError, IndexError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise VideoError(f"{path}: too many pixels; at most {MAX_SIDE} a side are read") from error
+    except (OSError, ValueError, SyntaxError, IndexError, EOFError, struct.error) as error:
         raise VideoError(f"{path}: not a whole GIF ({error})") from error
     values = parse_json_object(comment)
     fps = values.get("fps")

@@ -425,7 +425,7 @@ def test_a_pipe_is_no_story(tmp_path, name):
         ("C:\\panda.png", ["not absolute"]),
         ("a/../../panda.png", ["`..`"]),
         ("link.png", ["leaves the story's folder"]),
-        ("loop.png", ["scenes[1]."]),
+        ("loop.png", ["no such file", "put the file there"]),
         ("x\\0y", ["scenes[1]."]),
         (".", ["no such file"]),
     ],

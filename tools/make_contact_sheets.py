@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 import phenaki
 from phenaki.data.captions import attribute_phrases
 from phenaki.data.world import WIDE_WORLD
-from phenaki.story_formats import PARSERS
+from phenaki.script_folder import scripts_in
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 COLUMNS, SIDE, LABEL = 12, 96, 14  # pictures in a row; pixels a side; pixels of a name below
@@ -53,7 +53,7 @@ def main() -> None:
     places = {name: f"{phrase('actor', 'penguin')} stands still {phrase('place', name)} by day" for name in WIDE_WORLD.places}
     for name, prompts in (("actors", actors), ("places", places)):
         sheet(prompts, model).save(options.output / f"{name}.png", optimize=True)
-    for script in sorted(path for path in EXAMPLES.iterdir() if path.suffix in PARSERS):
+    for script in scripts_in(EXAMPLES):
         video = model.generate_story(script)
         picture = Image.fromarray(np.ascontiguousarray(video.contact_sheet(columns=8, scale=2)))
         picture.save(options.output / f"{script.stem}.png", optimize=True)

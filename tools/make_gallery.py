@@ -16,7 +16,7 @@ from PIL import Image
 
 import phenaki
 from phenaki.atomic import write_bytes, write_text
-from phenaki.story_formats import PARSERS
+from phenaki.script_folder import scripts_in
 from phenaki.video import VideoScene, contact_sheet
 
 SEEDS = (0, 1, 2)
@@ -72,7 +72,7 @@ def cell(text: str) -> str:
 
 def make_gallery(model: str, examples: Path, page: Path, only: list[str]) -> None:
     """Pictures go into a folder beside the page, under the page's name."""
-    scripts = sorted(path for path in examples.iterdir() if path.suffix in PARSERS)
+    scripts = scripts_in(examples)
     unknown = sorted(set(only) - {script.stem for script in scripts})
     if unknown:
         raise ValueError(f"no story {', '.join(unknown)} in {examples}: it has {', '.join(script.stem for script in scripts)}")

@@ -241,7 +241,7 @@ def run_generator_training(
 ) -> Path:  # fmt: skip
     """The whole program: settings file and trained tokenizer in, whole model out at `out`/model, whose path is returned.
 
-    tokenizer: a model folder or name; by default `out`/model where that exists, else the shipped model.
+    tokenizer: a model folder or name; by default `out`/model where that is whole, else the shipped model.
     init_from: a model folder or name whose generator's weights it starts from. data, validation: footage, an
     atlas, or a file of `phenaki data tokenize`; held-out clips.
     """
