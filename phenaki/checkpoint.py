@@ -64,9 +64,14 @@ class Model:
     generator: MaskGIT | None
 
 
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.name for path in PRETRAINED.iterdir() if path.is_dir()) if PRETRAINED.is_dir() else []
+
+
 def find_model(name: str | Path) -> Path:
     """A shipped model's name, a folder, or a hub id ("owner/name") -> the folder. CheckpointError where there is none."""
-    shipped = sorted(path.name for path in PRETRAINED.iterdir() if path.is_dir()) if PRETRAINED.is_dir() else []
+    shipped = shipped_models()
     if str(name) in shipped:
         return PRETRAINED / str(name)
     if Path(name).is_dir():

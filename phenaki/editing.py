@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from phenaki.frame_source import Clip, FrameSource
-from phenaki.pipeline import DEFAULT_MODEL, Phenaki, StoryChunk, ready_model, sampling_options, story_progress
+from phenaki.pipeline import DEFAULT_MODEL, Phenaki, StoryChunk, check_pictures, ready_model, sampling_options, story_progress
 from phenaki.pixels import to_pixels
 from phenaki.recording import Written, keep_unfinished
 from phenaki.regions import ClipRegion, Region, RegionError
@@ -116,6 +116,7 @@ class EditPlan:
 def plan_edit(source: FrameSource, told: Edit, phenaki: Phenaki) -> EditPlan:
     """The frames, slices and chunks of an edit. RegionError for a region that is nowhere or everywhere in what the model sees."""
     config, fps = phenaki.info.tokenizer, phenaki.info.fps
+    check_pictures(told.size or config.image_size, fps, phenaki.info)
     patch, side = config.temporal_patch_size, config.image_size // config.patch_size
     numbers, num_new = source.numbers(fps), round(told.extend * fps)
     if told.extend and not num_new:

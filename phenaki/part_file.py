@@ -28,6 +28,7 @@ except ImportError:  # Windows: nobody is kept from writing at the same time
 RECORD = b"phenaki record 1"  # the 16 bytes that tell our `uuid` boxes from others
 HEAD = struct.Struct(">I4s16sII")  # size of the box in bytes, "uuid", RECORD, checksum, frames of the piece
 BOX = struct.Struct(">I4s")  # size, type
+UNLABELLED = b"{}"  # the label's note of a video that is not gone on with
 MAX_NOTE_BYTES = 1 << 26  # of a label or a note
 READ_BYTES = 1 << 20  # at once, of what is not kept
 
@@ -209,13 +210,18 @@ def open_alone(path: Path) -> BinaryIO:
         file.close()  # the run before removed it between our opening and our locking
 
 
-def set_aside(part: Path) -> Path | None:
+def set_aside(part: Path, *, only_labelled: bool = False) -> Path | None:
     """Gives a part file in which frames lie another name beside it, the first free one of .story.part-1.mp4, -2 and so on; returns that.
 
-    None where no whole piece is in it. PartFileError where another run is writing it.
+    None where there is none, or no whole piece in it, or, with only_labelled, where it has an empty label, by which nobody goes on.
+    PartFileError where another run is writing it.
     """
+    if not part.exists():
+        return None
     with open_alone(part) as file:
-        if not any(entry.num_frames for entry in entries(file)):
+        whole = entries(file)
+        label = next(whole, None)
+        if label is None or (only_labelled and label.note == UNLABELLED) or not any(entry.num_frames for entry in whole):
             return None
         names = (part.with_name(f"{part.stem}-{number}{part.suffix}") for number in count(1))
         aside = next(path for path in names if not os.path.lexists(path))

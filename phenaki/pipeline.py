@@ -9,7 +9,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from phenaki.checkpoint import PRETRAINED, CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model, sha256, weights_hash
+from phenaki.checkpoint import CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model, sha256, shipped_models, weights_hash
 from phenaki.config import as_dict
 from phenaki.devices import choose_device, choose_dtype, hold_matrices
 from phenaki.director import Given, SceneText, direct
 from phenaki.frame_source import FrameSource
 from phenaki.pixels import to_pixels, to_video
+from phenaki.retiming import retimed, retimed_length, retimed_start
 from phenaki.sampling import SamplingOptions
 from phenaki.story import FILE_FIELDS, Story
 from phenaki.story_plan import ScenePlan, StoryPlan, plan
@@ -320,28 +320,6 @@ def apply_overrides(story: Story, **values: Any) -> Story:
     return Story.from_dict({**story.to_dict(), **given}) if given else story
 
 
-def retimed_length(num_frames: int, from_fps: float, to_fps: float) -> int:
-    """Frames at another rate that show the same time."""
-    return round(num_frames * to_fps / from_fps)
-
-
-def retimed_start(frame: int, from_fps: float, to_fps: float, total: int) -> int:
-    """The first of `total` frames at another rate that shows `frame` or a later one."""
-    return min(math.ceil(frame * Fraction(to_fps) / Fraction(from_fps)), total)
-
-
-def retimed(frames: np.ndarray, start_frame: int, from_fps: float, to_fps: float, total: int) -> np.ndarray:
-    """The part of a video of `total` frames at another rate that shows `frames`, which begin at `start_frame`.
-
-    Each new frame shows what was on screen at its time, wherever the seams between such parts lie.
-    """
-    if from_fps == to_fps:
-        return frames
-    first, end = (retimed_start(frame, from_fps, to_fps, total) for frame in (start_frame, start_frame + len(frames)))
-    source = np.floor(np.arange(first, end) * from_fps / to_fps).astype(int) - start_frame
-    return frames[source.clip(0, len(frames) - 1)]
-
-
 @contextlib.contextmanager
 def story_progress(shown: bool) -> Iterator[Callable[[StoryChunk], None]]:
     """A progress bar with time left on the terminal; nothing where there is no terminal."""
@@ -364,13 +342,17 @@ def story_progress(shown: bool) -> Iterator[Callable[[StoryChunk], None]]:
 
 
 def load(name: str | Path = DEFAULT_MODEL, device: str | None = None, dtype: str = "auto") -> Phenaki:
-    """Loads a model by shipped name, folder or hub id; the last two stay loaded. dtype: what it computes in (`choose_dtype`)."""
-    is_folder = Path(name).is_dir() and not (PRETRAINED / str(name)).is_dir()
-    return _loaded(str(Path(name).resolve() if is_folder else name), str(choose_device(device)), dtype)
+    """Loads a model by shipped name, folder or hub id; the last two stay loaded. dtype: what it computes in (`choose_dtype`).
+    A folder is read anew once its config.json, which names the weights, was written anew.
+    """
+    config = Path(name).resolve() / "config.json"
+    if str(name) in shipped_models() or not config.is_file():
+        return _loaded(str(name), str(choose_device(device)), dtype)
+    return _loaded(str(config.parent), str(choose_device(device)), dtype, config.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=2)
-def _loaded(name: str, device: str, dtype: str) -> Phenaki:
+def _loaded(name: str, device: str, dtype: str, written: int = 0) -> Phenaki:
     return Phenaki.from_pretrained(name, device=device, dtype=dtype)
 
 

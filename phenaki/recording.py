@@ -94,7 +94,7 @@ def keep_unfinished(path: Path) -> str:
     PartFileError where that run is still at work.
     """
     part = part_path(path)
-    aside = set_aside(part) if part.exists() else None
+    aside = set_aside(part)
     return "" if aside is None else f"What is in it plays, and is kept as {aside}"
 
 

@@ -34,20 +34,27 @@ class RenderWorker:
     def __init__(self, settings: RenderSettings, num_threads: int):
         self.settings, self.num_threads = settings, num_threads
         self.process: subprocess.Popen | None = None
+        self.was_ready = False  # some process of it had the model loaded
+        self.has_frames = False  # of the job at hand, in its part file
         self.stopped = False
         self.last_words = tempfile.TemporaryFile()  # noqa: SIM115 - its standard error, until `close`
 
     def render(self, job: Job, watcher: Watcher) -> Outcome:
         """Makes a job's video, where the process dies in another one, which goes on behind the last whole chunk."""
-        settings, reason = self.settings, ""
+        self.has_frames, reason = False, ""
         for tries in range(1, MAX_TRIES + 1):
+            overwrite = self.settings.overwrite and not self.has_frames  # what lies in the part file then is this run's
             try:
-                return replace(self._ask(job, settings, watcher), tries=tries)
+                return replace(self._ask(job, overwrite, watcher), tries=tries)
             except (EOFError, BrokenPipeError):
                 if self.stopped:
                     raise
                 reason = self._end()
-                settings = replace(settings, overwrite=False)  # what lies in the part file now is this run's
+            except RenderError as error:  # the model did not load; it did before, so this is the machine's fault
+                if not self.was_ready:
+                    raise
+                self._end()
+                reason = str(error)
             watcher.note(f"{job.script.name}: its process died ({reason}), try {tries} of {MAX_TRIES}")
         return Outcome(job, f"its process died {MAX_TRIES} times ({reason}); too little memory?", tries=MAX_TRIES)
 
@@ -63,9 +70,9 @@ class RenderWorker:
             self._end()
         self.last_words.close()
 
-    def _ask(self, job: Job, settings: RenderSettings, watcher: Watcher) -> Outcome:
+    def _ask(self, job: Job, overwrite: bool, watcher: Watcher) -> Outcome:
         self._start()
-        self._send({"script": str(job.script), "output": str(job.output), "overwrite": settings.overwrite})
+        self._send({"script": str(job.script), "output": str(job.output), "overwrite": overwrite})
         while True:
             values = self._line()
             status = values.pop("status")
@@ -74,6 +81,7 @@ class RenderWorker:
             if status == "note":
                 watcher.note(values["text"])
             else:
+                self.has_frames = True
                 watcher.frames(job, values["frames"], values["total"])
 
     def _start(self) -> None:
@@ -90,6 +98,7 @@ class RenderWorker:
         self._send({**asdict(self.settings), "num_threads": self.num_threads})
         if (answer := self._line())["status"] != "ready":
             raise RenderError(answer["error"])
+        self.was_ready = True
 
     def _send(self, values: dict[str, Any]) -> None:
         self.process.stdin.write(json.dumps(values) + "\n")

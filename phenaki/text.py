@@ -287,27 +287,33 @@ def load_model(folder: Path) -> nn.Module:
     """The encoder of a folder, float32 on the CPU. Of an encoder-decoder (T5, BART), the encoder only.
 
     Raises:
-        ValueError: no config.json, no safetensors, a model of more than text, or weights that lack parts of the encoder.
+        ValueError: no config.json, no safetensors, damaged ones, a model of more than text, or weights that lack parts of the encoder.
     """
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
 
     find_weights(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json: give a folder that save_pretrained of transformers wrote")
-    options = {"local_files_only": True, "trust_remote_code": False}
-    with quiet_transformers():
-        config = AutoConfig.from_pretrained(folder, **options)
-        if config.get_text_config() is not config:
-            raise ValueError(f"{folder} holds a {config.model_type}, which reads more than text: give an encoder of text alone")
-        auto = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
-        model, info = auto.from_pretrained(
-            folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
-        )
+    config = _read(folder, AutoConfig.from_pretrained)
+    if config.get_text_config() is not config:
+        raise ValueError(f"{folder} holds a {config.model_type}, which reads more than text: give an encoder of text alone")
+    auto = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
+    model, info = _read(folder, auto.from_pretrained, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)  # we do not pool
     if missing:
         what = f"{len(missing)} tensors of {type(model).__name__}, such as {missing[0]}"
         raise ValueError(f"the weights in {folder} lack {what}: get them again")
     return model.get_encoder() if config.is_encoder_decoder and auto is AutoModel else model
+
+
+def _read(folder: Path, from_pretrained: Callable, **options):
+    """What a `from_pretrained` of transformers makes of a folder, quietly and offline. ValueError: it does not load."""
+    try:
+        with quiet_transformers():
+            return from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+    except Exception as error:  # each kind of damage raises another type
+        why = _shorten(f"{type(error).__name__}: {error}")
+        raise ValueError(f"{folder} holds no text encoder that loads ({why}): get it again, or save it with save_pretrained") from error
 
 
 def load_tokenizer(folder: Path):

@@ -12,6 +12,7 @@ import json
 import os
 import struct
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from phenaki.atomic import put
-from phenaki.video_encoders import GifEncoder, SequenceEncoder, StreamEncoder
+from phenaki.part_file import set_aside
+from phenaki.video_encoders import GifEncoder, SequenceEncoder, StreamEncoder, part_path
 from phenaki.video_files import (
     MAX_BYTES,
     OUTPUT_ENDINGS,
@@ -80,7 +82,13 @@ class Video:
         return read_video(path)
 
     def save(self, path: str | Path) -> None:
-        """Writes .mp4, .webm, .gif, .png (a contact sheet) or name_%05d.png (single frames), whole or not at all."""
+        """Writes .mp4, .webm, .gif, .png (a contact sheet) or name_%05d.png (single frames), whole or not at all.
+
+        What a generation that can be gone on with has left unfinished there is kept under another name, with a warning that says so.
+        """
+        path = check_output_path(path)
+        if kept := set_aside(part_path(path), only_labelled=True):
+            warnings.warn(f"{path}: a generation was not finished there; what it has made is kept as {kept}", stacklevel=2)
         with VideoWriter(path, fps=self.fps, size=self.frames.shape[1:3], scenes=self.scenes, script=self.script) as writer:
             writer.write(self.frames)
 

@@ -116,7 +116,7 @@ def open_strictly(path: Path, file: BinaryIO | None = None) -> Iterator[tuple[av
     if file is None:
         check_regular(path)
     try:
-        with av.open(address(path) if file is None else file, mode="r", options=options, timeout=20) as container:
+        with av.open(address(path) if file is None else file, mode="r", options=options, metadata_errors="replace", timeout=20) as container:
             opened = True
             if not container.streams.video:
                 raise VideoError(f"{path}: holds no video stream", "no video stream")

@@ -44,11 +44,12 @@ ALLOWED = {
     "director": {"cuda_graphs", "cvivit", "devices", "maskgit", "past", "sampling", "story_plan"},
     "repainting": {"cvivit", "director", "maskgit", "masking", "past", "sampling"},
     "regions": {"video"},
+    "retiming": set(),
     "frame_source": {"video", "video_files"},
     "editing": {"frame_source", "pipeline", "pixels", "recording", "regions", "repainting", "story", "video"},
     "story": {"story_formats"},
     "story_plan": {"story"},
-    "video": {"atomic", "video_encoders", "video_files"},
+    "video": {"atomic", "part_file", "video_encoders", "video_files"},
     "recording": {"checkpoint", "config", "part_file", "pipeline", "sampling", "story", "video", "video_encoders"},
     "script_folder": {"story_formats", "video_files"},
     "rendering": {"checkpoint", "part_file", "pipeline", "recording", "script_folder", "story", "video_encoders", "video_files"},
@@ -115,7 +116,7 @@ ALLOWED = {
     "evaluation/drift_scripts": {"config", "data/storybook", "story"},
     "evaluation/drift": {
         "atomic", "data/storybook", "evaluation/adherence", "evaluation/drift_scripts", "evaluation/looks", "evaluation/referee", "evaluation/story",
-        "evaluation/tokenizer", "pipeline", "pixels", "recording", "story_plan", "video",
+        "evaluation/tokenizer", "part_file", "pipeline", "pixels", "recording", "story_plan", "video",
     },
     "evaluation/drift_figures": {
         "evaluation/bootstrap", "evaluation/drift", "evaluation/drift_scripts", "evaluation/looks", "evaluation/story_figures",

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import phenaki
+import phenaki.pipeline
 from phenaki.checkpoint import Model, ModelInfo
 from phenaki.cvivit import CViViT
 from phenaki.editing import Edit, check_result_path, edit, edit_to_file, stream_edit
@@ -235,6 +236,7 @@ def test_the_names_of_the_package():
         ({"extend": 1e9}, "needed 0 to 3600"),
         ({"extend": 0.01}, "extend 0.01: needed 0.125 s at least"),
         ({"box": BOX, "size": 8}, "size = 8"),
+        ({"extend": 2, "size": 4096}, "4096x4096 pixels at 8 fps: the frames of a chunk would take 0.3 GiB of memory, at most 0 are used"),
         ({"box": BOX, "seed": -1}, "seed = -1"),
         ({"box": BOX, "num_steps": 0}, "num_steps 0"),
         ({"box": BOX, "guidance_scale": 0}, "guidance_scale 0"),
@@ -243,6 +245,7 @@ def test_the_names_of_the_package():
 )
 def test_bad_edits_are_told_before_anything_is_made(model, monkeypatch, options, words):
     monkeypatch.setattr(Repainter, "paint", lambda *_: pytest.fail("a chunk was made"))
+    monkeypatch.setattr(phenaki.pipeline, "MAX_CHUNK_BYTES", 1 << 28)
     with pytest.raises(ValueError) as caught:
         edit(clip_of(9), "a bear", model=model, **options)
     assert words in str(caught.value)

@@ -128,6 +128,12 @@ def test_the_paper_s_tokenizer_on_a_small_machine_is_told_what_to_lower(tmp_path
     assert done.exit_code == 2 and "a step of 128 clips at once needs 1" in done.output and "Lower batch_size" in done.output
 
 
+def test_what_torch_keeps_of_a_gpu_is_free(monkeypatch):
+    for name, count in (("mem_get_info", (700, 1000)), ("memory_reserved", 250), ("memory_allocated", 50)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, count=count: count)
+    assert free_memory(torch.device("cuda")) == 900
+
+
 def test_free_memory_is_that_of_the_system_and_of_the_container(tmp_path, monkeypatch):
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     whole = free_memory(torch.device("cpu"))

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from phenaki.checkpoint import CheckpointError, ModelInfo, load_model, read_info
 from phenaki.cvivit import CViViT, Stream
 from phenaki.devices import choose_device, choose_dtype, cpu_is_faster_in_bf16, hold_matrices
 from phenaki.maskgit import MaskGIT
-from phenaki.pipeline import Phenaki, plan_story, retimed, retimed_length
+from phenaki.pipeline import Phenaki, plan_story
 from phenaki.recording import generate_to_file
+from phenaki.retiming import retimed, retimed_length
 from phenaki.sampling import SamplingOptions
 from phenaki.story import StoryError
 from phenaki.text import TextEncoder
@@ -372,6 +374,16 @@ def test_a_model_is_loaded_once_whatever_it_is_called_by(ready, folder, monkeypa
     monkeypatch.chdir(folder.parent)
     assert pipeline.load(folder.name) is pipeline.load(folder) is pipeline.load(str(folder), device="cpu")
     pipeline._loaded.cache_clear()
+
+
+def test_a_folder_that_was_trained_on_is_loaded_anew(folder, tmp_path):
+    path = shutil.copytree(folder, tmp_path / "model")
+    first = pipeline.load(path, "cpu")
+    trained = load_model(path)
+    trained.generator.null_text += 1
+    save_model(path, trained.info, trained.tokenizer, trained.generator)
+    again = pipeline.load(path, "cpu")
+    assert torch.equal(again.generator.null_text, first.generator.null_text + 1) and pipeline.load(path, "cpu") is again
 
 
 def test_options_and_devices_that_are_none_are_told(ready, folder, monkeypatch):

@@ -214,7 +214,6 @@ def test_videos_of_other_weights_are_made_anew_and_told(scripts, model, tmp_path
     trained = load_model(folder)
     trained.generator.null_text += 1
     save_model(folder, trained.info, trained.tokenizer, trained.generator)
-    phenaki.pipeline._loaded.cache_clear()
     report = render_folder(scripts, out, RenderSettings(str(folder), "cpu"), watcher=book)
     assert len(report.made) == 3 and len(book.notes) == 3 and all("is made anew, it was made with weights = " in note for note in book.notes)
     assert len(render_folder(scripts, out, RenderSettings(str(folder), "cpu")).kept) == 3
@@ -366,6 +365,25 @@ def test_a_model_that_does_not_load_stops_everything(settings, tmp_path, monkeyp
     jobs = [Job(Path(f"{name}.txt"), tmp_path / f"{name}.mp4") for name in "abc"]
     with pytest.raises(RenderError, match="no weights"):
         list(render_in_processes(jobs, settings, Watcher(), 2))
+
+
+@needs_sh
+@pytest.mark.parametrize("has_frames", [False, True])
+def test_a_process_dies_and_the_model_does_not_load_again(settings, tmp_path, monkeypatch, has_frames):
+    """The first process dies at its job, the second finds no memory; the third is asked to overwrite only what is not of this run."""
+    working = """echo '{"status": "working", "frames": 1, "total": 9}';""" if has_frames else ""
+    first = f"""echo '{{"status": "ready"}}'; read job; {working} exit 9"""
+    second = """echo '{"status": "unable", "error": "no memory"}'"""
+    third = f"""echo '{{"status": "ready"}}'; read job; echo "$job" > {tmp_path}/job; echo '{{"status": "done", "num_frames": 8}}'"""
+    starts = f"echo x >> {tmp_path}/starts; read line; case $(wc -l < {tmp_path}/starts) in 1) {first};; 2) {second};; *) {third};; esac"
+    stand_in(tmp_path, monkeypatch, starts)
+    book = Notebook()
+    (outcome,) = render_in_processes([Job(Path("a.txt"), tmp_path / "a.mp4")], replace(settings, overwrite=True), book, 1)
+    assert (outcome.error, outcome.num_frames, outcome.tries) == ("", 8, 3)
+    assert [note.split(": ", 1)[1] for note in book.notes] == [
+        "its process died (status 9), try 1 of 3", "its process died (no memory), try 2 of 3",
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "job").read_text())["overwrite"] is not has_frames
 
 
 @needs_sh

@@ -204,6 +204,26 @@ def test_weights_that_lack_a_part_are_refused(tmp_path):
         TextEncoder.load(str(folder))
 
 
+@pytest.mark.parametrize(
+    "name, damage, said",
+    [
+        ("model.safetensors", lambda data: data[:-1], "SafetensorError"),
+        ("model.safetensors", lambda data: b"", "SafetensorError"),
+        ("config.json", lambda data: b"{", "OSError"),
+        ("config.json", lambda data: b"[]", "Unrecognized model"),
+        ("config.json", lambda data: data.replace(b'"num_attention_heads": 12', b'"num_attention_heads": 0'), "ZeroDivisionError"),
+    ],
+)
+def test_a_damaged_encoder_is_told(tmp_path, name, damage, said):
+    folder = copy_without_weights(tmp_path / "model")
+    shutil.copy(find_minilm() / "model.safetensors", folder)
+    before = (folder / name).read_bytes()
+    (folder / name).write_bytes(damage(before))
+    assert (folder / name).read_bytes() != before
+    with pytest.raises(ValueError, match=f"model holds no text encoder that loads .*{said}.*: get it again"):
+        TextEncoder.load(str(folder))
+
+
 def test_t5_with_a_lone_sentencepiece_model(t5_folder, capfd):
     encoder = TextEncoder.load(TextConfig(source=str(t5_folder), max_length=32, width=32))
     assert capfd.readouterr().err == ""  # no bars, no report of the decoder's unused weights

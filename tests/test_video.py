@@ -254,6 +254,23 @@ def test_an_exception_leaves_the_old_file(tmp_path, ending, error):
         assert str(part) in "".join(caught.value.__notes__) and len(read_video(part)) == 10
 
 
+def test_saving_keeps_what_a_generation_left_unfinished_there(tmp_path):
+    path, aside = tmp_path / "a.mp4", tmp_path / ".a.part-1.mp4"
+    left = VideoWriter(path, fps=8, size=(32, 32), label={"a": "story"})
+    left.write(noise(5))
+    left.encoder.abandon()
+    before = part_path(path).read_bytes()
+    with pytest.warns(UserWarning, match=f"a generation was not finished there; what it has made is kept as {aside}"):
+        Video(noise(3), 8.0).save(path)
+    assert aside.read_bytes() == before and len(read_video(path)) == 3
+
+    stopped = VideoWriter(path, fps=8, size=(32, 32))  # a saving that was killed: nobody goes on with it
+    stopped.write(noise(5))
+    stopped.encoder.abandon()
+    Video(noise(4), 8.0).save(path)
+    assert len(read_video(path)) == 4 and sorted(tmp_path.iterdir()) == [aside, path]
+
+
 def test_an_exception_before_the_first_frame_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError), VideoWriter(tmp_path / "a.mp4", fps=8, size=(32, 32)):
         raise RuntimeError
@@ -712,6 +729,19 @@ def test_another_programs_video_is_read(tmp_path):
             container.mux(stream.encode(None))
         read = read_video(tmp_path / name)
         assert read.frames.shape == (30, 32, 48, 3) and read.fps == 25 and read.script is None and read.scenes == ()
+
+
+def test_words_in_another_encoding_do_not_keep_a_video_from_being_read(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        container.metadata["title"] = "CaféXY"
+        stream = container.add_stream("libx264", rate=8)
+        stream.width = stream.height = 32
+        for frame in [*(av.VideoFrame.from_ndarray(pixels, format="rgb24") for pixels in gradient(5)), None]:
+            container.mux(stream.encode(frame))
+    data = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "b.mp4").write_bytes(data.replace("CaféXY".encode(), b"Caf\xe9\xe9XY"))
+    assert data != (tmp_path / "b.mp4").read_bytes()
+    assert np.array_equal(read_video(tmp_path / "b.mp4").frames, read_video(tmp_path / "a.mp4").frames)
 
 
 def test_more_frames_than_fit_into_memory_are_refused(tmp_path, monkeypatch):

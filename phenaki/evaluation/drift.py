@@ -24,6 +24,7 @@ from phenaki.evaluation.looks import Looks, looks_of
 from phenaki.evaluation.referee import likeliest
 from phenaki.evaluation.story import I3D, Referee, features_of
 from phenaki.evaluation.tokenizer import as_shown
+from phenaki.part_file import OtherPartError
 from phenaki.pipeline import Phenaki, Prepared
 from phenaki.pixels import to_video
 from phenaki.recording import note_of, tokens_of_note
@@ -160,7 +161,11 @@ def watch(
         return
     label = {**settings, "context": context, "script": script.story.to_dict()}
     about = {"scenes": phenaki.video_scenes(prepared), "script": phenaki.script(prepared), "label": label}
-    with VideoWriter(path, fps=phenaki.info.fps, size=(size, size), resume=True, **about) as writer:
+    try:
+        video = VideoWriter(path, fps=phenaki.info.fps, size=(size, size), resume=True, **about)
+    except OtherPartError as error:
+        raise ValueError(f"{error.problem}. Remove the folder {path.parent}, and run again") from error
+    with video as writer:
         keep_lines(lines, len(writer.notes))
         with open(lines, "a", encoding="utf-8") as file:
             for window in made_windows(phenaki, prepared, chunks, writer.notes):

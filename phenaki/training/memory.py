@@ -113,9 +113,10 @@ def id_of(tensor: Tensor) -> int:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that this process may still take, swap included; None where the system does not say."""
+    """Bytes that this process may still take, swap and what torch keeps for itself included; None where the system does not say."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # freed blocks, which torch hands out again
+        return torch.cuda.mem_get_info(device)[0] + kept
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
         kilobytes = sum(int(lines[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
