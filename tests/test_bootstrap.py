@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from phenaki.evaluation.bootstrap import Estimate, bootstrap, mean_estimate, quantile_estimate, ratio_estimate
+from phenaki.evaluation.bootstrap import Estimate, bootstrap, mean_estimate, quantile_estimate, ratio_estimate, slope_estimate
 
 NOTHING = Estimate(None, None, None, 0)
 
@@ -78,3 +78,31 @@ def test_a_draw_that_leaves_nothing_is_left_out():
     """Half of the draws of these two stories can hold no join at all."""
     found = ratio_estimate([0, 1], [(6.0, 2), (0.0, 0)], [(2.0, 4), (2.0, 4)])
     assert found.low == found.high == pytest.approx(6.0)
+
+
+def test_a_slope_is_numpy_s_and_lines_have_levels_of_their_own():
+    rng = np.random.default_rng(3)
+    times, values = rng.random(12), rng.random(12)
+    one = slope_estimate(range(12), [0] * 12, times.tolist(), values.tolist())
+    assert one.value == pytest.approx(np.polyfit(times, values, 1)[0]) and one.low < one.value < one.high and one.n == 12
+    levels = [5.0] * 6 + [-40.0] * 6
+    shifted = slope_estimate(range(12), [7] * 6 + [2] * 6, times.tolist(), (values + levels).tolist())
+    dummies = np.stack([times, np.arange(12) < 6, np.arange(12) >= 6], axis=1)
+    assert shifted.value == pytest.approx(np.linalg.lstsq(dummies, values, rcond=None)[0][0])
+    exact = slope_estimate(range(6), [0, 0, 0, 1, 1, 1], [0, 1, 2] * 2, [1, 3, 5, 9, 11, 13])
+    assert (exact.value, exact.low, exact.high) == pytest.approx((2, 2, 2))
+
+
+def test_a_slope_s_replicates_are_slopes_of_what_was_drawn():
+    groups, times, values = [0, 0, 1, 1, 1, 2], [0.0, 0.1, 0.4, 0.5, 0.6, 1.0], [3.0, 1.0, 2.0, 5.0, 4.0, 9.0]
+    draws = torch.randint(3, (1000, 3), generator=torch.Generator().manual_seed(0)).tolist()
+    drawn = [[index for group in draw for index, one in enumerate(groups) if one == group] for draw in draws]
+    slopes = [np.polyfit(np.array(times)[some], np.array(values)[some], 1)[0] for some in drawn if len({times[index] for index in some}) > 1]
+    found = slope_estimate(groups, [0] * 6, times, values)
+    assert len(slopes) < 1000 and (found.low, found.high) == pytest.approx(tuple(np.quantile(slopes, [0.025, 0.975])))
+
+
+def test_without_two_times_in_a_line_there_is_no_slope():
+    assert slope_estimate([], [], [], []) == NOTHING
+    assert slope_estimate([0, 1], [0, 1], [0.0, 1.0], [1.0, 2.0]) == Estimate(None, None, None, 2)
+    assert slope_estimate([0, 1], [0, 0], [0.5, 0.5], [1.0, 2.0]) == Estimate(None, None, None, 2)

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import os
+import random
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,8 +20,8 @@ from typer.testing import CliRunner
 from phenaki.cli import app
 from phenaki.data.storybook import StoryTruth, draw_art
 from phenaki.evaluation import drift_program
-from phenaki.evaluation.drift import Judge, JudgedTokens, made_windows, num_windows, read_windows, watch, window_chunks
-from phenaki.evaluation.drift_figures import LOOKS, mode_figures
+from phenaki.evaluation.drift import Judge, JudgedTokens, Side, Window, made_windows, num_windows, read_windows, watch, window_chunks
+from phenaki.evaluation.drift_figures import LOOKS, mode_figures, trend
 from phenaki.evaluation.drift_plot import COLOURS, ROWS, drift_plot
 from phenaki.evaluation.drift_program import GOOD_REFEREE, DriftExam, cautions, run_drift_evaluation
 from phenaki.evaluation.drift_scripts import (
@@ -35,6 +36,7 @@ from phenaki.evaluation.drift_scripts import (
     LongScript,
     draw_long_script,
 )  # fmt: skip
+from phenaki.evaluation.looks import Looks
 from phenaki.evaluation.networks import MetricNetworks
 from phenaki.pipeline import Phenaki, StoryChunk
 from phenaki.recording import note_of
@@ -171,6 +173,24 @@ def test_a_model_that_forgets_who_it_shows_loses_that_share(phenaki, world, tmp_
     assert found["ends"]["adherence"]["truth"]["drift"] == 0 and found["ends"]["adherence"]["beyond_truth"] == 0.25
     whole = found["minutes"][0]["by_attribute"]
     assert whole["actor"]["made"]["value"] == 0.8 and whole["place"]["made"]["value"] == 1 and whole["actor"]["made"]["n"] == 15
+
+
+def side_of(**looks: float) -> Side:
+    return Side({}, {}, Looks(**{name: looks.get(name, 1.0) for name in LOOKS}), [], [])
+
+
+def test_a_trend_is_what_a_measure_gains_beside_the_truth_whatever_is_shown():
+    """Two stories of four minutes: what they show is drawn, sharpness gains a fifth, green is as far from the truth throughout."""
+    draw, stories = random.Random(0), []
+    for level in (0.5, 0.8):
+        truths = [{"sharpness": draw.uniform(100, 900), "green": draw.uniform(10, 200), "motion": draw.choice([0.0, 5.0])} for _ in range(60)]
+        made = [truth | {"sharpness": level * 1.2 ** (i / 59) * truth["sharpness"], "green": 0.9 * truth["green"]} for i, truth in enumerate(truths)]
+        stories.append([Window(i, 32 * i, 32, side_of(**made[i]), side_of(**truth)) for i, truth in enumerate(truths)])
+    found = {name: trend(stories, name, 8.0) for name in LOOKS}
+    assert (found["sharpness"].value, found["sharpness"].low, found["sharpness"].high) == pytest.approx((0.2, 0.2, 0.2))
+    assert found["green"].value == pytest.approx(0) == found["motion"].value and found["green"].n == 120
+    assert 30 < found["motion"].n < 90, "what stands still says nothing of a ratio"
+    assert trend([], "green", 8.0).value is None is trend([stories[0][:1]], "green", 8.0).value
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -331,6 +351,8 @@ def test_the_command_compares_contexts_and_makes_nothing_twice(folder, no_networ
     one, other = (figures["contexts"][context]["switching"] for context in ("tokens", "frames"))
     assert one["windows"] == other["windows"] == 8 and one["minutes"] != other["minutes"], "the videos differ"
     assert one["minutes"][0]["sharpness"]["truth"] == other["minutes"][0]["sharpness"]["truth"], "what they are held against does not"
+    assert list(one["trends"]) == list(LOOKS) and one["trends"]["green"]["n"] == 8
+    assert "from start to end beside rendered truth (95%): sharpness" in said
     assert "metrics install" in figures["not_measured"]["fvd"] and "switching, frames: adherence" in said and "metrics install" in said
     assert all(f"caution: Of rendered truth (switching, {context}) the referee itself" in said for context in ("tokens", "frames"))
     assert any("Of one story" in caution for caution in figures["cautions"]) and "context" not in figures["sampling"]

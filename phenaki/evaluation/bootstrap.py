@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 REPLICATES = 1000
@@ -64,3 +65,21 @@ def ratio_estimate(groups: Sequence[int], upper: Sequence[tuple[float, int]], lo
         return Estimate(None, None, None, len(groups))
     mean = lambda weights, part: (weights @ part[:, 0]) / (weights @ part[:, 1])
     return bootstrap(groups, lambda weights: mean(weights, over) / mean(weights, under))
+
+
+def slope_estimate(groups: Sequence[int], lines: Sequence[int], times: Sequence[float], values: Sequence[float]) -> Estimate:
+    """The slope of values over times by least squares: one for all lines, each of which has a level of its own (fixed effects).
+
+    groups, lines: those of each observation. None where no line has two times.
+    """
+    x, y = (torch.tensor(one, dtype=torch.float64) for one in (times, values))
+    members = F.one_hot(torch.tensor(lines, dtype=torch.long).unique(return_inverse=True)[1]).double() if len(lines) else x.new_zeros(0, 0)
+
+    def slope(weights: Tensor) -> Tensor:
+        count = (weights @ members).clamp(min=1e-12)  # (r lines)
+        away = lambda one: one - ((weights * one) @ members / count) @ members.T  # from the mean of its line, (r n)
+        return (weights * away(x) * away(y)).sum(1) / (weights * away(x) ** 2).sum(1)
+
+    if not (members.T @ x**2 * members.sum(0) - (members.T @ x) ** 2 > 1e-12).any():
+        return Estimate(None, None, None, len(groups))
+    return bootstrap(groups, slope)

@@ -1,18 +1,20 @@
 """The figures of drift, from the judged windows of long stories: by minute, first part against last part, and of what returns.
 
 A story's own change is told apart from the model's: everything is measured of rendered truth of the same windows too, and
-`beyond_truth` says how much more the model's video has changed than that.
+`beyond_truth` says how much more the model's video has changed than that. First part against last part is what FramePack
+measures; of looks, which hang on what a window shows, `trends` says more, for there each window stands beside its own truth.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import groupby
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from phenaki.evaluation.bootstrap import mean_estimate
+from phenaki.evaluation.bootstrap import Estimate, mean_estimate, slope_estimate
 from phenaki.evaluation.drift import Side, Window
 from phenaki.evaluation.drift_scripts import RECALLING, RETURN_AFTER, RETURNING
 from phenaki.evaluation.looks import Looks
@@ -21,6 +23,7 @@ from phenaki.evaluation.story_figures import frechet_figures, plain
 END_SHARE = 0.15  # of a story's windows: FramePack's measure of drift (Zhang & Agrawala 2025, arXiv 2504.12626)
 LOOKS = tuple(one.name for one in fields(Looks))
 SIDES = ("made", "truth")
+LEAST_TRUTH = 0.1  # of the mean truth: a window with less says nothing of a ratio to it
 
 Stories = Sequence[Sequence[Window]]  # the windows of each story of one mode, in order
 
@@ -33,6 +36,7 @@ def mode_figures(stories: Stories, mode: str, fps: float) -> dict[str, Any]:
         "by_attribute": attribute_figures([window for story in stories for window in story]),
         "minutes": by_minute(stories, fps),
         "ends": end_figures(stories),
+        "trends": {name: plain(trend(stories, name, fps)) for name in LOOKS},
     }
     return {**figures, "returns": return_figures(stories, fps)} if mode in (RETURNING, RECALLING) else figures
 
@@ -70,6 +74,27 @@ def beyond_truth(sides: dict[str, dict[str, float | None]]) -> float | None:
     """|ratio of what was made / ratio of the truth - 1|: 0.05 = 5% more or less change than the script asks for."""
     made, truth = (sides[side]["ratio"] for side in SIDES)
     return round(abs(made / truth - 1), 4) if made is not None and truth else None
+
+
+def trend(stories: Stories, name: str, fps: float) -> Estimate:
+    """How much a measure changes from the first window to the last beside rendered truth: 0.05 = it ends 5% above where it began.
+
+    log(made / truth) of every window on a straight line over time, by least squares, each story with a level of its own. Intervals:
+    the windows that begin in one minute of a story are one observation.
+    """
+    mean = looks_mean([window.truth for story in stories for window in story], name)["value"] or 0.0
+    groups, lines, times, ratios = [], [], [], []
+    for number, story in enumerate(stories):
+        for index, window in enumerate(story):
+            made, truth = (getattr(getattr(window, side).looks, name) for side in SIDES)
+            if made > 0 and truth > LEAST_TRUTH * mean:
+                groups.append(10_000 * number + int(window.start_frame / fps // 60))
+                lines.append(number)
+                times.append(index / max(len(story) - 1, 1))
+                ratios.append(math.log(made / truth))
+    found = slope_estimate(groups, lines, times, ratios)
+    change_of = lambda slope: None if slope is None else math.expm1(slope)
+    return replace(found, value=change_of(found.value), low=change_of(found.low), high=change_of(found.high))
 
 
 def span_figures(stories: Stories) -> dict[str, Any]:

@@ -141,12 +141,18 @@ def summary(figures: dict[str, Any]) -> list[str]:
         for context, modes in figures["contexts"].items():
             ends = modes[mode]["ends"]
             lines.append(f"{mode}, {context}: {'  '.join(shown(name, ends[name]) for name in SHOWN if name in ends)}")
+            trends = "  ".join(f"{name} {shown_trend(modes[mode]['trends'][name])}" for name in SHOWN if name in modes[mode]["trends"])
+            lines.append(f"    from start to end beside rendered truth (95%): {trends}")
             if "returns" in modes[mode] and modes[mode]["returns"]["each"]:
                 made, truth = (modes[mode]["returns"][side] for side in ("made", "truth"))
                 alike = "  ".join(f"{name.replace('_', ' ')} {made[name]['value']:g} ({truth[name]['value']:g})" for name in made)
                 lines.append(f"    where it returns (rendered truth): {alike}")
     lines += [f"{name}: {why}" for name, why in figures["not_measured"].items()]
     return lines + [f"caution: {caution}" for caution in figures["cautions"]]
+
+
+def shown_trend(trend: dict[str, Any]) -> str:
+    return "-" if trend["value"] is None else f"{trend['value']:+.1%} ({trend['low']:+.1%} to {trend['high']:+.1%})"
 
 
 def shown(name: str, ends: dict[str, Any]) -> str:
