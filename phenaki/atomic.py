@@ -38,7 +38,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """The file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.part-{os.getpid()}")  # another process may be writing the same
     try:
         part.write_bytes(data)
         put(part, path)
@@ -72,7 +72,7 @@ def why_unwritable(path: Path) -> str:
     probe = path.with_name(f".{path.name}.part-probe")
     try:
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may have asked the same
     except (OSError, ValueError) as error:
         return f"cannot write in {path.parent} ({getattr(error, 'strerror', None) or error}); choose another folder"
     return ""

@@ -115,6 +115,8 @@ def read_info(folder: Path) -> ModelInfo:
         wrong = [key for key, kind in kinds.items() if key in values and not isinstance(values[key], kind)]
         if wrong:
             raise CheckpointError(f"{path}: {wrong[0]} = {values[wrong[0]]!r} is not what a model folder has there. Copy the folder again")
+        if not values["name"].isprintable():
+            raise CheckpointError(f"{path}: name = {values['name']!a}: needed characters that can be printed")
         return ModelInfo(**values)
     except CheckpointError:
         raise

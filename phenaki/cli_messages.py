@@ -1,6 +1,7 @@
 """What all commands share: how errors and notes are told, and the values that options may have."""
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 errors = Console(stderr=True)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class NumberKind(StrEnum):
@@ -37,6 +39,8 @@ def told_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
+        if getattr(error, "errno", None) in NO_ROOM:
+            error.add_note("make room there, or give an output on another disk, and run the same command again")
         errors.print(Text.assemble(("error:", "red"), f" {error}{notes(error)}"), soft_wrap=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:

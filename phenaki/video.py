@@ -45,6 +45,7 @@ __all__ = [
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MAX_IMAGE_PIXELS = 64_000_000
+MAX_CHAPTER_FRAMES = 1 << 31  # a year at 68 frames a second
 LABEL_HEIGHT = 14  # pixels of a prompt above its row in a contact sheet
 
 
@@ -131,7 +132,7 @@ class SheetEncoder:
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]):
         self.frames: list[np.ndarray] = []
-        self.part = path.with_name(f".{path.stem}.part.png")
+        self.part = path.with_name(f".{path.stem}.part-{os.getpid()}.png")  # another process may be writing the same
 
     @property
     def count(self) -> int:
@@ -169,6 +170,9 @@ class VideoWriter:
     ):  # fmt: skip
         self.path = check_output_path(path)
         self.size, self.scenes, self.script, self.label = tuple(size), scenes, script, label
+        for scene in scenes:
+            if "\0" in scene.prompt or not 0 <= scene.start_frame <= scene.start_frame + scene.num_frames <= MAX_CHAPTER_FRAMES:
+                raise VideoError(f"{scene}: cannot be a chapter; needed frames from 0 to {MAX_CHAPTER_FRAMES}, and no NUL in the prompt")
         ending, self.notes = self.path.suffix.lower(), ()
         if ending in (".gif", ".png"):
             if resume:

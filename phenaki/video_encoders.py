@@ -151,8 +151,7 @@ class StreamEncoder:
             if script is not None:
                 target.metadata["comment"] = json.dumps(script, ensure_ascii=False)
                 target.metadata["title"] = str(script.get("title") or "")
-            in_order = sorted(scenes, key=lambda scene: scene.start_frame)
-            target.set_chapters([self._chapter(number, scene) for number, scene in enumerate(in_order)])
+            target.set_chapters(chapters_of(scenes, self.coding.fps))
             stream = target.add_stream_from_template(source.streams.video[0])
             stream.codec_context.framerate = self.coding.fps  # else a reader of .webm guesses it from rounded milliseconds
             stream.metadata[FRAMES_TAG] = str(self.count)
@@ -182,11 +181,6 @@ class StreamEncoder:
     def _whole_path(self) -> Path:
         return self.path.with_name(f".{self.path.stem}.whole{self.path.suffix}")
 
-    def _chapter(self, number: int, scene: VideoScene) -> dict[str, Any]:
-        milliseconds = [round(1000 * frame / self.coding.fps) for frame in (scene.start_frame, scene.start_frame + scene.num_frames)]
-        base = Fraction(1, 1000)
-        return {"id": number, "start": milliseconds[0], "end": milliseconds[1], "time_base": base, "metadata": {"title": scene.prompt}}
-
 
 class GifEncoder:
     """Keeps frames in 256 colours each and writes them at the end: GIF has no way to grow that players accept.
@@ -198,7 +192,7 @@ class GifEncoder:
         if fps > MAX_GIF_FPS:
             raise VideoError(f"{path}: {fps:g} frames a second: a GIF has at most {MAX_GIF_FPS}; write .mp4 or .webm")
         self.path, self.fps, self.frames = path, fps, []
-        self.part = path.with_name(f".{path.stem}.part.gif")
+        self.part = path.with_name(f".{path.stem}.part-{os.getpid()}.gif")  # another process may be writing the same
 
     @property
     def count(self) -> int:
@@ -248,6 +242,20 @@ class SequenceEncoder:
 
     def abandon(self) -> None:
         """The frames that were written stay."""
+
+
+def chapters_of(scenes: Sequence[VideoScene], fps: Fraction) -> list[dict[str, Any]]:
+    """The scenes in order of time, for `av`. Readers of .webm drop a chapter that takes no time, or that begins no later than the one before:
+    scenes without a frame of their own take a millisecond."""
+    chapters, earliest = [], 0
+    for number, scene in enumerate(sorted(scenes, key=lambda scene: scene.start_frame)):
+        start, end = (round(1000 * frame / fps) for frame in (scene.start_frame, scene.start_frame + scene.num_frames))
+        start = max(start, earliest)
+        earliest = start + 1
+        chapters.append({
+            "id": number, "start": start, "end": max(end, earliest), "time_base": Fraction(1, 1000), "metadata": {"title": scene.prompt},
+        })  # fmt: skip
+    return chapters
 
 
 def checksums(path: Path) -> array:

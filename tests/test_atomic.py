@@ -1,6 +1,8 @@
 """A file has its name only when its bytes are on the disk."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -32,6 +34,14 @@ def test_what_cannot_have_its_name_leaves_no_part_behind(tmp_path):
     with pytest.raises(OSError):
         atomic.write_text(tmp_path / "a.json", "{}")
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_processes_that_write_the_same_file_do_not_take_each_other_s_parts(tmp_path):
+    program = "import pathlib, sys; from phenaki import atomic; path = pathlib.Path(sys.argv[1])\n"
+    program += "for _ in range(300): atomic.why_unwritable(path) and sys.exit(3); atomic.write_bytes(path, bytes(2000))"
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "a.json")]) for _ in range(2)]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_bytes() == bytes(2000)
 
 
 def test_a_file_that_could_not_be_written_is_told_beforehand(tmp_path):

@@ -1,7 +1,9 @@
 """The command line: what each command writes and prints, and that every mistake is one message with exit code 2."""
 
+import errno
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -18,6 +21,7 @@ import phenaki.pipeline
 import phenaki.training.generator
 from phenaki.checkpoint import ModelInfo, load_model, save_model
 from phenaki.cli import app
+from phenaki.cli_messages import told_errors
 from phenaki.cvivit import CViViT
 from phenaki.maskgit import MaskGIT
 from phenaki.planning import story_operations
@@ -525,6 +529,14 @@ def test_a_mistake_as_the_shell_sees_it(tmp_path):
     )
     assert told.returncode == 2 and told.stdout == "" and told.stderr.startswith("error: ") and len(told.stderr.splitlines()) == 1
     assert "Traceback" not in told.stderr
+
+
+@pytest.mark.parametrize("number, told", [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EFBIG, True), (errno.EACCES, False)])
+def test_a_full_disk_is_told_with_what_to_do(capsys, number, told):
+    with pytest.raises(typer.Exit), told_errors():
+        raise OSError(number, os.strerror(number))
+    said = capsys.readouterr().err
+    assert os.strerror(number) in said and ("make room there, or give an output on another disk, and run the same command again" in said) == told
 
 
 def test_usage_mistakes_are_exit_code_two():

@@ -44,6 +44,19 @@ def shard(path, members: dict[str, bytes]) -> None:
             tar.addfile(member, io.BytesIO(data))
 
 
+def test_a_shard_whose_headers_lead_back_ends(tmp_path, clip_bytes):
+    """tarfile takes a size below nothing from a pax header, and then finds that header again, for ever."""
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, pax, data in (("a.mp4", {}, clip_bytes), ("b.mp4", {"size": "-1536"}, b"")):
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = len(data), pax
+            tar.addfile(member, io.BytesIO(data))
+    found = index_shard(tmp_path / "a.tar")
+    assert [clip.name for clip in found.clips] == ["a.mp4"]
+    (told,) = (entry for entry in found.unusable if entry.kind == "damaged shard")
+    assert "after the member at byte" in told.reason and "members before the damage are used" in told.reason
+
+
 def test_a_folder_lists_files_and_says_what_is_none(tmp_path):
     (tmp_path / "a/deep_sea").mkdir(parents=True)
     (tmp_path / "a/deep_sea/x.MP4").write_bytes(b"1")

@@ -25,7 +25,7 @@ from phenaki import atomic
 from phenaki.data.ahead import Ahead, drawn_ahead
 from phenaki.training import checkpoints
 from phenaki.training import run as run_module
-from phenaki.training.checkpoints import Progress, changed, damage
+from phenaki.training.checkpoints import BusyError, Progress, changed, damage
 from phenaki.training.interrupts import Stopped
 from phenaki.training.journal import Journal
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate
@@ -52,6 +52,17 @@ def test_the_average_is_that_of_the_formula():
     for name, tensor in ema.weights.items():
         torch.testing.assert_close(tensor, slow[name])
     assert ema.weights["1.num_batches_tracked"] == 200
+
+
+@pytest.mark.skipif(checkpoints.fcntl is None, reason="there are no locks here")
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    program = "import pathlib, sys; from phenaki.training.checkpoints import take; kept = take(pathlib.Path(sys.argv[1])); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline()
+        with pytest.raises(BusyError, match="another process trains in this folder; wait for it, or give another --out"):
+            Run(tmp_path, Toy(), settings())
+        other.kill()
+    assert Run(tmp_path, Toy(), settings()).step == 0
 
 
 def test_the_learning_rate_warms_up_and_falls():

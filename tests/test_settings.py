@@ -94,6 +94,25 @@ def test_a_model_folder_with_such_a_rate_is_refused_by_its_file(tmp_path):
         read_info(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        ('"fps": 8.0', '"fps": true', "fps True: needed a finite number"),
+        ('"fps": 8.0', '"fps": 1' + 400 * "0", "fps 10+: needed a finite number"),
+        ('"fps": 8.0', '"fps": 8.0, "fps": 24.0', "the key 'fps' is given twice"),
+        ('"name": "tiny"', '"name": "ti\\ud800ny"', r"name = 'ti\\ud800ny': needed characters that can be printed"),
+        ('"name": "tiny"', '"name": "ti\\u0000ny"', r"name = 'ti\\x00ny': needed characters that can be printed"),
+    ],
+)
+def test_a_model_folder_with_senseless_values_is_refused(tmp_path, old, new, said):
+    save_info(tmp_path, INFO)
+    path = tmp_path / "config.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(CheckpointError, match=f"config.json: .*{said}"):
+        read_info(tmp_path)
+
+
 def test_a_lone_actor_has_no_companion():
     world = open_world(replace(SMALL_WORLD, actors=("fox",), places=("beach", "city"), companion_prob=1.0))
     assert not any(scene.companion for index in range(20) for scene in world.story(0, index, 9).scenes)

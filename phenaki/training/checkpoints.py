@@ -11,7 +11,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,8 +19,17 @@ from torch import Tensor
 from phenaki.atomic import open_to_others, put, sync
 from phenaki.checkpoint import sha256
 
+try:
+    import fcntl
+except ImportError:  # Windows: nobody is kept from training in the same folder
+    fcntl = None
+
 WEIGHTS, OPTIMIZER, CRITIC, MANIFEST = "weights.safetensors", "optimizer.safetensors", "critic.safetensors", "manifest.json"
 NEEDED = (WEIGHTS, OPTIMIZER)
+
+
+class BusyError(ValueError):
+    """A run's folder in which another process trains."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,23 @@ class Progress:
     since: int = 0  # steps since the last line of the log, and the sums of what it will say
     sums: dict[str, float] = field(default_factory=dict)
     validation: float | None = None  # loss on held-out clips
+
+
+def take(run: Path) -> BinaryIO:
+    """Makes a run's folder this process's own while the file that is returned is open. BusyError where it is another's.
+
+    The system lets it go with the process, however that ends; within one process it may be taken twice.
+    """
+    file = open(run / ".lock", "ab")  # noqa: SIM115 - its caller holds it
+    try:
+        if fcntl is not None:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.close()
+        raise BusyError(f"{run}: another process trains in this folder; wait for it, or give another --out") from error
+    except OSError:  # a file system that knows no locks
+        pass
+    return file
 
 
 def checkpoint_folders(run: Path) -> list[Path]:

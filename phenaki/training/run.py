@@ -36,6 +36,7 @@ from phenaki.training.checkpoints import (
     read_progress,
     save_part,
     set_aside,
+    take,
 )  # fmt: skip
 from phenaki.training.heap import keep_freed_memory
 from phenaki.training.interrupts import Interrupts, Stopped
@@ -102,6 +103,7 @@ class Run:
         self.folder, self.task, self.settings, self.on_note = Path(folder), task, settings, on_note
         self.group = Group(device=next(task.model.parameters()).device) if group is None else group
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = take(self.folder) if self.group.leads else None
         self.parts = self.group.parts(settings.accumulate)
         for part in self.parts:
             part.of(settings.batch_size)
