@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import math
 import os
 import random
 import sys
@@ -21,7 +22,7 @@ from phenaki.cli import app
 from phenaki.data.storybook import StoryTruth, draw_art
 from phenaki.evaluation import drift_program
 from phenaki.evaluation.drift import Judge, JudgedTokens, Side, Window, made_windows, num_windows, read_windows, watch, window_chunks
-from phenaki.evaluation.drift_figures import LOOKS, mode_figures, trend
+from phenaki.evaluation.drift_figures import LOOKS, mode_figures, ratio_interval, trend
 from phenaki.evaluation.drift_plot import COLOURS, ROWS, drift_plot
 from phenaki.evaluation.drift_program import GOOD_REFEREE, DriftExam, cautions, run_drift_evaluation
 from phenaki.evaluation.drift_scripts import (
@@ -205,6 +206,15 @@ def test_what_returns_is_held_against_how_it_was(phenaki, world, tmp_path, monke
     assert found["made"]["same"]["value"] == (1.0 if kept else 0.75) and found["truth"]["same"]["value"] == 1
     assert (found["made"]["likeness"]["value"] == pytest.approx(1, abs=1e-3)) == kept
     assert (found["made"]["colour_distance"]["value"] < 1) == kept
+
+
+def test_an_interval_of_a_ratio_is_as_wide_as_both_its_ends_make_it():
+    exact, wide = {"value": 100.0, "low": 100.0, "high": 100.0}, {"value": 200.0, "low": 180.0, "high": 220.0}
+    assert ratio_interval(exact, exact) == {"ratio_low": 1.0, "ratio_high": 1.0}
+    one, both = ratio_interval(exact, wide), ratio_interval(wide, wide)
+    assert one["ratio_high"] == pytest.approx(2 * math.exp(0.1), abs=1e-3) and one["ratio_low"] == pytest.approx(2 * math.exp(-0.1), abs=1e-3)
+    assert both["ratio_high"] == pytest.approx(math.exp(0.1 * math.sqrt(2)), abs=1e-3)
+    assert ratio_interval({"value": 0.0, "low": 0.0, "high": 0.0}, wide) == {"ratio_low": None, "ratio_high": None}
 
 
 def test_without_i3d_there_is_no_fvd(phenaki, world, tmp_path, monkeypatch):

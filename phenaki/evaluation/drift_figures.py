@@ -59,8 +59,17 @@ def end_figures(stories: Stories) -> dict[str, Any]:
         found[name] = {side: change(first[name][side]["value"], last[name][side]["value"]) for side in SIDES}
         found[name]["beyond_truth"] = beyond_truth(found[name])
     if first["fvd"] and last["fvd"]:
-        found["fvd"] = change(first["fvd"]["value"], last["fvd"]["value"])
+        found["fvd"] = change(first["fvd"]["value"], last["fvd"]["value"]) | ratio_interval(first["fvd"], last["fvd"])
     return found
+
+
+def ratio_interval(first: dict[str, Any], last: dict[str, Any]) -> dict[str, float | None]:
+    """95% of last / first from the intervals of both, as if they were independent and their logarithms normal (the delta method)."""
+    if not first["value"] or not last["value"]:
+        return {"ratio_low": None, "ratio_high": None}
+    wide = math.hypot(*((one["high"] - one["low"]) / 2 / one["value"] for one in (first, last)))
+    ratio = last["value"] / first["value"]
+    return {"ratio_low": round(ratio * math.exp(-wide), 4), "ratio_high": round(ratio * math.exp(wide), 4)}
 
 
 def change(first: float | None, last: float | None) -> dict[str, float | None]:

@@ -157,7 +157,8 @@ def shown_trend(trend: dict[str, Any]) -> str:
 
 def shown(name: str, ends: dict[str, Any]) -> str:
     if name == "fvd":
-        return f"FVD {ends['first']:g} -> {ends['last']:g} (ratio {'-' if ends['ratio'] is None else ends['ratio']})"
+        spread = "" if ends["ratio_low"] is None else f", 95% {ends['ratio_low']} to {ends['ratio_high']}"
+        return f"FVD {ends['first']:g} -> {ends['last']:g} (ratio {'-' if ends['ratio'] is None else ends['ratio']}{spread})"
     made, beyond = ends["made"], ends["beyond_truth"]
     if made["drift"] is None:
         return f"{name} -"
