@@ -121,6 +121,7 @@ def edit_command(
     guidance_scale: Annotated[float | None, typer.Option(help="how strongly the prompt is followed; 1 = off")] = None,
     negative: Annotated[str, typer.Option(help="what the video should not show")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
+    dtype: Annotated[NumberKind, typer.Option(help="what is computed in; auto: bfloat16 where the machine is much faster in it")] = NumberKind.auto,
 ) -> None:
     """Make a part of your own clip anew, go on from it, or tell it another way. The model sees its middle square."""
     with told_errors():
@@ -133,7 +134,7 @@ def edit_command(
         told = Edit(prompt, region, keep, extend, paste, size, seed, negative, guidance_scale, num_steps)
         source = FrameSource.of(clip)
         check_result_path(output, source)
-        written = edit_to_file(load(model, device), source, told, output, on_note=tell)
+        written = edit_to_file(load(model, device, dtype.value), source, told, output, on_note=tell)
         tell(f"{output}: {written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s")
 
 

@@ -22,6 +22,7 @@ from phenaki.story_plan import Chunk, ScenePlan, StoryPlan
 
 TEXT_LENGTH_STEP = 16  # on a GPU prompts are padded to whole numbers of so many vectors, so that chunks of most of them are recorded once
 
+
 @dataclass(frozen=True)
 class SceneText:
     """A scene's prompt and, for guidance, its negative: text (1 l d) float and text_mask (1 l); negative None = no text."""

@@ -1,7 +1,7 @@
 """From a script to a video: `Phenaki`, and the functions of the package's first five lines.
 
 Holds the three networks together: text encoder, generator, tokenizer. What is said when is `story.py`'s business, what
-carries over is `director.py`'s, files are `video.py`'s.
+carries over is `past.py`'s, files are `video.py`'s.
 """
 
 import contextlib

@@ -10,7 +10,7 @@ from phenaki.checkpoint import CheckpointError, ModelInfo
 from phenaki.cvivit import CViViT
 from phenaki.devices import choose_dtype
 from phenaki.maskgit import MaskGIT
-from phenaki.pipeline import apply_overrides, check_can_recall, check_not_empty, plan_story, sampling_options
+from phenaki.pipeline import apply_overrides, check_can_recall, check_not_empty, check_pictures, plan_story, sampling_options
 from phenaki.story import Story, StoryError
 from phenaki.story_plan import StoryPlan
 from phenaki.text import TextConfig, check_length, load_counter
@@ -31,6 +31,7 @@ def plan_script(
         planned = plan_story(story, info)
         check_not_empty(planned, story.fps or info.fps)
         check_can_recall(planned, info)
+        check_pictures(story.size or info.tokenizer.image_size, story.fps or info.fps, info)
         check_prompts(planned, info.text)
     except CheckpointError:
         raise

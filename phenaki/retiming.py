@@ -6,6 +6,17 @@ from fractions import Fraction
 import numpy as np
 
 
+def rate(fps: float) -> Fraction:
+    """A number of frames a second as files state it: 8.4 is 42/5, and not the binary number beside it."""
+    return Fraction(fps).limit_denominator(100_000)
+
+
+def frame_at(frame: int, from_fps: float, to_fps: float) -> int:
+    """The frame of a video at one rate that is on screen when `frame` of another rate begins."""
+    pace = rate(from_fps) / rate(to_fps)
+    return frame * pace.numerator // pace.denominator
+
+
 def retimed_length(num_frames: int, from_fps: float, to_fps: float) -> int:
     """Frames at another rate that show the same time."""
     return round(num_frames * to_fps / from_fps)
@@ -13,7 +24,7 @@ def retimed_length(num_frames: int, from_fps: float, to_fps: float) -> int:
 
 def retimed_start(frame: int, from_fps: float, to_fps: float, total: int) -> int:
     """The first of `total` frames at another rate that shows `frame` or a later one."""
-    return min(math.ceil(frame * Fraction(to_fps) / Fraction(from_fps)), total)
+    return min(math.ceil(frame * rate(to_fps) / rate(from_fps)), total)
 
 
 def retimed(frames: np.ndarray, start_frame: int, from_fps: float, to_fps: float, total: int) -> np.ndarray:
@@ -24,5 +35,5 @@ def retimed(frames: np.ndarray, start_frame: int, from_fps: float, to_fps: float
     if from_fps == to_fps:
         return frames
     first, end = (retimed_start(frame, from_fps, to_fps, total) for frame in (start_frame, start_frame + len(frames)))
-    source = np.floor(np.arange(first, end) * from_fps / to_fps).astype(int) - start_frame
-    return frames[source.clip(0, len(frames) - 1)]
+    source = np.array([frame_at(frame, from_fps, to_fps) - start_frame for frame in range(first, end)], dtype=int)
+    return frames[source.clip(0, len(frames) - 1)]  # a total that was rounded up ends with the last frame once more

@@ -24,6 +24,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
 from phenaki.part_file import BOX, PartFile
+from phenaki.retiming import rate
 from phenaki.video_files import FRAMES_TAG, VideoError, VideoScene, address
 
 MAX_GIF_FPS = 100  # a GIF counts hundredths of a second
@@ -111,8 +112,7 @@ class StreamEncoder:
         self, path: Path, fps: float, size: tuple[int, int], gop_size: int | None = None, label: dict[str, Any] | None = None, resume: bool = False
     ):
         codec, options = CODECS[path.suffix.lower()]
-        rate = Fraction(fps).limit_denominator(100_000)
-        self.coding = Coding(codec, tuple(options.items()), size, rate, gop_size or max(round(fps), 1))
+        self.coding = Coding(codec, tuple(options.items()), size, rate(fps), gop_size or max(round(fps), 1))
         self.path, self.part, self.pieces = path, part_path(path), 0
         self.start, _ = encode_piece(self.coding, [], 0, 0)
         self.file, self.notes = PartFile(self.part), ()

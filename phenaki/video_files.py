@@ -6,7 +6,6 @@ other files and passes damaged pictures on.
 
 import contextlib
 import json
-import math
 import os
 import re
 import struct
@@ -22,6 +21,7 @@ from PIL import Image, ImageSequence
 
 from phenaki.atomic import why_unwritable
 from phenaki.nal_units import damage_of, length_size
+from phenaki.retiming import frame_at
 
 VIDEO_ENDINGS = (".mp4", ".webm", ".gif")
 OUTPUT_ENDINGS = (*VIDEO_ENDINGS, ".png")
@@ -295,4 +295,4 @@ def resampled_indices(num_frames: int, from_fps: float, to_fps: float) -> list[i
     if total > MAX_FRAMES:
         told = f"{num_frames} frames at {from_fps:.3g} fps last {num_frames / from_fps:.3g} s"
         raise VideoError(f"{told}: at {to_fps:g} fps they are {total}, at most {MAX_FRAMES} are read; cut it into shorter files", "too long")
-    return [min(math.floor(index * from_fps / to_fps), num_frames - 1) for index in range(total)]
+    return [min(frame_at(index, from_fps, to_fps), num_frames - 1) for index in range(total)]

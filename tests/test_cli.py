@@ -227,7 +227,7 @@ def clip(tmp_path) -> Path:
 
 def test_edit_writes_the_video(clip, model, tmp_path):
     options = ["--box", "8,8,16,8", "--outside", "--frames", "2-6", "--extend", 0.5, "--seed", 3, "--no-paste", "--size", 48, "--num-steps", 1]
-    told = run("edit", clip, "a [bold]bear[/]", "-o", tmp_path / "b.mp4", "--model", model, "--device", "cpu", *options)
+    told = run("edit", clip, "a [bold]bear[/]", "-o", tmp_path / "b.mp4", "--model", model, "--device", "cpu", "--dtype", "float32", *options)
     video = read_video(tmp_path / "b.mp4")
     assert told.startswith(f"{tmp_path / 'b.mp4'}: 13 frames, 1.62 s of video in ") and video.frames.shape == (13, 48, 48, 3)
     edited = video.script["edit"]
@@ -322,6 +322,10 @@ def test_plan_counts_what_generate_would_do(model):
 def test_plan_refuses_what_generate_refuses(script, model, tmp_path):
     assert "num_steps 0: needed 1 to 256" in fails("plan", script, "--model", model, "--num-steps", 0)
     assert "no such folder" in fails("plan", script, "--model", "nosuch")
+    (tmp_path / "large.yaml").write_text("size: 4096\nfps: 240\nscenes: [a bear]\n")
+    for command in ("plan",), ("generate", "-o", tmp_path / "a.mp4"):
+        said = fails(*command, tmp_path / "large.yaml", "--model", model)
+        assert "large.yaml: 4096x4096 pixels at 240 fps: the frames of a chunk would take" in said
     assert "config.json is missing" in fails("plan", script, "--model", tmp_path)
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -160,12 +161,14 @@ def test_a_rate_that_leaves_no_frame_is_told_before_any_is_made(ready, spied):
 
 def test_no_frame_is_lost_or_moved_at_a_seam():
     frames = np.arange(101, dtype=np.uint8)[:, None, None, None]
-    for rate in (0.5, 1, 5, 7.3, 8, 12, 24, 23.976, 30000 / 1001, 60):
-        total = retimed_length(101, 8, rate)
-        pieces = [retimed(frames[start : start + 5], start, 8, rate, total) for start in range(0, 101, 5)]
-        shown = np.concatenate(pieces).ravel()
-        assert len(shown) == total == round(101 * rate / 8)
-        assert shown.tolist() == resampled_indices(101, 8, rate)
+    for own, rate in [*((8, rate) for rate in (0.5, 1, 5, 7.3, 8, 8.4, 12, 24, 23.976, 30000 / 1001, 60)), (29.97, 59.94), (8.1, 24.3), (7.3, 24)]:
+        total = retimed_length(101, own, rate)
+        pace = Fraction(str(own)) / Fraction(str(rate)) if rate != 30000 / 1001 else 8 / Fraction(30000, 1001)
+        for length in (4, 5, 101):
+            pieces = [retimed(frames[start : start + length], start, own, rate, total) for start in range(0, 101, length)]
+            shown = np.concatenate(pieces).ravel()
+            assert len(shown) == total == round(101 * rate / own)
+            assert shown.tolist() == resampled_indices(101, own, rate) == [min(math.floor(i * pace), 100) for i in range(total)]
 
 
 def test_frames_that_would_fill_the_memory_are_refused(ready):

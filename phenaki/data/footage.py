@@ -30,6 +30,7 @@ from phenaki.data.decoding import ClipError, DecodingPool
 from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.listing import list_clips
 from phenaki.data.order import place_of
+from phenaki.devices import sent
 from phenaki.pixels import from_bytes
 
 CACHE_BYTES = 256 << 20  # of cut clips kept in memory
@@ -197,7 +198,7 @@ class Footage:
         return max(num_frames, 1) * self.settings.size**2 * 3
 
     def _stacked(self, clips: list[np.ndarray]) -> Tensor:
-        return rearrange(from_bytes(torch.from_numpy(np.stack(clips)).to(self.device)), "b f h w c -> b c f h w")
+        return rearrange(from_bytes(sent(torch.from_numpy(np.stack(clips)), torch.device(self.device))), "b f h w c -> b c f h w")
 
 
 def own_report(report: Path) -> Path:

@@ -37,6 +37,7 @@ class DriftExam:
     contexts: tuple[str, ...] = ()  # compared with the model's own: "tokens", "frames"
     sampling: dict[str, Any] = field(default_factory=dict)  # fields of SamplingOptions in place of the model's own
     device: str = "cpu"
+    dtype: str = "auto"  # what the model computes in (`choose_dtype`)
     fvd: bool = True
 
     def __post_init__(self):
@@ -57,7 +58,7 @@ def run_drift_evaluation(
     plot = plot or output.with_suffix(".png")
     work = work or output.with_name(f"{output.stem}-work")
     check_outputs(output, picture=plot, work=work)
-    phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device), exam.sampling)
+    phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device, dtype=exam.dtype), exam.sampling)
     contexts = tuple(dict.fromkeys([phenaki.info.sampling.context, *exam.contexts]))
     referee = referee or load_referee(exam.world, exam.device)
     world = world_for(phenaki, exam.world, exam.atlas, exam.device, omit_prob=0.0)  # a scene is judged by its own prompt

@@ -37,6 +37,7 @@ class StoryExam:
     scripts: ScriptSettings = field(default_factory=ScriptSettings)
     sampling: dict[str, Any] = field(default_factory=dict)  # fields of SamplingOptions in place of the model's own
     device: str = "cpu"
+    dtype: str = "auto"  # what the model computes in (`choose_dtype`)
     fvd: bool = True  # I3D sees three videos a story: on a CPU nearly half as long as making it
 
 
@@ -52,7 +53,7 @@ def run_story_evaluation(
     """
     work = work or output.with_name(f"{output.stem}-work")
     check_outputs(output, html, work=work)
-    phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device), exam.sampling)
+    phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device, dtype=exam.dtype), exam.sampling)
     lengths = scene_lengths(phenaki, exam.scripts)
     referee = referee or load_referee(exam.world, exam.device)
     world = world_for(phenaki, exam.world, exam.atlas, exam.device)

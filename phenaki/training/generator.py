@@ -52,8 +52,8 @@ def generator_loss(
     cache = model.encode_text(text, text_mask)
     context = model.encode_context(batch.context, batch.kinds, batch.corruption) if batch.context is not None else None
     shown = torch.where(batch.mask, model.mask_token_id, batch.tokens)
-    hidden = model.features(shown, cache, context, batch.starts)[batch.mask]
-    scores = model.score(hidden, batch.tokens[batch.mask], label_smoothing)
+    hidden = model.features(shown, cache, context, batch.starts).flatten(0, 3)[batch.places]
+    scores = model.score(hidden, batch.tokens.flatten()[batch.places], label_smoothing)
     divisor = scores.log_probs.shape[1] if num_hidden is None else num_hidden
     correct = (scores.log_probs.detach() > -0.6931).float().mean(0)  # given more than even odds
     loss = scores.cross_entropy.sum() / divisor
@@ -74,10 +74,11 @@ def critic_loss(model: MaskGIT, batch: Batch, features: Tensor, cache: TextCache
     in the whole chunk so filled each of them is judged.
     """
     with torch.no_grad():
-        filled = batch.tokens.clone()
-        filled[batch.mask] = model.draw_tokens(features, batch.draws[batch.mask])
-        judged = model.features(filled, cache, context, batch.starts)[batch.mask]
-    wrong = filled[batch.mask] != batch.tokens[batch.mask]
+        true = batch.tokens.flatten()[batch.places]
+        drawn = model.draw_tokens(features, batch.draws.flatten(0, 3)[batch.places])
+        filled = batch.tokens.flatten().index_copy(0, batch.places, drawn).view_as(batch.tokens)
+        judged = model.features(filled, cache, context, batch.starts).flatten(0, 3)[batch.places]
+    wrong = drawn != true
     return binary_cross_entropy_with_logits(model.critic(judged).float(), wrong.float(), reduction="sum")
 
 
@@ -204,7 +205,7 @@ class GeneratorTask:
         text = torch.zeros(num_rows, self._longest_text, config.text_dim, device=device)
         cache = network.encode_text(text, torch.ones(text.shape[:2], dtype=torch.bool, device=device))
         chunk = torch.zeros(num_rows, config.chunk_slices, h, w, dtype=torch.long, device=device)
-        kinds = torch.zeros(config.context_slices, dtype=torch.long, device=device)
+        kinds = torch.zeros(config.context_slices + config.anchor, dtype=torch.long, device=device)
         context = network.encode_context(chunk[:, :1].expand(-1, len(kinds), -1, -1), kinds) if len(kinds) else None
         features = network.features(chunk, cache, context, False).flatten(0, -2)
         half = len(features) // 2

@@ -99,7 +99,7 @@ class TokenizerLosses(nn.Module):
 
     @torch.no_grad()
     def held_out(self, result: Reconstruction, video: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """The same of clips that are not trained on, without the discriminator; "loss" is comparable from step to step."""
+        """How unlike the truth clips are that are not trained on. Without the quantizer's loss and the discriminator: "loss" compares steps."""
         made, truth = result.video.float(), video.float()
         parts = self._likeness(made, truth, rng)
         loss = sum(getattr(self.settings, f"{name}_weight") * part for name, part in parts.items())

@@ -36,8 +36,8 @@ class Rollout:
         return Rollout(**{name: value[rows] for name, value in vars(self).items()})
 
     def to(self, device: torch.device | str) -> "Rollout":
-        """The same on another device."""
-        return Rollout(**{name: sent(value, torch.device(device)) for name, value in vars(self).items()})
+        """The same on another device, but for the seeds, which are read here."""
+        return Rollout(**{name: value if name == "seeds" else sent(value, torch.device(device)) for name, value in vars(self).items()})
 
 
 def least_slices(config: MaskGITConfig) -> int:

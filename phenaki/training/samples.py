@@ -11,8 +11,8 @@ from torch import Tensor
 from phenaki import atomic
 from phenaki.pixels import to_bytes
 
-SAMPLE_SEED = 1_000_003  # of the stories in sample pictures, never trained on
-HELD_OUT_SEED = 1_000_033  # of the clips that are validated on, never trained on
+SAMPLE_SEED = 1_000_003  # of the stories in sample pictures; of footage, and of stories that were painted once, other cuts of what is trained on
+HELD_OUT_SEED = 1_000_033  # of the clips that are validated on
 
 
 def save_video_rows(videos: Tensor, path: Path, fps: float | None = None) -> None:

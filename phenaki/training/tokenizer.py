@@ -157,7 +157,7 @@ class TokenizerTask:
         num_batches *= num_parts
         for number in range(num_batches):
             video = self._clips(self.held_out, HELD_OUT_SEED, number * size, size, self.num_frames)
-            said = self.losses_of.held_out(model(video), video, generator_for(HELD_OUT_SEED, number, "losses"))
+            said = self.losses_of.held_out(model(video), video, generator_for(HELD_OUT_SEED, number // num_parts, "losses"))
             for name, value in said.items():
                 sums[name] = sums.get(name, 0.0) + value.item() / num_batches
         return with_psnr(sums)
