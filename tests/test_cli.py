@@ -322,7 +322,7 @@ def test_plan_counts_what_generate_would_do(model):
 def test_plan_refuses_what_generate_refuses(script, model, tmp_path):
     assert "num_steps 0: needed 1 to 256" in fails("plan", script, "--model", model, "--num-steps", 0)
     assert "no such folder" in fails("plan", script, "--model", "nosuch")
-    (tmp_path / "large.yaml").write_text("size: 4096\nfps: 240\nscenes: [a bear]\n")
+    (tmp_path / "large.yaml").write_text("size: 4096\nfps: 240\nscenes: [{prompt: a bear}]\n")
     for command in ("plan",), ("generate", "-o", tmp_path / "a.mp4"):
         said = fails(*command, tmp_path / "large.yaml", "--model", model)
         assert "large.yaml: 4096x4096 pixels at 240 fps: the frames of a chunk would take" in said
