@@ -712,9 +712,9 @@ def test_the_discriminator_stays_as_it_is_until_it_starts(world, tmp_path):
         torch.manual_seed(0)
         own = settings(num_steps=num_steps, weight_decay=1.0, save_every=2, final_lr_ratio=1.0)
         task = tokenizer_task(CViViT(TINY.tokenizer), world, TokenizerTraining(num_slices=2, losses=losses, optimizer=own))
-        before = {name: tensor.clone() for name, tensor in task.critic.state_dict().items()}
+        before = {name: tensor.clone() for name, tensor in task.discriminator.state_dict().items()}
         Run(folder, task, own).train(lambda line: None)
-        after = task.critic.state_dict()
+        after = task.discriminator.state_dict()
         changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
         assert changed == (set() if num_steps == 2 else set(after))
         return after

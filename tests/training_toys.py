@@ -44,7 +44,7 @@ class Toy:
 
     loss_at: Callable[[int], dict[str, Tensor]] | None = None  # of a step
     model: nn.Module = field(default_factory=lambda: nn.Linear(3, 2))
-    critic: nn.Module | None = None
+    discriminator: nn.Module | None = None
     part: str = "model"
     identity: dict = field(default_factory=dict)
     habits: dict = field(default_factory=dict)

@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows: nobody is kept from training in the same folder
     fcntl = None
 
-WEIGHTS, OPTIMIZER, CRITIC, MANIFEST = "weights.safetensors", "optimizer.safetensors", "critic.safetensors", "manifest.json"
+WEIGHTS, OPTIMIZER, DISCRIMINATOR, MANIFEST = "weights.safetensors", "optimizer.safetensors", "discriminator.safetensors", "manifest.json"
 NEEDED = (WEIGHTS, OPTIMIZER)
 
 

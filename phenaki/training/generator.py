@@ -166,7 +166,7 @@ class GeneratorTask:
     on_sample: Callable[[MaskGIT, Path], None] = lambda model, path: None
     made_with: dict[str, Any] = field(default_factory=dict)  # what the tokens and texts depend on
     part: str = "generator"
-    critic: nn.Module | None = None
+    discriminator: nn.Module | None = None
 
     def __post_init__(self):
         self._longest_text = int(self.stories.text_spans.diff().max())

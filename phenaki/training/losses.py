@@ -77,9 +77,9 @@ class TokenizerLosses(nn.Module):
                 raise ValueError(f"{name}_weight is {getattr(settings, f'{name}_weight')}: it needs the network; set it to 0, or use build_losses")
         self.settings = settings
         self.frozen = tuple(network and network.eval().requires_grad_(False) for network in (lpips, i3d))  # a tuple: not a part of this module
-        has_critic = settings.adversarial_weight > 0
-        self.discriminator = Discriminator(settings.discriminator_dim, settings.discriminator_stages) if has_critic else None
-        self.lecam = LeCam(settings.lecam_decay) if has_critic and settings.lecam_weight else None
+        is_adversarial = settings.adversarial_weight > 0
+        self.discriminator = Discriminator(settings.discriminator_dim, settings.discriminator_stages) if is_adversarial else None
+        self.lecam = LeCam(settings.lecam_decay) if is_adversarial and settings.lecam_weight else None
 
     def forward(self, result: Reconstruction, video: Tensor, step: int, rng: torch.Generator) -> dict[str, Tensor]:
         """A tokenizer's answer to `video` (b 3 f h w) in [-1, 1] -> every part by name, scalars.

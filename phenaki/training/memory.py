@@ -53,7 +53,7 @@ class Trained(Protocol):
     """Of a run's task what is asked for here."""
 
     model: nn.Module
-    critic: nn.Module | None
+    discriminator: nn.Module | None
 
     def build(self) -> nn.Module: ...
 
@@ -65,7 +65,7 @@ def check_memory(task: Trained, settings: OptimizerSettings, group: Group, bf16:
     rows = group.parts(settings.accumulate)[0].of(settings.batch_size)
     num_rows = rows.stop - rows.start
     activations = kept_bytes(task.build, lambda network: task.rehearse(network, num_rows), settings, group.device, bf16)
-    networks = [task.model] + ([] if task.critic is None else [task.critic])
+    networks = [task.model] + ([] if task.discriminator is None else [task.discriminator])
     memory = step_memory(networks, task.model, settings, activations, group.size if settings.sharded else 1)
     return judge(memory, free_memory(group.device), str(group.device), settings, num_rows)
 

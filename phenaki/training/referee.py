@@ -53,7 +53,7 @@ class Batch:
 class RefereeTask:
     """What `Run` trains here. `held_out` examples are for validation."""
 
-    part, critic = "referee", None
+    part, discriminator = "referee", None
 
     def __init__(self, referee: Referee, bank: Examples, settings: OptimizerSettings, identity: dict[str, Any], held_out: Examples | None = None):
         self.model, self.settings, self.device = referee, settings, next(referee.parameters()).device

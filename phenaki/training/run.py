@@ -20,7 +20,7 @@ from phenaki.checkpoint import save_weights
 from phenaki.config import as_dict
 from phenaki.data.ahead import Ahead
 from phenaki.training.checkpoints import (
-    CRITIC,
+    DISCRIMINATOR,
     OPTIMIZER,
     WEIGHTS,
     Progress,
@@ -59,7 +59,7 @@ class Task(Protocol):
     model: nn.Module
     identity: dict[str, Any]  # what a run that goes on must have alike
     habits: dict[str, Any]  # settings besides the optimiser's; a run that goes on is told which have changed
-    critic: nn.Module | None  # trained against the model by "discriminator_loss", saved, not averaged
+    discriminator: nn.Module | None  # trained against the model by "discriminator_loss", saved, not averaged
 
     def build(self) -> nn.Module:
         """A new network of the model's kind."""
@@ -110,7 +110,8 @@ class Run:
         self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_bf16(self.group.device))
         self._note(check_memory(task, settings, self.group, self.bf16))
         self.objective = self._objective()
-        self.optimizers = make_optimizers(task.model, settings) + ([] if task.critic is None else make_optimizers(task.critic, settings))
+        trained = [task.model] if task.discriminator is None else [task.model, task.discriminator]
+        self.optimizers = [optimizer for network in trained for optimizer in make_optimizers(network, settings)]
         self.ema = EMA(task.model, settings.ema_decay)
         self.progress, self.meter = Progress(), Meter()
         self.peak, self.operations_per_token = peak_operations(self.group.device), {}
@@ -130,7 +131,7 @@ class Run:
             compile_layers(task.model)
         if settings.activation_checkpointing:
             checkpoint_activations(task.model)
-        networks = {"model": task.model} | ({} if task.critic is None else {"critic": task.critic})
+        networks = {"model": task.model} | ({} if task.discriminator is None else {"discriminator": task.discriminator})
         return spread(Objective(networks, task.losses, self.bf16), self.group, settings.sharded)
 
     def train(self, on_log: Callable[[dict], None] = print) -> None:
@@ -163,9 +164,9 @@ class Run:
         values = self._backward(batches) if self._knows_cost(batches) else self._measured(batches)
         values["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.task.model.parameters(), settings.max_grad_norm))
         finite = values["grad_norm"].isfinite()
-        if self.task.critic is not None:
-            values["critic_grad_norm"] = whole(nn.utils.clip_grad_norm_(self.task.critic.parameters(), settings.max_grad_norm))
-            finite = finite & values["critic_grad_norm"].isfinite()
+        if self.task.discriminator is not None:
+            values["discriminator_grad_norm"] = whole(nn.utils.clip_grad_norm_(self.task.discriminator.parameters(), settings.max_grad_norm))
+            finite = finite & values["discriminator_grad_norm"].isfinite()
         finite = bool(finite)  # the one answer of a step that a GPU is waited for
         for optimizer in self.optimizers:
             if finite:
@@ -242,13 +243,13 @@ class Run:
 
     def _save(self, averaged: nn.Module | None, *, validate: bool) -> None:
         weights, optimizer = self._gathered(self.task.model.state_dict()), self._gathered(self._optimizer_tensors())
-        critic = None if self.task.critic is None else self._gathered(self.task.critic.state_dict())
+        discriminator = None if self.task.discriminator is None else self._gathered(self.task.discriminator.state_dict())
         sums = {name: total.item() for name, total in self.group.mean(self.meter.sums).items()}
         if self.group.leads:
             wanted = self.settings.validation_batches if validate else 0
             losses = self.task.validate(averaged, wanted, self.parts[0].count) if wanted else {}
             self.progress = Progress(self.step, self.progress.skipped_in_a_row, self.meter.since, sums, losses.get("loss"))
-            self._write(averaged, {WEIGHTS: weights, OPTIMIZER: optimizer, CRITIC: critic})
+            self._write(averaged, {WEIGHTS: weights, OPTIMIZER: optimizer, DISCRIMINATOR: discriminator})
             drop_old(self.folder, self.settings.keep_last, self.settings.keep_best)
             if losses:
                 self.on_note(f"step {self.step}, held-out clips: " + "  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
@@ -307,8 +308,8 @@ class Run:
 
     def _load(self, folder: Path) -> None:
         self._fill(self.task.model, read_part(folder, "weights"))
-        if self.task.critic is not None:
-            self._fill(self.task.critic, read_part(folder, "critic"))
+        if self.task.discriminator is not None:
+            self._fill(self.task.discriminator, read_part(folder, "discriminator"))
         averaged = read_part(folder, self.task.part)
         self.ema.weights = {name: shared_as(averaged[name], like) for name, like in self.ema.weights.items()}
         self._load_optimizer(read_part(folder, "optimizer"))
@@ -327,8 +328,8 @@ class Run:
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         """All that optimisers move, by name."""
-        critic = [] if self.task.critic is None else self.task.critic.named_parameters(prefix="critic")
-        return dict([*self.task.model.named_parameters(), *critic])
+        discriminator = [] if self.task.discriminator is None else self.task.discriminator.named_parameters(prefix="discriminator")
+        return dict([*self.task.model.named_parameters(), *discriminator])
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         names = {parameter: name for name, parameter in self._parameters().items()}

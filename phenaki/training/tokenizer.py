@@ -71,7 +71,7 @@ class TokenizerTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"tokenizer": as_dict(self.model.config), "decoder_only": self.training.decoder_only, "discriminator": self.critic is not None}
+        return {"tokenizer": as_dict(self.model.config), "decoder_only": self.training.decoder_only, "discriminator": self.discriminator is not None}
 
     @property
     def habits(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class TokenizerTask:
         return {name: own[name] for name in ("num_slices", "image_prob", "losses")} | {"data": self.source.fingerprint}
 
     @property
-    def critic(self) -> nn.Module | None:
+    def discriminator(self) -> nn.Module | None:
         return None if self.losses_of.discriminator is None else self.losses_of
 
     @property
@@ -129,8 +129,8 @@ class TokenizerTask:
 
     def kind(self, batch: Tensor, step: int) -> Hashable:
         losses = self.training.losses
-        has_critic = self.critic is not None and step >= losses.start_step
-        return batch.shape[2:], has_critic, has_critic and losses.r1_weight > 0 and step % losses.r1_every == 0
+        is_judged = self.discriminator is not None and step >= losses.start_step
+        return batch.shape[2:], is_judged, is_judged and losses.r1_weight > 0 and step % losses.r1_every == 0
 
     def figures(self, means: dict[str, float]) -> dict[str, float]:
         return with_psnr(means)
