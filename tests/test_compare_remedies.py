@@ -39,6 +39,7 @@ def test_remedies_are_measured_beside_the_model_as_it_is(folder, tmp_path):  # n
     assert found["context=frames"] != found[OWN], "other videos"
     assert set(found[OWN]) == {SWITCHING, RETURNING} and found[OWN][SWITCHING]["windows"] == 12
     assert found[OWN][RETURNING]["returns_same"] == 1 and "returns_same" not in found[OWN][SWITCHING]
+    assert found[OWN][SWITCHING]["fvd"] is None and found[OWN][SWITCHING]["motion_of_truth"] > 0
     rows = table(found).splitlines()
     assert len(rows) == 2 + 8 and len({row.count("|") for row in rows}) == 1
 

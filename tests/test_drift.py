@@ -139,6 +139,7 @@ def test_a_video_that_does_not_drift_shows_none(phenaki, world, tmp_path, monkey
         assert ends["made"]["drift"] <= 0.05 * ends["made"]["first"], name
     assert found["ends"]["adherence"]["made"] == {"first": 1.0, "last": 1.0, "drift": 0.0, "ratio": 1.0}
     assert found["minutes"][0]["adherence"]["made"]["value"] == found["minutes"][0]["adherence"]["truth"]["value"] == 1
+    assert found["whole"] == {name: value for name, value in found["minutes"][0].items() if name != "minute"}, "of one minute"
 
 
 def test_a_video_that_turns_green_drifts_by_that_much_and_in_nothing_else(phenaki, world, tmp_path, monkeypatch):

@@ -75,12 +75,15 @@ def measure(exam: DriftExam, texts: list[str], models: list[str], work: Path, **
 def summary(measured: dict[str, Any]) -> dict[str, Any]:
     """What remedies are compared by: all of a story, its ends, and how much its looks change beyond what the script does."""
     ends = measured["ends"]
-    whole = {name: sides["made"]["value"] for name, sides in measured["by_attribute"].items()}
+    right = {name: sides["made"]["value"] for name, sides in measured["by_attribute"].items()}
+    fvd, (made, truth) = measured["whole"]["fvd"], (measured["whole"]["motion"][side]["value"] for side in ("made", "truth"))
     looks = {name: ends[name]["beyond_truth"] for name in LOOKS}
     returns = {"returns_same": measured["returns"]["made"]["same"]["value"]} if "returns" in measured else {}
     return {
         "windows": measured["windows"],
-        "adherence": whole,
+        "adherence": right,
+        "fvd": None if fvd is None else fvd["value"],
+        "motion_of_truth": round(made / truth, 4) if truth else None,
         "first": ends["adherence"]["made"]["first"],
         "last": ends["adherence"]["made"]["last"],
         "fvd_ratio": ends["fvd"]["ratio"] if "fvd" in ends else None,
@@ -91,14 +94,15 @@ def summary(measured: dict[str, Any]) -> dict[str, Any]:
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """In Markdown."""
-    rows = ["| remedies | mode | windows | first 15% | last 15% | motion | FVD ratio | sharpness | colourfulness |", "|---" * 9 + "|"]
+    heads = ("remedies", "mode", "windows", "first 15%", "last 15%", "motions right", "of the truth's change", "FVD", "ratio", "sharpness", "colours")
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     share = lambda value: "-" if value is None else f"{100 * value:.1f}%"
     for name, modes in found.items():
         for mode, one in modes.items():
-            ratio = "-" if one["fvd_ratio"] is None else f"{one['fvd_ratio']:.2f}"
-            told = [share(value) for value in (one["first"], one["last"], one["adherence"].get("motion"))]
+            fvd = ["-" if value is None else f"{value:{form}}" for value, form in ((one["fvd"], ".0f"), (one["fvd_ratio"], ".2f"))]
+            told = [share(value) for value in (one["first"], one["last"], one["adherence"].get("motion"), one["motion_of_truth"])]
             looks = [share(one[look]) for look in ("sharpness", "colourfulness")]
-            rows.append(f"| {' | '.join([name, mode, str(one['windows']), *told, ratio, *looks])} |")
+            rows.append(f"| {' | '.join([name, mode, str(one['windows']), *told, *fvd, *looks])} |")
     return "\n".join(rows)
 
 

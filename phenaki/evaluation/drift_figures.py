@@ -34,6 +34,7 @@ def mode_figures(stories: Stories, mode: str, fps: float) -> dict[str, Any]:
         "stories": len(stories),
         "windows": sum(map(len, stories)),
         "by_attribute": attribute_figures([window for story in stories for window in story]),
+        "whole": span_figures(stories),
         "minutes": by_minute(stories, fps),
         "ends": end_figures(stories),
         "trends": {name: plain(trend(stories, name, fps)) for name in LOOKS},
