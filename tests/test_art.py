@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from phenaki.data.art import Art, draw_art, load_atlas
@@ -121,6 +122,40 @@ def test_a_broken_atlas_is_refused(tmp_path, atlas):
         with pytest.raises(ValueError, match="not a storybook atlas") as error:
             load_atlas(path)
         assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda parts, names: parts.update(actors=parts["actors"][:, :10]),
+        lambda parts, names: parts.update(actors=parts["actors"][:, :, :3]),
+        lambda parts, names: parts.update(actors=parts["actors"][..., :-1]),
+        lambda parts, names: parts.update(actors=parts["actors"][..., :0, :0]),
+        lambda parts, names: parts.update(places=parts["places"][..., :8, :8]),
+        lambda parts, names: parts.update(places=parts["places"][:, :1]),
+        lambda parts, names: parts.update(particles=parts["particles"][:, :3]),
+        lambda parts, names: parts.update(particles=torch.zeros(len(parts["particles"]), 4, 1025, 1025, dtype=torch.uint8)),
+        lambda parts, names: names.update(places=list(range(len(names["places"])))),
+        lambda parts, names: names.update(places=names["places"][:1] * len(names["places"])),
+    ],
+)
+def test_an_atlas_of_other_shapes_or_names_is_refused(tmp_path, atlas, harm):
+    with safe_open(atlas, "pt") as file:
+        names = json.loads(file.metadata()["names"])
+    parts = load_file(atlas)
+    harm(parts, names)
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(save({name: part.contiguous() for name, part in parts.items()}, {"names": json.dumps(names)}))
+    with pytest.raises(ValueError, match=r"a.safetensors: not a storybook atlas \(.*(needed uint8 \(n, .* at most 1024|names given twice)"):
+        load_atlas(path)
+
+
+def test_a_world_with_weather_needs_its_particles():
+    art = replace(draw_art(("fox",), ("beach",)), particle_names=("rain",), particles=draw_art(("fox",), ("beach",)).particles[:1])
+    own = replace(SMALL_WORLD, actors=("fox",), places=("beach",))
+    StorybookWorld(replace(own, weathers=("clear", "rain")), art)
+    with pytest.raises(ValueError, match=r"the art has no weather \['snow'\]: it has rain"):
+        StorybookWorld(replace(own, weathers=("clear", "snow")), art)
 
 
 def test_art_is_data_of_one_kind():

@@ -4,9 +4,11 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +25,14 @@ from phenaki.checkpoint import ModelInfo, load_model, save_model
 from phenaki.cli import app
 from phenaki.cli_messages import told_errors
 from phenaki.cvivit import CViViT
+from phenaki.data.tokens import StoryTokens, TokensError
 from phenaki.maskgit import MaskGIT
 from phenaki.planning import story_operations
 from phenaki.sampling import SamplingOptions
 from phenaki.story import Story
 from phenaki.text import TextEncoder
 from phenaki.training.settings import load_settings
+from phenaki.training.stories import prepared_tokens
 from phenaki.video import Video, read_video
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -461,6 +465,21 @@ def test_tokens_of_another_tokenizer_are_refused(config, model, tokens, tmp_path
     assert result.exit_code == 2 and "Traceback" not in result.output
     assert f"error: {tokens}: was made with another tokenizer than that of the model 'tiny' in use" in result.stderr
     assert "--tokenizer" in result.stderr and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "harm, said",
+    [
+        (lambda stories: replace(stories, tokens=stories.tokens[:, :, :3]), "slices of (3, 4) tokens and texts 384 wide; needed (4, 4) and 384"),
+        (lambda stories: replace(stories, texts=stories.texts[:, :100]), "slices of (4, 4) tokens and texts 100 wide; needed (4, 4) and 384"),
+        (lambda stories: replace(stories, texts=stories.texts * float("nan")), "all of it finite numbers"),
+        (lambda stories: replace(stories, description="[" * 100_000), "does not say what made it"),
+    ],
+)
+def test_tokens_of_other_shapes_and_texts_that_are_no_numbers_are_refused(model, tokens, tmp_path, harm, said):
+    harm(StoryTokens.load(tokens)).save(tmp_path / "a.safetensors")
+    with pytest.raises(TokensError, match=re.escape(said)):
+        prepared_tokens(tmp_path / "a.safetensors", load_model(model), TextEncoder.load())
 
 
 @pytest.mark.parametrize("harm", [lambda whole: whole[:-40], lambda whole: whole[:50], lambda whole: b"", lambda whole: whole[:-1] + b"\0"])

@@ -139,6 +139,22 @@ def test_tables_of_every_kind_give_the_same_clips(tmp_path, kind, columns):
     assert captions(tmp_path) == captions(path) == {"a.mp4": "a red fish", "sub/b.png": ""}
 
 
+def test_a_parquet_table_whose_columns_are_no_text_is_told_by_name(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    bytes_column = arrow.Array.from_buffers(arrow.string(), 1, [None, arrow.py_buffer(b"\0\0\0\0\2\0\0\0"), arrow.py_buffer(b"a\xff")])
+    times = arrow.array([10**18], arrow.timestamp("ns"))
+    for texts in (bytes_column, times):
+        parquet.write_table(arrow.table({"file_name": ["a.mp4"], "text": texts}), tmp_path / "metadata.parquet")
+        try:
+            found = captions(tmp_path / "metadata.parquet")
+        except ValueError as error:
+            assert "metadata.parquet: not a parquet table whose file_name, text are text: " in str(error)
+        else:
+            assert texts is times and not found, "with pandas beside it times are read, and are no caption"
+
+
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "metadata.parquet").write_bytes(b"PAR1")

@@ -196,6 +196,8 @@ def test_ten_steps_in_a_row_without_a_number_stop_the_run(tmp_path):
     assert [line["skipped"] for line in log(tmp_path)] == [0, 1, 1, 0] + [1] * MAX_SKIPPED
     with pytest.raises(TrainingError, match="up to step 14 "):
         little(tmp_path, num_steps=40, loss_at=broken, save_every=6, log_every=1)  # two of the ten were before the checkpoint
+    with pytest.raises(TrainingError, match="no number for 3 steps in a row, up to step 3 "):  # or all of a short run
+        little(tmp_path / "short", num_steps=3, loss_at=lambda model, step, loss: {"loss": loss(step)["loss"] * math.nan})
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

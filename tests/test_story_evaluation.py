@@ -1,6 +1,7 @@
 """`phenaki evaluate story` with a referee that reads the truth from the pixels: every measure has an answer known beforehand."""
 
 import base64
+import copy
 import json
 import re
 import sys
@@ -314,6 +315,31 @@ def test_a_damaged_record_is_told(tmp_path, content):
     assert work.record(3) is None
     with pytest.raises(ValueError, match=r"story-0004.json: .* Remove it and run again"):
         work.record(4)
+
+
+def test_a_record_that_says_something_else_is_told(scripts, world, tmp_path):
+    work = WorkFolder(tmp_path / "a", {})
+    evaluate_stories(scripts[:1], shows(world), world, Reader(), None, work)
+    path = tmp_path / "a" / "story-0000.json"
+    whole = json.loads(path.read_text())
+    assert work.record(0).index == 0
+    name = next(iter(whole["made"]["seen"]))
+    for place, value in [
+        (("index",), 7), (("wall_seconds",), None), (("video_seconds",), float("nan")), (("reference",), "abc"), (("made", "features"), ["a"]),
+        (("made", "seen"), {}), (("made", "seen"), []), (("made", "seen", name), "fox"), (("made", "seen", name), ["fox"]),
+        (("rendered", "seen", name), [3] * 64), (("made", "seams", "joins"), ["a", "b"]), (("made", "seams", "joins"), [1.0]),
+    ]:  # fmt: skip
+        harmed = copy.deepcopy(whole)
+        inner = harmed
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+        path.write_text(json.dumps(harmed))
+        with pytest.raises(ValueError, match=r"story-0000.json: not the record of a story \(.*\). Remove it and run again"):
+            work.record(0)
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"story-0000.json: damaged \(.*\). Remove it and run again"):
+        work.record(0)
 
 
 def test_a_video_of_another_length_is_refused(scripts, world):

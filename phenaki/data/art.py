@@ -5,6 +5,7 @@ The real art (Microsoft's animated Fluent Emoji, MIT; Superpowers asset packs, C
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 LOOP_FRAMES = 24  # frames of every actor's own animation
 BACKGROUND_HEIGHT, BACKGROUND_WIDTH = 89, 137  # pixels, as in the asset packs
+SIDE, MAX_ART_SIDE = -1, 1024  # in a shape: any number of pixels, the same wherever it stands; at most
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,11 @@ class Art:
     particle_names: tuple[str, ...]
     particles: Tensor
 
-    def require(self, actors: tuple[str, ...], places: tuple[str, ...]) -> None:
-        """Raises ValueError for a name that has no picture."""
-        for kind, wanted, known in (("actor", actors, self.actor_names), ("place", places, self.place_names)):
+    def require(self, actors: tuple[str, ...], places: tuple[str, ...], weathers: tuple[str, ...] = ()) -> None:
+        """Raises ValueError for a name that has no picture; a clear sky needs none."""
+        particles = tuple(weather for weather in weathers if weather != "clear")
+        asked = (("actor", actors, self.actor_names), ("place", places, self.place_names), ("weather", particles, self.particle_names))
+        for kind, wanted, known in asked:
             missing = [name for name in wanted if name not in known]
             if missing:
                 raise ValueError(f"the art has no {kind} {missing}: it has {', '.join(known)}")
@@ -50,11 +54,22 @@ def load_atlas(path: str | Path) -> Art:
             art = [part for key in ("actors", "places", "particles") for part in (tuple(names[key]), file.get_tensor(key))]
     except Exception as error:  # safetensors raises its own type for each kind of damage
         raise ValueError(f"{path}: not a storybook atlas ({error}). Pack one with tools/pack_storybook.py") from error
-    for named, pictures, num_axes in zip(art[::2], art[1::2], (5, 4, 4), strict=True):
-        if pictures.dtype != torch.uint8 or pictures.ndim != num_axes or len(pictures) != len(named):
-            what = f"{len(named)} names for pictures {pictures.dtype} {tuple(pictures.shape)}"
+    shapes = ((LOOP_FRAMES, 4, SIDE, SIDE), (3, BACKGROUND_HEIGHT, BACKGROUND_WIDTH), (4, SIDE, SIDE))
+    for named, pictures, shape in zip(art[::2], art[1::2], shapes, strict=True):
+        if len(set(named)) < len(named) or not all(isinstance(name, str) for name in named):
+            raise ValueError(f"{path}: not a storybook atlas (names given twice, or that are none). Pack one with tools/pack_storybook.py")
+        if pictures.dtype != torch.uint8 or len(pictures) != len(named) or not _fits(pictures.shape[1:], shape):
+            needed = str(("n", *shape)).replace(f"{SIDE}", "s").replace("'", "")
+            what = f"{len(named)} names for pictures {pictures.dtype} {tuple(pictures.shape)}; needed uint8 {needed}, s at most {MAX_ART_SIDE}"
             raise ValueError(f"{path}: not a storybook atlas ({what}). Pack one with tools/pack_storybook.py")
     return Art(*art)
+
+
+def _fits(found: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether a picture's shape is `shape`, with one number from 1 to MAX_ART_SIDE in place of SIDE."""
+    sides = {one for one, wanted in zip(found, shape, strict=False) if wanted == SIDE}
+    alike = len(found) == len(shape) and all(wanted in (one, SIDE) for one, wanted in zip(found, shape, strict=True))
+    return alike and len(sides) <= 1 and all(1 <= side <= MAX_ART_SIDE for side in sides)
 
 
 def draw_art(actors: tuple[str, ...], places: tuple[str, ...], size: int = 32) -> Art:

@@ -47,7 +47,7 @@ class StorybookWorld:
     """Draws stories of `config` with the pictures of `art` on `device`."""
 
     def __init__(self, config: WorldConfig, art: Art, device: str | torch.device = "cpu"):
-        art.require((*config.actors, *config.objects), config.places)
+        art.require((*config.actors, *config.objects), config.places, config.weathers)
         self.config, self.device = config, torch.device(device)
         art_hash = hashlib.sha256(art.actors.numpy().tobytes() + art.places.numpy().tobytes()).hexdigest()
         self.fingerprint = f"storybook {art_hash[:16]} {described(config)}"

@@ -79,6 +79,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise ValueError(f"{path}: reading .parquet needs pyarrow: pip install 'phenaki[data]', or save the table as .jsonl or .csv") from error
+    wanted: list[str] = []
     try:
         with parquet.ParquetFile(path) as file:
             wanted = [name for name in file.schema_arrow.names if name in (*NAME_COLUMNS, *CAPTION_COLUMNS, "sha256")]
@@ -87,5 +88,5 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except (ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a parquet table ({error})") from error
+    except (ArrowException, OSError, ValueError, ImportError) as error:  # bytes that are no UTF-8; times, for which it wants another library
+        raise ValueError(f"{path}: not a parquet table whose {', '.join(wanted) or 'columns'} are text: {error}") from error

@@ -5,9 +5,10 @@ counts as finished when its record is there, which is written last and whole.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,11 @@ class WorkFolder:
             return None
         try:
             values = _read(path)
-            return Record(**{**values, "made": _judged(values["made"]), "rendered": _judged(values["rendered"])})
+            record = Record(**{**values, "made": _judged(values["made"]), "rendered": _judged(values["rendered"])})
+            _check(record, index)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not the record of a story ({error}). Remove it and run again") from error
+        return record
 
     def keep(self, record: Record, frames: np.ndarray, fps: float) -> None:
         """frames: uint8 (f, h, w, 3), kept as a video to look at; it was judged before."""
@@ -98,10 +101,26 @@ def _judged(values: dict[str, Any]) -> Judged:
     return Judged(values["seen"], seams, values["features"])
 
 
+def _check(record: Record, index: int) -> None:
+    """TypeError where a record is of another story, or has other things in it than `keep` writes."""
+    made, rendered = record.made, record.rendered
+    if record.index != index:
+        raise TypeError(f"of story {record.index!r}")
+    seen = [names for side in (made, rendered) for names in side.seen.values()]
+    if not seen or made.seen.keys() != rendered.seen.keys() or len({len(names) for names in seen}) != 1:
+        raise TypeError("what was seen is not of the same frames and attributes")
+    if not all(isinstance(name, str) for names in seen for name in names) or any(isinstance(names, str) for names in seen):
+        raise TypeError("what was seen are no names")
+    seams = [number for side in (made, rendered) for part in astuple(side.seams) for number in part]
+    numbers = [record.wall_seconds, record.video_seconds, *seams, *made.features, *rendered.features, *record.reference]
+    if len(seams) != 12 or not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+        raise TypeError("its figures are no numbers")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: damaged ({error}). Remove it and run again") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: holds {type(values).__name__}, not an object. Remove it and run again")

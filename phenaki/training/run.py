@@ -149,7 +149,7 @@ class Run:
                 skipped = self.progress.skipped_in_a_row + 1 if values["skipped"] else 0
                 self.progress = Progress(self.step + 1, skipped)
                 self._report(on_log)
-                if skipped >= MAX_SKIPPED:
+                if skipped >= min(MAX_SKIPPED, settings.num_steps):
                     raise TrainingError(self._why_it_stopped())
                 if self.group.any(interrupts.asked):
                     if self.saved_step != self.step:
@@ -223,8 +223,9 @@ class Run:
 
     def _why_it_stopped(self) -> str:
         return (
-            f"the loss was no number for {MAX_SKIPPED} steps in a row, up to step {self.step} of {self.folder}: stopped. The weights are as "
-            f"they were before; the checkpoints are whole. Lower learning_rate or max_grad_norm, or look for broken clips with `phenaki data check`"
+            f"the loss was no number for {self.progress.skipped_in_a_row} steps in a row, up to step {self.step} of {self.folder}: stopped. "
+            "The weights are as they were before; the checkpoints are whole. Lower learning_rate or max_grad_norm, or look for broken clips "
+            "with `phenaki data check`"
         )
 
     @torch.no_grad()

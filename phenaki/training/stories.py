@@ -102,7 +102,7 @@ def prepared_tokens(path: Path, base: Model, text_encoder: TextEncoder) -> Story
     stories = StoryTokens.load(path)
     try:
         made = dict(json.loads(stories.description))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise TokensError(f"{path}: does not say what made it") from error
     for key, value in made_with(base, text_encoder).items():
         if made.get(key) != value:
@@ -115,6 +115,10 @@ def prepared_tokens(path: Path, base: Model, text_encoder: TextEncoder) -> Story
     if largest >= base.tokenizer.codebook_size:
         has = f"holds the token {largest}, the tokenizer has {base.tokenizer.codebook_size}"
         raise TokensError(f"{path}: {has}")
+    grid, width = 2 * (base.tokenizer.config.image_size // base.tokenizer.config.patch_size,), text_encoder.config.width
+    if tuple(stories.tokens.shape[2:]) != grid or stories.texts.shape[1] != width or not stories.texts.isfinite().all():
+        has = f"slices of {tuple(stories.tokens.shape[2:])} tokens and texts {stories.texts.shape[1]} wide"
+        raise TokensError(f"{path}: has {has}; needed {grid} and {width}, all of it finite numbers")
     return stories
 
 
