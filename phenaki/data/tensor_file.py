@@ -8,7 +8,6 @@ offsets, and of metadata; the tensors' bytes. The metadata holds "sha256": of th
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +57,7 @@ def write_tensors(path: Path, columns: dict[str, Column], metadata: dict[str, st
     for name, column in columns.items():
         entries[name] = {"dtype": DTYPES[column.dtype], "shape": column.shape, "data_offsets": (offset, offset + column.num_bytes)}
         offset += column.num_bytes
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")  # another process may be writing the same
+    part = path.with_name(f".{path.name}.part")  # always the same: what a kill leaves may be large, and is written over
     try:
         _write(part, columns, entries, metadata)
         put(part, path)
