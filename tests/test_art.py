@@ -137,6 +137,7 @@ def test_a_broken_atlas_is_refused(tmp_path, atlas):
         lambda parts, names: parts.update(particles=torch.zeros(len(parts["particles"]), 4, 1025, 1025, dtype=torch.uint8)),
         lambda parts, names: names.update(places=list(range(len(names["places"])))),
         lambda parts, names: names.update(places=names["places"][:1] * len(names["places"])),
+        lambda parts, names: names.update(places=[["beach"]] * len(names["places"])),
     ],
 )
 def test_an_atlas_of_other_shapes_or_names_is_refused(tmp_path, atlas, harm):
@@ -156,6 +157,8 @@ def test_a_world_with_weather_needs_its_particles():
     StorybookWorld(replace(own, weathers=("clear", "rain")), art)
     with pytest.raises(ValueError, match=r"the art has no weather \['snow'\]: it has rain"):
         StorybookWorld(replace(own, weathers=("clear", "snow")), art)
+    with pytest.raises(ValueError, match=r"the art has no weather \['rain'\]: it has none"):
+        StorybookWorld(replace(own, weathers=("rain",)), replace(art, particle_names=(), particles=art.particles[:0]))
 
 
 def test_art_is_data_of_one_kind():

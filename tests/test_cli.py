@@ -470,9 +470,10 @@ def test_tokens_of_another_tokenizer_are_refused(config, model, tokens, tmp_path
 @pytest.mark.parametrize(
     "harm, said",
     [
-        (lambda stories: replace(stories, tokens=stories.tokens[:, :, :3]), "slices of (3, 4) tokens and texts 384 wide; needed (4, 4) and 384"),
-        (lambda stories: replace(stories, texts=stories.texts[:, :100]), "slices of (4, 4) tokens and texts 100 wide; needed (4, 4) and 384"),
-        (lambda stories: replace(stories, texts=stories.texts * float("nan")), "all of it finite numbers"),
+        (lambda stories: replace(stories, tokens=stories.tokens[:, :, :3]), "slices of (3, 4) tokens, the tokenizer's are (4, 4)"),
+        (lambda stories: with_pictures(stories, 3, 3), "slices of (3, 3) tokens, the tokenizer's are (4, 4)"),
+        (lambda stories: replace(stories, texts=stories.texts[:, :100]), "texts 100 wide, the text encoder's are 384"),
+        (lambda stories: replace(stories, texts=stories.texts * float("nan")), "texts that are no numbers"),
         (lambda stories: replace(stories, description="[" * 100_000), "does not say what made it"),
     ],
 )
@@ -480,6 +481,16 @@ def test_tokens_of_other_shapes_and_texts_that_are_no_numbers_are_refused(model,
     harm(StoryTokens.load(tokens)).save(tmp_path / "a.safetensors")
     with pytest.raises(TokensError, match=re.escape(said)):
         prepared_tokens(tmp_path / "a.safetensors", load_model(model), TextEncoder.load())
+
+
+def with_pictures(stories: StoryTokens, height: int, width: int) -> StoryTokens:
+    """The same with two still pictures of so many tokens."""
+    return replace(stories, images=torch.zeros(2, height, width, dtype=torch.int32), image_caption=torch.zeros(2, dtype=torch.int64))
+
+
+def test_tokens_with_pictures_of_the_tokenizers_size_are_taken(model, tokens, tmp_path):
+    with_pictures(StoryTokens.load(tokens), 4, 4).save(tmp_path / "a.safetensors")
+    assert len(prepared_tokens(tmp_path / "a.safetensors", load_model(model), TextEncoder.load()).images) == 2
 
 
 @pytest.mark.parametrize("harm", [lambda whole: whole[:-40], lambda whole: whole[:50], lambda whole: b"", lambda whole: whole[:-1] + b"\0"])

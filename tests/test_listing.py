@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 import tarfile
 
@@ -139,20 +140,39 @@ def test_tables_of_every_kind_give_the_same_clips(tmp_path, kind, columns):
     assert captions(tmp_path) == captions(path) == {"a.mp4": "a red fish", "sub/b.png": ""}
 
 
-def test_a_parquet_table_whose_columns_are_no_text_is_told_by_name(tmp_path):
+def test_a_parquet_column_that_is_not_utf8_is_told_by_name(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    bytes_column = arrow.Array.from_buffers(arrow.string(), 1, [None, arrow.py_buffer(b"\0\0\0\0\2\0\0\0"), arrow.py_buffer(b"a\xff")])
-    times = arrow.array([10**18], arrow.timestamp("ns"))
-    for texts in (bytes_column, times):
-        parquet.write_table(arrow.table({"file_name": ["a.mp4"], "text": texts}), tmp_path / "metadata.parquet")
-        try:
-            found = captions(tmp_path / "metadata.parquet")
-        except ValueError as error:
-            assert "metadata.parquet: not a parquet table whose file_name, text are text: " in str(error)
-        else:
-            assert texts is times and not found, "with pandas beside it times are read, and are no caption"
+    texts = arrow.Array.from_buffers(arrow.string(), 1, [None, arrow.py_buffer(b"\0\0\0\0\2\0\0\0"), arrow.py_buffer(b"a\xff")])
+    parquet.write_table(arrow.table({"file_name": ["a.mp4"], "text": texts}), tmp_path / "metadata.parquet")
+    with pytest.raises(ValueError, match=r"metadata.parquet: column text is not UTF-8 \(.*0xff.*\). Write the table again"):
+        captions(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["file_name", "text", "sha256"])
+@pytest.mark.parametrize("values, kind", [([10**18], "timestamp[ns]"), ([1], "int64"), ([b"a"], "binary"), ([["a"]], "list")])
+def test_a_parquet_column_of_another_kind_is_told_by_name(tmp_path, column, values, kind):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    other = arrow.array(values, arrow.timestamp("ns") if kind == "timestamp[ns]" else None)
+    parquet.write_table(arrow.table({"file_name": ["a.mp4"], "text": ["a fish"], column: other}), tmp_path / "metadata.parquet")
+    with pytest.raises(ValueError, match=rf"metadata.parquet: column {column} is {re.escape(kind)}.*; needed text \(string\). Convert it"):
+        captions(tmp_path)
+
+
+def test_parquet_columns_of_text_may_be_stored_in_any_way_and_others_lie_beside_them(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    (tmp_path / "a.mp4").write_bytes(b"1")
+    names, texts = arrow.array(["a.mp4"]).dictionary_encode(), arrow.array(["a fish"], arrow.large_string())
+    columns = {"file_name": names, "text": texts, "sha256": arrow.nulls(1), "path": [7], "caption": [["one", "two"]], "size": [1]}
+    parquet.write_table(arrow.table(columns), tmp_path / "metadata.parquet")
+    assert captions(tmp_path) == {"a.mp4": "a fish"}
+    parquet.write_table(arrow.table({"size": [1, 2]}), tmp_path / "metadata.parquet")
+    assert refused(tmp_path) == {"metadata.parquet, row 1": "bad row", "metadata.parquet, row 2": "bad row"}
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):

@@ -328,6 +328,8 @@ def test_a_record_that_says_something_else_is_told(scripts, world, tmp_path):
         (("index",), 7), (("wall_seconds",), None), (("video_seconds",), float("nan")), (("reference",), "abc"), (("made", "features"), ["a"]),
         (("made", "seen"), {}), (("made", "seen"), []), (("made", "seen", name), "fox"), (("made", "seen", name), ["fox"]),
         (("rendered", "seen", name), [3] * 64), (("made", "seams", "joins"), ["a", "b"]), (("made", "seams", "joins"), [1.0]),
+        (("made", "seen", name), dict.fromkeys(whole["made"]["seen"][name][:1])), (("made", "features"), [1.0]), (("wall_seconds",), 10**400),
+        (("made", "seams"), {"joins": [1.0, 1, 1], "inside": [1.0], "between": [1.0, 1]}),
     ]:  # fmt: skip
         harmed = copy.deepcopy(whole)
         inner = harmed
@@ -337,6 +339,10 @@ def test_a_record_that_says_something_else_is_told(scripts, world, tmp_path):
         path.write_text(json.dumps(harmed))
         with pytest.raises(ValueError, match=r"story-0000.json: not the record of a story \(.*\). Remove it and run again"):
             work.record(0)
+    nothing = {name: [] for name in whole["made"]["seen"]}
+    path.write_text(json.dumps({**whole, **{side: {**whole[side], "seen": nothing} for side in ("made", "rendered")}}))
+    with pytest.raises(ValueError, match=r"story-0000.json: not the record of a story \(what was seen is not of the same frames"):
+        work.record(0)
     path.write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"story-0000.json: damaged \(.*\). Remove it and run again"):
         work.record(0)

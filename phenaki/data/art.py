@@ -40,7 +40,7 @@ class Art:
         for kind, wanted, known in asked:
             missing = [name for name in wanted if name not in known]
             if missing:
-                raise ValueError(f"the art has no {kind} {missing}: it has {', '.join(known)}")
+                raise ValueError(f"the art has no {kind} {missing}: it has {', '.join(known) or 'none'}")
 
 
 def load_atlas(path: str | Path) -> Art:
@@ -56,7 +56,7 @@ def load_atlas(path: str | Path) -> Art:
         raise ValueError(f"{path}: not a storybook atlas ({error}). Pack one with tools/pack_storybook.py") from error
     shapes = ((LOOP_FRAMES, 4, SIDE, SIDE), (3, BACKGROUND_HEIGHT, BACKGROUND_WIDTH), (4, SIDE, SIDE))
     for named, pictures, shape in zip(art[::2], art[1::2], shapes, strict=True):
-        if len(set(named)) < len(named) or not all(isinstance(name, str) for name in named):
+        if not all(isinstance(name, str) for name in named) or len(set(named)) < len(named):
             raise ValueError(f"{path}: not a storybook atlas (names given twice, or that are none). Pack one with tools/pack_storybook.py")
         if pictures.dtype != torch.uint8 or len(pictures) != len(named) or not _fits(pictures.shape[1:], shape):
             needed = str(("n", *shape)).replace(f"{SIDE}", "s").replace("'", "")

@@ -79,14 +79,43 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise ValueError(f"{path}: reading .parquet needs pyarrow: pip install 'phenaki[data]', or save the table as .jsonl or .csv") from error
-    wanted: list[str] = []
     try:
         with parquet.ParquetFile(path) as file:
-            wanted = [name for name in file.schema_arrow.names if name in (*NAME_COLUMNS, *CAPTION_COLUMNS, "sha256")]
             number = 0
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted):
-                for row in batch.to_pylist():
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=text_columns(path, file.schema_arrow)):
+                for row in batch_rows(path, batch):
                     number += 1
                     yield number, row
-    except (ArrowException, OSError, ValueError, ImportError) as error:  # bytes that are no UTF-8; times, for which it wants another library
-        raise ValueError(f"{path}: not a parquet table whose {', '.join(wanted) or 'columns'} are text: {error}") from error
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a parquet table ({error})") from error
+
+
+def text_columns(path: Path, schema: Any) -> list[str]:
+    """The columns to read of a table with this Arrow schema; ValueError where names, captions or hashes are there, and none as text."""
+    from pyarrow import types
+
+    text = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+    kinds = dict(zip(schema.names, schema.types, strict=True))
+    values = {name: kind.value_type if types.is_dictionary(kind) else kind for name, kind in kinds.items()}
+    found: list[str] = []
+    for columns in (NAME_COLUMNS, CAPTION_COLUMNS, ("sha256",)):
+        there = [name for name in columns if name in kinds]
+        readable = [name for name in there if any(is_kind(values[name]) for is_kind in text)]
+        if there and not readable:
+            told = ", ".join(f"{name} is {kinds[name]}" for name in there)
+            raise ValueError(f"{path}: column {told}; needed text (string). Convert it, and write the table again")
+        found += readable
+    return found
+
+
+def batch_rows(path: Path, batch: Any) -> list[dict[str, Any]]:
+    """The rows of some text columns; ValueError names a column that is not UTF-8."""
+    rows: list[dict[str, Any]] = [{} for _ in range(batch.num_rows)]
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            cells = column.to_pylist()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: column {name} is not UTF-8 ({error}). Write the table again with its text in UTF-8") from error
+        for row, cell in zip(rows, cells, strict=True):
+            row[name] = cell
+    return rows

@@ -79,7 +79,7 @@ class WorkFolder:
             values = _read(path)
             record = Record(**{**values, "made": _judged(values["made"]), "rendered": _judged(values["rendered"])})
             _check(record, index)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path}: not the record of a story ({error}). Remove it and run again") from error
         return record
 
@@ -107,13 +107,16 @@ def _check(record: Record, index: int) -> None:
     if record.index != index:
         raise TypeError(f"of story {record.index!r}")
     seen = [names for side in (made, rendered) for names in side.seen.values()]
-    if not seen or made.seen.keys() != rendered.seen.keys() or len({len(names) for names in seen}) != 1:
-        raise TypeError("what was seen is not of the same frames and attributes")
-    if not all(isinstance(name, str) for names in seen for name in names) or any(isinstance(names, str) for names in seen):
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in seen):
         raise TypeError("what was seen are no names")
-    seams = [number for side in (made, rendered) for part in astuple(side.seams) for number in part]
-    numbers = [record.wall_seconds, record.video_seconds, *seams, *made.features, *rendered.features, *record.reference]
-    if len(seams) != 12 or not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+    if not any(seen) or made.seen.keys() != rendered.seen.keys() or len({len(names) for names in seen}) != 1:
+        raise TypeError("what was seen is not of the same frames and attributes")
+    seams = [part for side in (made, rendered) for part in astuple(side.seams)]
+    features = (made.features, rendered.features, record.reference)
+    if any(len(part) != 2 for part in seams) or len({len(part) for part in features}) != 1:
+        raise TypeError("its seams are no pairs, or its features not equally many")
+    numbers = [record.wall_seconds, record.video_seconds, *(number for part in (*seams, *features) for number in part)]
+    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
         raise TypeError("its figures are no numbers")
 
 

@@ -135,7 +135,7 @@ class Run:
         return spread(Objective(networks, task.losses, self.bf16), self.group, settings.sharded)
 
     def train(self, on_log: Callable[[dict], None] = print) -> None:
-        """Steps until num_steps. Stopped when a signal asks for it, TrainingError after ten steps in a row without a number."""
+        """Steps until num_steps. Stopped when a signal asks for it, TrainingError after ten steps in a row, or all there are, without a number."""
         settings = self.settings
         keep_freed_memory()
         draw = lambda step: self.task.draw(step, self.parts)
@@ -151,6 +151,7 @@ class Run:
                 self._report(on_log)
                 if skipped >= min(MAX_SKIPPED, settings.num_steps):
                     raise TrainingError(self._why_it_stopped())
+                self._save_when_due()
                 if self.group.any(interrupts.asked):
                     if self.saved_step != self.step:
                         self.save()
@@ -203,13 +204,17 @@ class Run:
         return values
 
     def _report(self, on_log: Callable[[dict], None]) -> None:
-        """What is due after a step: a line of the log, a checkpoint, a look."""
-        step, settings, done = self.step, self.settings, self.step == self.settings.num_steps
-        if step % settings.log_every == 0 or done:
+        """A line of the log after a step, where one is due."""
+        step, settings = self.step, self.settings
+        if step % settings.log_every == 0 or step == settings.num_steps:
             line = self.meter.line(step, settings.num_steps, settings.batch_size, self.group, self.peak, self.task.figures)
             if self.group.leads:
                 self.journal.write(line)
                 on_log(line)
+
+    def _save_when_due(self) -> None:
+        """What else is due after a step: a checkpoint, a look."""
+        step, settings, done = self.step, self.settings, self.step == self.settings.num_steps
         began = time.perf_counter()
         saves, looks = (step % every == 0 or done for every in (settings.save_every, settings.sample_every))
         averaged = self.averaged() if saves or looks else None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from phenaki.checkpoint import Model, load_model, state_sha256
+from phenaki.cvivit import CViViT
 from phenaki.data.storybook import WORLDS
 from phenaki.data.tensor_file import read_metadata
 from phenaki.data.token_parts import TokenPlan, parts_folder, tokenize_source
@@ -111,15 +112,25 @@ def prepared_tokens(path: Path, base: Model, text_encoder: TextEncoder) -> Story
                 f"{path}: was made with another {named} than that of the model {base.info.name!r} in use",
                 "Name its own model with --tokenizer, or make it again with `phenaki data tokenize --model`",
             )
-    largest = max((int(part.max()) for part in (stories.tokens, stories.images) if part.numel()), default=0)
-    if largest >= base.tokenizer.codebook_size:
-        has = f"holds the token {largest}, the tokenizer has {base.tokenizer.codebook_size}"
-        raise TokensError(f"{path}: {has}")
-    grid, width = 2 * (base.tokenizer.config.image_size // base.tokenizer.config.patch_size,), text_encoder.config.width
-    if tuple(stories.tokens.shape[2:]) != grid or stories.texts.shape[1] != width or not stories.texts.isfinite().all():
-        has = f"slices of {tuple(stories.tokens.shape[2:])} tokens and texts {stories.texts.shape[1]} wide"
-        raise TokensError(f"{path}: has {has}; needed {grid} and {width}, all of it finite numbers")
+    problem = _misfit(stories, base.tokenizer, text_encoder.config.width)
+    if problem:
+        raise TokensError(f"{path}: {problem}")
     return stories
+
+
+def _misfit(stories: StoryTokens, tokenizer: CViViT, width: int) -> str:
+    """What in the tensors is not as this tokenizer, and a text encoder of this width, make it; "" where nothing is."""
+    parts = (stories.tokens, stories.images) if len(stories.images) else (stories.tokens,)
+    largest = max((int(part.max()) for part in parts if part.numel()), default=0)
+    if largest >= tokenizer.codebook_size:
+        return f"holds the token {largest}, the tokenizer has {tokenizer.codebook_size}"
+    grid = 2 * (tokenizer.config.image_size // tokenizer.config.patch_size,)
+    for part in parts:
+        if part.shape[-2:] != grid:
+            return f"has slices of {tuple(part.shape[-2:])} tokens, the tokenizer's are {grid}"
+    if stories.texts.shape[1] != width:
+        return f"has texts {stories.texts.shape[1]} wide, the text encoder's are {width}"
+    return "" if stories.texts.isfinite().all() else "has texts that are no numbers"
 
 
 def tokenize_data(
