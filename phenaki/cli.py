@@ -42,6 +42,7 @@ def generate(
     context: Annotated[ContextKind | None, typer.Option(help="what a chunk sees of the ones before: tokens, or frames encoded anew")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
     dtype: Annotated[NumberKind, typer.Option(help="what is computed in; auto: bfloat16 where the machine is much faster in it")] = NumberKind.auto,
+    compiled: Annotated[bool, typer.Option("--compile", help="compile the layers first, a minute or more: faster then, on a GPU")] = False,
     resume: Annotated[
         bool | None, typer.Option("--resume/--anew", help="go on where the same command was stopped, or not; by default, if it is the same")
     ] = None,
@@ -65,18 +66,18 @@ def generate(
             if resume is not None:
                 raise ValueError("--resume and --anew go with one script; --scripts goes on with unfinished videos, --overwrite makes all anew")
             ending = f".{file_format or VideoFormat.mp4}"
-            values = {**options, "model": model, "device": device, "dtype": dtype.value, "overwrite": overwrite}
+            values = {**options, "model": model, "device": device, "dtype": dtype.value, "compile": compiled, "overwrite": overwrite}
             render_scripts(scripts, output, values, ending, workers, ray)
         elif file_format or overwrite or workers is not None or ray is not None:
             raise ValueError("--format, --workers, --ray and --overwrite go with --scripts FOLDER")
         elif script is None:
             raise ValueError("no script came: give one, or a folder of them by --scripts")
         else:
-            generate_one(script, output, (model, device, dtype.value), resume, options)
+            generate_one(script, output, (model, device, dtype.value, compiled), resume, options)
 
 
-def generate_one(script: Path, output: Path, model: tuple[str, str, str], resume: bool | None, options: dict[str, Any]) -> None:
-    """One script into one file. model: its name, device and dtype."""
+def generate_one(script: Path, output: Path, model: tuple[str, str, str, bool], resume: bool | None, options: dict[str, Any]) -> None:
+    """One script into one file. model: its name, device and dtype, and whether it is compiled."""
     from phenaki.story import Story
     from phenaki.video import check_output_path
 

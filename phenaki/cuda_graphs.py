@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
 from threading import RLock
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ class Known:
 
 
 _KNOWN: WeakKeyDictionary = WeakKeyDictionary()  # network -> Known
+_LIVING: dict[torch.device, WeakSet] = {}  # recordings that can be replayed, by device
 
 
 def replayed(function: Callable[..., Any], network: nn.Module, *inputs: Any) -> Any:
@@ -39,6 +40,9 @@ def replayed(function: Callable[..., Any], network: nn.Module, *inputs: Any) -> 
     inputs, and what is returned: tensors, plain values, and tuples, lists and dataclasses of these. Inputs are alike where tensors have
     the same shapes and plain values are equal; the function may depend on nothing else that changes, and never ask the GPU for a number.
     What is returned stays as it is when the next inputs come. Callers in several threads share the GPU's current stream.
+
+    What is compiled in it (compiling.py) is made the first time, for nothing can be while a graph is recorded: so both times torch
+    is in the same state, and the tensors lie alike.
     """
     tensors = list(tensors_in(inputs))
     if torch.is_grad_enabled() or not on_gpu(tensors):
@@ -51,7 +55,8 @@ def replayed(function: Callable[..., Any], network: nn.Module, *inputs: Any) -> 
             known.recordings.move_to_end(key)
             return known.recordings[key](tensors)
         remember(known.met, key, True, MAX_MET)
-        return function(network, *inputs)
+        with uncached():
+            return function(network, *copied(inputs))
 
 
 def kind_of(function: Callable[..., Any], network: nn.Module, inputs: Any) -> Hashable:
@@ -87,18 +92,29 @@ class Recording:
     """What a function did to tensors that stay where they are, so that it can be done again with other numbers in them."""
 
     def __init__(self, function: Callable[..., Any], network: nn.Module, inputs: Any):
-        inputs = with_tensors(inputs, [tensor.clone() for tensor in tensors_in(inputs)])
+        inputs = copied(inputs)
         self.inputs, self.graph = list(tensors_in(inputs)), torch.cuda.CUDAGraph()
         device = self.inputs[0].device
-        uncached = torch.autocast("cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False)
-        graph = torch.cuda.graph(self.graph, pool=memory_pool(device), stream=recording_stream(device), capture_error_mode="thread_local")
-        with uncached, torch.cuda.device(device), graph:
+        self.pool = memory_pool(device)
+        graph = torch.cuda.graph(self.graph, pool=self.pool, stream=recording_stream(device), capture_error_mode="thread_local")
+        with uncached(), torch.cuda.device(device), graph:
             self.outputs = function(network, *inputs)
+        _LIVING.setdefault(device, WeakSet()).add(self)
 
     def __call__(self, tensors: list[Tensor]) -> Any:
         torch._foreach_copy_(self.inputs, tensors)
         self.graph.replay()
-        return with_tensors(self.outputs, [tensor.clone() for tensor in tensors_in(self.outputs)])
+        return copied(self.outputs)
+
+
+def uncached() -> Any:
+    """Autocast as it is, but what it casts is not kept: in a graph it would be done once and for all. Code is compiled for one or the other."""
+    return torch.autocast("cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False)
+
+
+def copied(value: Any) -> Any:
+    """The same with copies of its tensors, whose numbers lie in their order, without gaps: code is compiled for how they lie, too."""
+    return with_tensors(value, [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors_in(value)])
 
 
 @lru_cache
@@ -107,10 +123,13 @@ def recording_stream(device: torch.device) -> Any:
     return torch.cuda.Stream(device)
 
 
-@lru_cache
 def memory_pool(device: torch.device) -> Any:
-    """The memory that all graphs of a device share: they are replayed one after the other, and what they return is copied."""
-    return torch.cuda.graph_pool_handle()
+    """The memory that all graphs of a device share: they are replayed one after the other, and what they return is copied.
+
+    torch gives a pool up with the last graph in it, and records nothing more in it: where none lives there is a new one.
+    """
+    living = next(iter(_LIVING.get(device, ())), None)
+    return torch.cuda.graph_pool_handle() if living is None else living.pool
 
 
 def on_gpu(tensors: list[Tensor]) -> bool:

@@ -123,6 +123,7 @@ def _own_options(scene: ScenePlan, options: SamplingOptions) -> SamplingOptions:
 class SceneFiller:
     """Fills the chunks of one scene: its text is projected once, each chunk's context once."""
 
+    @torch.no_grad()
     def __init__(self, generator: MaskGIT, text: SceneText, options: SamplingOptions):
         if options.correction_order == "critic" and options.num_corrections and generator.critic is None:
             raise ValueError('correction_order "critic": this model has none. Train one ([generator] critic = true), or correct by "halton"')

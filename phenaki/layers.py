@@ -122,7 +122,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.to_hidden(x).chunk(2, dim=-1)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():  # compiled, it is one kernel, and in place would be two
             return self.to_out(value * F.silu(gate))
         return self.to_out(F.silu(gate, inplace=True).mul_(value))  # the same, without two more of the widest tensors that there are
 

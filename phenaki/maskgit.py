@@ -9,7 +9,7 @@ recent slices end at -1, the anchor (the scene's first slice) stands further bac
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from phenaki.config import check_range
@@ -248,7 +248,7 @@ class MaskGIT(nn.Module):
         b, _, h, w = tokens.shape
         x = self.token_embedding(tokens) + self.slice_embedding(kinds)[:, None, None] + self.place(h, w)
         level = torch.zeros(b, dtype=torch.long, device=tokens.device) if corruption is None else corruption
-        x = rearrange(x + self.corruption_embedding(level)[:, None, None, None], "b t h w d -> b (t h w) d")
+        x = rearrange(x, "b t h w d -> b (t h w) d") + self.corruption_embedding(level)[:, None]  # no view: layers are compiled for what they get
         turns = self._turns(self._context_times(kinds), h, w)
         layers = []
         for layer in self.layers:
@@ -271,8 +271,8 @@ class MaskGIT(nn.Module):
         if condition is not None:
             shown = ((tokens == self.mask_token_id) & (condition >= 0))[..., None]
             x = torch.where(shown, self.token_embedding(condition.clamp(min=0)) + self.condition_embedding, x)
-        x = x + (self.slice_embedding(kinds) + self.time_embedding.weight[:t])[:, None, None] + self.place(h, w)
-        x = rearrange(x, "b t h w d -> b (t h w) d")
+        x = x + (self.slice_embedding(kinds) + self.time_embedding.weight[:t])[:, None, None]
+        x = rearrange(x, "b t h w d -> b (t h w) d") + repeat(self.place(h, w), "h w d -> (t h w) d", t=t)  # no view, as above
         turns = self._turns(torch.arange(t, device=tokens.device), h, w)
         for index, layer in enumerate(self.layers):
             x = layer(x, turns, context.layers[index] if context else None, text.layers[index], text.mask)

@@ -64,12 +64,18 @@ class Past:
         """
         frames = frames if self.frames is None else torch.cat([self.frames, frames], dim=2)
         self.frames = frames[:, :, -tokenizer.num_frames(keep) :].clone()
-        tokens = tokenizer.encode(self.frames)
-        self.slices, self.decoder = list(tokens[0]), Stream()
-        tokenizer.decode(tokens, self.decoder)
+        tokens, memory = replayed(begin_with, tokenizer, self.frames)
+        self.slices, self.decoder = list(tokens[0]), Stream(tokens.shape[1], memory)
 
 
 def decode_after(tokenizer: CViViT, tokens: Tensor, memory: list[KeysValues | None], starts: bool) -> tuple[Tensor, list[KeysValues | None]]:
     """Slices (b t h w) -> frames (b c f h w) in [-1, 1], and the decoder's memory after them. starts: they begin a video."""
     stream = Stream(0 if starts else 1, list(memory))
     return tokenizer.decode(tokens, stream).clamp(-1, 1), stream.memory
+
+
+def begin_with(tokenizer: CViViT, frames: Tensor) -> tuple[Tensor, list[KeysValues | None]]:
+    """Frames (b c f h w) in [-1, 1] as the start of a video: slices (b t h w), and the decoder's memory after them."""
+    tokens, stream = tokenizer.encode(frames), Stream()
+    tokenizer.decode(tokens, stream)
+    return tokens, stream.memory

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from phenaki.checkpoint import CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model, sha256, shipped_models, weights_hash
+from phenaki.compiling import check_compiler, compile_layers
 from phenaki.config import as_dict
 from phenaki.devices import choose_device, choose_dtype, hold_matrices
 from phenaki.director import Given, SceneText, direct
@@ -77,7 +78,7 @@ class SceneTexts(Sequence[SceneText]):
 class Phenaki:
     """A model ready to tell stories."""
 
-    def __init__(self, model: Model, text_encoder: TextEncoder, device: torch.device, dtype: torch.dtype):
+    def __init__(self, model: Model, text_encoder: TextEncoder, device: torch.device, dtype: torch.dtype, compiled: bool = False):
         if model.generator is None:
             raise CheckpointError(f"model {model.info.name!r} holds a tokenizer alone: train its generator with `phenaki train generator`")
         if model.info.text_encoder and model.info.text_encoder != text_encoder.fingerprint:
@@ -85,16 +86,26 @@ class Phenaki:
                 f"model {model.info.name!r} was trained with the text encoder {model.info.text_encoder}, not {text_encoder.fingerprint}"
             )
         self.info, self.tokenizer, self.generator = model.info, model.tokenizer, model.generator
-        self.text_encoder, self.device, self.dtype = text_encoder, device, dtype
+        self.text_encoder, self.device, self.dtype, self.compiled = text_encoder, device, dtype, compiled
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = DEFAULT_MODEL, *, device: str | None = None, dtype: str = "auto") -> "Phenaki":
-        """Loads a shipped model by name, a model folder, or a hub id ("owner/name"). Its matrices are held in what it computes in."""
+    def from_pretrained(
+        cls, name: str | Path = DEFAULT_MODEL, *, device: str | None = None, dtype: str = "auto", compile: bool = False
+    ) -> "Phenaki":
+        """Loads a shipped model by name, a model folder, or a hub id ("owner/name"). Its matrices are held in what it computes in.
+
+        compile: its layers are compiled when they first run, a minute or more in all, and run faster then, on a GPU above all. They may
+        round otherwise. ValueError where torch has nothing to compile with.
+        """
         chosen = choose_device(device)
+        if compile:
+            check_compiler(chosen)
         model = load_model(name, chosen)
-        phenaki = cls(model, TextEncoder.load(model.info.text, device=chosen), chosen, choose_dtype(dtype, chosen))
+        phenaki = cls(model, TextEncoder.load(model.info.text, device=chosen), chosen, choose_dtype(dtype, chosen), compile)
         for network in (phenaki.tokenizer, phenaki.generator):
             hold_matrices(network, phenaki.dtype)
+            if compile:
+                compile_layers(network, dynamic=True)
         return phenaki
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
@@ -341,19 +352,20 @@ def story_progress(shown: bool) -> Iterator[Callable[[StoryChunk], None]]:
         )
 
 
-def load(name: str | Path = DEFAULT_MODEL, device: str | None = None, dtype: str = "auto") -> Phenaki:
+def load(name: str | Path = DEFAULT_MODEL, device: str | None = None, dtype: str = "auto", compile: bool = False) -> Phenaki:
     """Loads a model by shipped name, folder or hub id; the last two stay loaded. dtype: what it computes in (`choose_dtype`).
-    A folder is read anew once its config.json, which names the weights, was written anew.
+    compile: its layers are compiled (`Phenaki.from_pretrained`). A folder is read anew once its config.json, which names the weights,
+    was written anew.
     """
     config = Path(name).resolve() / "config.json"
     if str(name) in shipped_models() or not config.is_file():
-        return _loaded(str(name), str(choose_device(device)), dtype)
-    return _loaded(str(config.parent), str(choose_device(device)), dtype, config.stat().st_mtime_ns)
+        return _loaded(str(name), str(choose_device(device)), dtype, compile)
+    return _loaded(str(config.parent), str(choose_device(device)), dtype, compile, config.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=2)
-def _loaded(name: str, device: str, dtype: str, written: int = 0) -> Phenaki:
-    return Phenaki.from_pretrained(name, device=device, dtype=dtype)
+def _loaded(name: str, device: str, dtype: str, compile: bool, written: int = 0) -> Phenaki:
+    return Phenaki.from_pretrained(name, device=device, dtype=dtype, compile=compile)
 
 
 def generate_story(story: Any, *, model: str | Path | Phenaki = DEFAULT_MODEL, device: str | None = None, **options: Any) -> Video:

@@ -154,6 +154,6 @@ def label_of(phenaki: Phenaki, prepared: Prepared) -> dict[str, Any]:
         scene |= {name: content_hash(Path(scene[name])) for name in FILE_FIELDS if name in scene}
     weights = weights_hash(info, (phenaki.tokenizer, phenaki.generator))
     model = {"model": info.name, "weights": weights, "text_encoder": phenaki.text_encoder.fingerprint, "sampling": as_dict(prepared.options)}
-    machine = {"device": phenaki.device.type, "dtype": str(phenaki.dtype)}
+    machine = {"device": phenaki.device.type, "dtype": str(phenaki.dtype)} | ({"compile": True} if phenaki.compiled else {})
     versions = {"torch": torch.__version__, "phenaki": __version__, "arithmetic": ARITHMETIC}
     return {**script, **model, **machine, **versions}

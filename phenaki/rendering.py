@@ -44,6 +44,7 @@ class RenderSettings:
     model: str = DEFAULT_MODEL  # shipped name, folder or hub id
     device: str = "auto"
     dtype: str = "auto"  # what is computed in
+    compile: bool = False  # the layers, before they run
     seed: int | None = None
     fps: float | None = None
     guidance_scale: float | None = None
@@ -130,7 +131,7 @@ def reason_of(error: Exception) -> str:
 
 def render_here(jobs: Sequence[Job], settings: RenderSettings, watcher: Watcher) -> Iterator[Outcome]:
     """Makes the jobs one after the other in this process. Raises what loading the model raises."""
-    phenaki = load(settings.model, settings.device, settings.dtype)
+    phenaki = load(settings.model, settings.device, settings.dtype, settings.compile)
     for job in jobs:
         yield render(phenaki, job.script, job, settings, watcher)
 

@@ -193,7 +193,8 @@ def render_parcel(parcel: Parcel) -> Delivery:
         try:
             check_versions(parcel)
             torch.set_num_threads(1)
-            phenaki = load(parcel.settings.model, parcel.settings.device, parcel.settings.dtype)
+            settings = parcel.settings
+            phenaki = load(settings.model, settings.device, settings.dtype, settings.compile)
             story = unpacked(parcel, Path(folder))
         except Exception as error:
             return Delivery(Outcome(job, reason_of(error)), b"")

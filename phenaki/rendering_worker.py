@@ -48,7 +48,7 @@ def main() -> None:
     torch.set_num_threads(values.pop("num_threads"))
     settings = RenderSettings(**values)
     try:
-        phenaki = load(settings.model, settings.device, settings.dtype)
+        phenaki = load(settings.model, settings.device, settings.dtype, settings.compile)
     except Exception as error:
         telling.say("unable", error=reason_of(error))
         return

@@ -18,6 +18,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 # What a file may import of phenaki, where that is little. A leaf imports nothing of it.
 ALLOWED = {
     "atomic": set(),
+    "compiling": set(),
     "cuda_graphs": set(),
     "devices": set(),
     "layers": set(),
@@ -73,7 +74,7 @@ ALLOWED = {
     },
     "data/storybook": {"data/art", "data/captions", "data/cast", "data/painter", "data/poses", "data/world"},
     "data/footage_settings": {"config"},
-    "evaluation/referee": {"checkpoint", "data/tensor_file", "data/world"},
+    "evaluation/referee": {"checkpoint", "config", "data/tensor_file", "data/world"},
     "training/referee_augmentation": {"devices"},
     "training/referee_examples": {"cvivit", "data/captions", "data/poses", "data/storybook", "evaluation/referee", "pixels"},
     "training/referee_bank": {"checkpoint", "config", "cvivit", "data/storybook", "data/tensor_file", "training/referee_examples"},

@@ -1,17 +1,22 @@
 """What is recorded of a network for a GPU, told with a graph that is made of Python; on a GPU, with real ones."""
 
+import gc
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from phenaki import cuda_graphs
+from phenaki.compiling import compile_layers
 from phenaki.cuda_graphs import likeness, replayed, tensors_in, with_tensors
 from phenaki.cvivit import CViViT, CViViTConfig
+from phenaki.devices import hold_matrices
 from phenaki.director import SceneText, direct
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.sampling import SamplingOptions
@@ -59,8 +64,8 @@ class Fake:
 
 
 @contextmanager
-def recording(graph, **_):
-    Fake.recording = graph
+def recording(graph, pool, **_):
+    Fake.recording, graph.pool = graph, pool
     yield
     Fake.recording = None
 
@@ -79,22 +84,35 @@ class Weighted(Doubler):
         self.weight = nn.Parameter(torch.ones(1))
 
 
+AUTOCAST = torch.autocast
+
+
 @pytest.fixture
 def fake_gpu(monkeypatch):
     """A GPU that records; yields the graphs that were made."""
     made = []
 
-    @contextmanager
-    def nothing(*_, **__):
-        yield
+    class Nothing:
+        """A class: torch.cuda.device is one, and torch asks what is of it."""
+
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
 
     monkeypatch.setattr(cuda_graphs, "on_gpu", lambda tensors: True)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: made.append(Fake()) or made[-1])
-    for name, stand_in in (("graph", recording), ("device", nothing), ("current_stream", lambda device: "its stream")):
+    for name, stand_in in (("graph", recording), ("device", Nothing), ("current_stream", lambda device: "its stream")):
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    for name in ("recording_stream", "memory_pool"):
-        monkeypatch.setattr(cuda_graphs, name, lambda device: None)
-    monkeypatch.setattr(torch, "autocast", nothing)
+    handles = count()
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    monkeypatch.setattr(cuda_graphs, "recording_stream", lambda device: None)
+    monkeypatch.setattr(cuda_graphs, "_LIVING", {})
+    monkeypatch.setattr(torch, "autocast", Nothing)
     return made
 
 
@@ -109,6 +127,21 @@ def test_the_second_time_is_recorded_and_each_has_its_own_answer(fake_gpu):
     assert call(1.0, by=5.0).tolist() == [5.0] * 3 and len(fake_gpu) == 1, "another plain value is another kind"
     assert call(2.0, by=5.0).tolist() == [10.0] * 3 and len(fake_gpu) == 2
     assert replayed(Doubler.forward, Doubler(), torch.ones(3), 2.0).tolist() == [2.0] * 3 and fake_gpu[0].replays == 2, "another network"
+
+
+@torch.no_grad()
+def test_graphs_share_their_memory_and_the_last_one_takes_it_along(fake_gpu):
+    """torch records nothing more in a pool whose graphs are all gone; seen on a GPU where one model was dropped and another one loaded."""
+    first, second = Doubler(), Doubler()
+    for network, by in ((first, 2.0), (first, 2.0), (first, 3.0), (first, 3.0), (second, 2.0), (second, 2.0)):
+        replayed(Doubler.forward, network, torch.ones(3), by)
+    assert [graph.pool for graph in fake_gpu] == [0, 0, 0]
+    del network, first, second
+    gc.collect()
+    third = Doubler()
+    for _ in range(2):
+        replayed(Doubler.forward, third, torch.ones(3), 2.0)
+    assert [graph.pool for graph in fake_gpu] == [0, 0, 0, 1]
 
 
 @torch.no_grad()
@@ -202,25 +235,91 @@ def test_nothing_is_recorded_where_gradients_are_wanted_or_there_is_no_gpu(fake_
     assert not fake_gpu
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+class Layered(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4)])
+
+    def double(self, x: Tensor) -> Tensor:
+        return self.layers[0](x) * 2
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("order", ["halton", "confidence"])
-def test_a_story_on_a_gpu_is_the_same_recorded_or_not(order, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_is_compiled_is_made_before_anything_is_recorded(dtype, fake_gpu, monkeypatch):
+    """Code is compiled anew for tensors that lie otherwise or are views, and where autocast keeps what it casts: not while one records."""
+    made, compiled = [], torch.compile
+
+    def backend(graph, inputs):
+        made.append("recording" if Fake.recording else "before")
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled(function, backend=backend, **options))
+    monkeypatch.setattr(torch, "autocast", AUTOCAST)
+    torch._dynamo.reset()
+    plain, network = Layered(), Layered()
+    network.load_state_dict(plain.state_dict())
+    compile_layers(network, dynamic=True)
+    inputs = [torch.rand(4, 3).T, torch.rand(3, 4), torch.rand(3, 8)[:, :4]]
+    with AUTOCAST("cpu", dtype, enabled=dtype != torch.float32):
+        first, *_ = [replayed(Layered.double, network, x) for x in inputs]
+        torch.testing.assert_close(first, plain.double(inputs[0]))
+    assert made == ["before"] and len(fake_gpu) == 1 and fake_gpu[0].replays == 2
+
+
+PAPERS = {"stem": "linear", "first_frame_stem": True, "quantizer": "vq", "codebook_size": 256, "window": 0}
+
+
+@torch.no_grad()
+def small_story(order: str, context: str) -> tuple[Callable[[], Tensor], list[nn.Module]]:
+    """What tells a story on a GPU, whose frames it returns, and the networks that do."""
     device = torch.device("cuda")
     torch.manual_seed(0)
-    tokenizer = CViViT(CViViTConfig(image_size=32, patch_size=8, dim=32, heads=2, mlp_dim=48, stem_dim=16, fsq_levels=(4,) * 4)).to(device).eval()
+    config = CViViTConfig(image_size=32, patch_size=8, dim=32, heads=2, mlp_dim=48, stem_dim=16, fsq_levels=(4,) * 4)
+    tokenizer = CViViT(replace(config, **PAPERS) if context == "frames" else config).to(device).eval()
     generator = MaskGIT(MaskGITConfig(codebook_size=256, token_factors=2, dim=32, depth=2, heads=2, mlp_dim=48, text_dim=8)).to(device).eval()
     texts = [SceneText(torch.randn(1, length, 8, device=device), torch.ones(1, length, dtype=torch.bool, device=device)) for length in (5, 9)]
     planned = plan(Story.of([("one", 6.0), ("two", 6.0)]), fps=8, temporal_patch_size=2, chunk_slices=4)
-    options = SamplingOptions(num_steps=5, num_corrections=2, order=order)
+    options = SamplingOptions(num_steps=5, num_corrections=2, order=order, context=context)
 
-    def told():
-        return torch.cat([chunk.frames for chunk in direct(planned, tokenizer, generator, texts, options, 3, (4, 4))])
+    def told() -> Tensor:
+        with torch.no_grad():
+            return torch.cat([chunk.frames for chunk in direct(planned, tokenizer, generator, texts, options, 3, (4, 4))])
 
+    return told, [tokenizer, generator]
+
+
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
+
+
+@on_a_gpu
+@pytest.mark.parametrize("context", ["tokens", "frames"])
+@pytest.mark.parametrize("order", ["halton", "confidence"])
+def test_a_story_on_a_gpu_is_the_same_recorded_or_not(order, context, monkeypatch):
+    told, networks = small_story(order, context)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         recorded = told()
         assert torch.equal(told(), recorded)
-    assert all(cuda_graphs._KNOWN[network].recordings for network in (tokenizer, generator))
+    assert all(cuda_graphs._KNOWN[network].recordings for network in networks)
     monkeypatch.setattr(cuda_graphs, "on_gpu", lambda tensors: False)
     assert torch.equal(told(), recorded)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("context", ["tokens", "frames"])
+def test_a_story_by_compiled_layers_is_recorded_on_a_gpu(context):
+    told, networks = small_story("halton", context)
+    torch._dynamo.reset()
+    for network in networks:
+        hold_matrices(network, torch.bfloat16)
+        compile_layers(network, dynamic=True)
+    graphs = lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    with warnings.catch_warnings(), torch.autocast("cuda", torch.bfloat16):
+        warnings.filterwarnings("error", message=".*is not recorded")
+        told()
+        made = graphs()
+        recorded = told()
+        assert graphs() == made, "all is made the first time"
+        assert torch.equal(told(), recorded)
+    assert all(cuda_graphs._KNOWN[network].recordings for network in networks)

@@ -369,11 +369,12 @@ def test_the_functions_of_the_package(ready, folder):
 
 def test_a_model_is_loaded_once_whatever_it_is_called_by(ready, folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(Phenaki, "from_pretrained", lambda name, device, dtype: (name, device, dtype))
+    monkeypatch.setattr(Phenaki, "from_pretrained", lambda name, device, dtype, compile: (name, device, dtype, compile))
     pipeline._loaded.cache_clear()
     named = [pipeline.load(), pipeline.load("storybook"), pipeline.load(device="cpu"), pipeline.load("storybook", "auto")]
-    assert set(map(id, named)) == {id(named[0])} and named[0] == ("storybook", "cpu", "auto")
-    assert pipeline.load(dtype="float32") == ("storybook", "cpu", "float32")
+    assert set(map(id, named)) == {id(named[0])} and named[0] == ("storybook", "cpu", "auto", False)
+    assert pipeline.load(dtype="float32") == ("storybook", "cpu", "float32", False)
+    assert pipeline.load(compile=True) == ("storybook", "cpu", "auto", True)
     monkeypatch.chdir(folder.parent)
     assert pipeline.load(folder.name) is pipeline.load(folder) is pipeline.load(str(folder), device="cpu")
     pipeline._loaded.cache_clear()

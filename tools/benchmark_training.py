@@ -12,6 +12,7 @@ from benchmark_sizes import CODES, FIRST_FRAMES, TEXT_LENGTH, BenchmarkSize
 from peer_phenaki_pytorch import peer_generator, peer_tokenizer, trainer_with_mse
 from torch import nn
 
+from phenaki.compiling import compile_layers
 from phenaki.cvivit import CViViT
 from phenaki.maskgit import MaskGIT
 from phenaki.masking import training_mask
@@ -19,7 +20,6 @@ from phenaki.training.batches import Batch
 from phenaki.training.generator import generator_loss
 from phenaki.training.losses import LossSettings, TokenizerLosses
 from phenaki.training.optimizers import EMA, OptimizerSettings, make_optimizers
-from phenaki.training.parallel import compile_layers
 
 Work = dict[str, Callable[[], object]]  # by contender
 PEER_RATE, PEER_BETAS = 1e-4, (0.9, 0.99)  # of its PhenakiTrainer, which neither clips nor averages

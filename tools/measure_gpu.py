@@ -1,10 +1,12 @@
 """How fast models generate on a GPU, and what share of its peak is used; writes docs/results/gpu.json.
 
     python tools/measure_gpu.py -o docs/results/gpu.json                    # configs/storybook.toml and paper.toml
+    python tools/measure_gpu.py -o docs/results/gpu.json --compile          # their layers compiled, as by `phenaki generate --compile`
 
 Networks are those of the settings, with random weights: how long they take does not depend on them. A story of two scenes is
 made as `phenaki generate` makes it, up to frames in the host's memory; a chunk goes on from a full context, to frames, too.
 Operations are counted by torch; the peak is the one of the data sheet. On a CPU it runs, too, and no share of a peak is told.
+Each part is printed and written as soon as it is there.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -20,6 +23,7 @@ from benchmark_sampling import precision
 from torch.utils.flop_counter import FlopCounterMode
 
 from phenaki.atomic import write_text
+from phenaki.compiling import check_compiler, compile_layers
 from phenaki.cvivit import CViViT, Stream
 from phenaki.devices import choose_device, choose_dtype, hold_matrices
 from phenaki.director import Past, SceneFiller, SceneText, direct
@@ -38,8 +42,8 @@ MATRIX = 8192  # a side of those that the machine is measured with
 class Measured:
     """One model on one device."""
 
-    def __init__(self, settings: ModelSettings, device: torch.device):
-        self.settings, self.device = settings, device
+    def __init__(self, settings: ModelSettings, device: torch.device, compiled: bool):
+        self.settings, self.device, self.compiled = settings, device, compiled
         with device:
             networks = CViViT(settings.tokenizer), MaskGIT(settings.generator)
         self.tokenizer, self.generator = (network.to(device).eval().requires_grad_(False) for network in networks)
@@ -71,7 +75,10 @@ class Measured:
         return {"frames": frames, "frames_per_second": rounded(median(speeds[2:])), "seconds_to_first_frames": rounded(median(firsts[2:]))}
 
     def chunk(self, runs: int) -> dict[str, float]:
-        """Frames a second of a whole chunk that goes on from a full context, and the operations a second that it comes to."""
+        """Frames a second of a whole chunk that goes on from a full context, and the operations a second that it comes to.
+
+        The first of this is done before layers are compiled: torch neither counts nor compiles what is compiled while it counts.
+        """
         config, past = self.settings.generator, Past()
         slices = max(config.context_slices, 1)
         tokens = torch.randint(config.codebook_size, (slices, *self.grid), device=self.device)
@@ -83,18 +90,26 @@ class Measured:
             new = filler.fill(config.chunk_slices, past, self.grid, NoiseKey(0, 1, number))
             return replace(past, decoder=Stream(past.decoder.num_slices, list(past.decoder.memory))).decode(self.tokenizer, new).cpu()
 
-        with FlopCounterMode(display=False) as counter:
-            frames = made(0).shape[2]  # the first one alone is not replayed as a whole
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:  # where chunks are of another kind to what records them
+            frames = made(0).shape[2]
+        compiling = {"seconds_of_first_pass": self._compile(lambda: made(0))} if self.compiled else {}
         seconds = median([self._seconds(lambda number=number: made(number)) for number in range(1, runs + 3)][2:])
         operations, peak = counter.get_total_flops(), peak_operations(self.device)
         return {
             "new_frames": frames,
             "frames_per_second": rounded(frames / seconds),
             "seconds": rounded(seconds),
+            **compiling,
             "tera_operations": rounded(operations / 1e12),
             "tera_operations_per_second": rounded(operations / seconds / 1e12),
             **({"share_of_peak": rounded(operations / seconds / peak)} if peak else {}),
         }
+
+    def _compile(self, work: Callable[[], object]) -> float:
+        """Seconds of the first time that work is done with compiled layers."""
+        for network in (self.tokenizer, self.generator):
+            compile_layers(network, dynamic=True)
+        return rounded(self._seconds(work))
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -126,8 +141,15 @@ def matrix_speed(device: torch.device) -> float:
 
 
 @torch.no_grad()
-def measure(names: list[str], device: torch.device, seconds: float, runs: int) -> dict:
-    """Everything, by the names of the settings."""
+def measure(
+    names: list[str],
+    device: torch.device,
+    seconds: float,
+    runs: int,
+    compiled: bool = False,
+    on_found: Callable[[dict], None] = lambda found: None,
+) -> dict:
+    """Everything, by the names of the settings. on_found is told all that there is whenever there is more."""
     on_gpu = device.type == "cuda"
     found: dict = {"device": torch.cuda.get_device_name(device) if on_gpu else "cpu", "torch": torch.__version__}
     if on_gpu:
@@ -135,10 +157,13 @@ def measure(names: list[str], device: torch.device, seconds: float, runs: int) -
     for name in names:
         settings = load_settings(CONFIGS / f"{name}.toml")
         with precision(device):
-            model = Measured(settings, device)
-            rounds = {"num_steps": settings.sampling.num_steps, "num_corrections": settings.sampling.num_corrections}
-            found[name] = {**rounds, "chunk": model.chunk(runs), "story": model.story(seconds, runs)}
-        print(name, json.dumps(found[name]), flush=True)
+            model = Measured(settings, device, compiled)
+            own = found[name] = {"num_steps": settings.sampling.num_steps, "num_corrections": settings.sampling.num_corrections}
+            own |= {"compiled": True} if compiled else {}
+            for part, work in (("chunk", model.chunk), ("story", partial(model.story, seconds))):
+                own[part] = work(runs)
+                print(name, part, json.dumps(own[part]), flush=True)
+                on_found(found)
     return found
 
 
@@ -148,12 +173,15 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seconds", type=float, default=16.0, help="of the story")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="compile layers")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     if options.runs < 1 or options.seconds <= 0:
         parser.error("--runs and --seconds: needed more than nothing")
-    found = measure(options.configs, choose_device(options.device), options.seconds, options.runs)
-    write_text(options.output, json.dumps(found, indent=2) + "\n")
+    device, write = choose_device(options.device), lambda found: write_text(options.output, json.dumps(found, indent=2) + "\n")
+    if options.compile:
+        check_compiler(device)
+    measure(options.configs, device, options.seconds, options.runs, options.compile, write)
 
 
 if __name__ == "__main__":

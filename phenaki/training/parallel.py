@@ -16,8 +16,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from phenaki.compiling import layers_of, methods_of
+
 WAIT = timedelta(hours=2)  # for one process that tokenises while the others wait
-LAYER_METHODS = ("forward", "forward_context", "text_keys_values", "over_space", "over_time")  # through which the networks call their layers
 
 
 @dataclass(frozen=True)
@@ -134,31 +135,11 @@ def _shard(objective: Objective, group: Group) -> None:
     fully_shard(objective, mesh=mesh)
 
 
-def layers_of(module: nn.Module, name: str = "layers", kind: type = nn.ModuleList) -> list[nn.Module]:
-    """The layers of every stack of layers inside; or what other stacks hold that are of this kind and have a name with this end."""
-    return [layer for own, stack in module.named_modules() if own.endswith(name) and isinstance(stack, kind) for layer in stack]
-
-
-def methods_of(layer: nn.Module) -> list[str]:
-    """Through which a layer is called."""
-    return [name for name in LAYER_METHODS if hasattr(type(layer), name) and getattr(type(layer), name) is not getattr(nn.Module, name, None)]
-
-
 def checkpoint_activations(model: nn.Module) -> None:
     """Layers keep their inputs only, and are computed again in the backward pass (Chen et al. 2016, arXiv 1604.06174)."""
     for layer in layers_of(model):
         for method in methods_of(layer):
             setattr(layer, method, partial(checkpoint, getattr(layer, method), use_reentrant=False))
-
-
-def compile_layers(model: nn.Module) -> None:
-    """Each kind of layer or block of convolutions is compiled; those of its kind share what was made: once for the first shape, once for all others.
-
-    What is between the layers is run as it is. Whole steps would be compiled anew for every length of a caption.
-    """
-    for layer in [*layers_of(model), *layers_of(model, "blocks", nn.Sequential)]:
-        for method in methods_of(layer):
-            setattr(layer, method, torch.compile(getattr(layer, method)))
 
 
 def whole(tensor: Tensor) -> Tensor:

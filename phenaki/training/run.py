@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from phenaki.checkpoint import save_weights
+from phenaki.compiling import compile_layers
 from phenaki.config import as_dict
 from phenaki.data.ahead import Ahead
 from phenaki.training.checkpoints import (
@@ -43,7 +44,7 @@ from phenaki.training.interrupts import Interrupts, Stopped
 from phenaki.training.journal import Journal, Meter, peak_operations
 from phenaki.training.memory import check_memory
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate, make_optimizers
-from phenaki.training.parallel import Group, Objective, Part, checkpoint_activations, compile_layers, shared_as, spread, whole
+from phenaki.training.parallel import Group, Objective, Part, checkpoint_activations, shared_as, spread, whole
 
 MAX_SKIPPED = 10  # steps without a number, one after the other
 
