@@ -4,6 +4,7 @@ Told without a GPU: on torch's "meta" device there are no numbers, so whatever m
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from training_toys import PLAIN, Toy, little
 
 import phenaki.training.run as run_module
+from phenaki.compiling import compile_layers
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.art import draw_art
 from phenaki.data.storybook import SMALL_WORLD, StorybookWorld
@@ -20,11 +22,11 @@ from phenaki.director import fill_scene, see_context
 from phenaki.evaluation.referee import Referee, labels_of
 from phenaki.layers import short_attention
 from phenaki.maskgit import MaskGIT, MaskGITConfig
-from phenaki.past import decode_after
+from phenaki.past import begin_with, decode_after
 from phenaki.sampling import NoiseKey, SamplingOptions, prepare_rounds
 from phenaki.training.losses import TokenizerLosses
 from phenaki.training.optimizers import EMA, OptimizerSettings, generator_for
-from phenaki.training.parallel import Part, compile_layers
+from phenaki.training.parallel import Part
 from phenaki.training.referee import Batch, RefereeTask, as_batch, referee_losses
 from phenaki.training.referee_augmentation import blurred, in_blocks, noisy
 from phenaki.training.referee_examples import Examples, reconstructed
@@ -76,7 +78,7 @@ class MeetsTheCpu(TorchDispatchMode):
 @torch.no_grad()
 @pytest.mark.parametrize("order", ["halton", "confidence"])
 def test_what_a_chunk_takes_asks_the_host_for_nothing(order):
-    tokenizer = CViViT(TOKENIZER).to(META)
+    tokenizer, papers = (CViViT(config).to(META) for config in (TOKENIZER, replace(TOKENIZER, stem="linear", first_frame_stem=True)))
     config = MaskGITConfig(codebook_size=16, token_factors=2, dim=16, depth=1, heads=2, mlp_dim=24, text_dim=8, critic=True)
     network = MaskGIT(config).to(META)
     options = SamplingOptions(num_steps=3, num_corrections=2, correction_order="critic", order=order)
@@ -89,6 +91,8 @@ def test_what_a_chunk_takes_asks_the_host_for_nothing(order):
         fill_scene(network, tokens, prepared, cond, both, None, True)
         _, memory = decode_after(tokenizer, tokens, [], True)
         decode_after(tokenizer, tokens, memory, False)
+        begin_with(tokenizer, torch.zeros(1, 3, 5, 16, 16, device=META))
+        begin_with(papers, torch.zeros(1, 3, 5, 16, 16, device=META))
         short_attention(*torch.zeros(3, 2, 2, 4, 8, device=META), attn_mask=torch.ones(4, 4, dtype=torch.bool, device=META))
     assert seen.met == []
     with seen:
@@ -149,7 +153,7 @@ def graphs(monkeypatch) -> list[torch.fx.GraphModule]:
         made.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(torch, "compile", lambda function: compiled(function, backend=backend))
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled(function, backend=backend, **options))
     torch._dynamo.reset()
     return made
 

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from referee_toys import TINY_WORLD
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from phenaki.data.world import FULL_WORLD, MEDIUM_WORLD, SMALL_WORLD, WIDE_WORLD
 from phenaki.evaluation import referee as module
 from phenaki.evaluation.referee import (
+    FRAME_REACH,
     HASHES,
     MOTION_REACH,
     SHIPPED,
@@ -72,12 +74,41 @@ def test_a_frame_is_judged_by_itself_and_motion_by_its_window(referee):
         assert seen == list(range(middle - reach, middle + reach + 1)), name
 
 
+def test_the_wider_one_sees_the_frames_around(wider_referee):
+    middle = FRAME_REACH + 1
+    clips = video(1, 2 * middle + 1).requires_grad_()
+    logits = wider_referee(clips)
+    assert list(logits) == ["actor", "place", "time", "motion", "companion", "object"]
+    for name in logits:
+        gradient = torch.autograd.grad(logits[name][0, middle].square().sum(), clips, retain_graph=True)[0].abs().sum(dim=(0, 1, 3, 4))
+        assert gradient.nonzero().flatten().tolist() == list(range(middle - FRAME_REACH, middle + FRAME_REACH + 1)), name
+
+
+def test_the_wider_one_names_companions_as_actors_and_sees_them_elsewhere(wider_referee):
+    assert "companion" not in wider_referee.heads and wider_referee.head_of("object") == "object"
+    before = wider_referee(video())
+    with torch.no_grad():
+        wider_referee.heads["actor"].bias[2] += 100
+    for name, logits in wider_referee(video()).items():
+        assert torch.equal(logits, before[name]) == (name not in ("actor", "companion"))
+    assert not torch.allclose(before["actor"], before["companion"])
+
+
+def test_some_frames_are_judged_as_among_all(referee, wider_referee):
+    clips, chosen = video(2, 6), torch.tensor([4, 0])
+    for one in (referee, wider_referee):
+        every, some = one(clips), one.see(clips, chosen)
+        for name in every:
+            torch.testing.assert_close(some[name], every[name] if name == "motion" else every[name][:, chosen], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["referee", "wider_referee"])
 @pytest.mark.parametrize("num_frames", [1, 2, 9, 20])
-def test_clips_of_any_length_are_judged_alone_as_in_a_batch(referee, num_frames):
-    clips = video(3, num_frames)
-    together = referee(clips)
+def test_clips_of_any_length_are_judged_alone_as_in_a_batch(kind, num_frames, request):
+    judging, clips = request.getfixturevalue(kind), video(3, num_frames)
+    together = judging(clips)
     for index in range(3):
-        for name, logits in referee(clips[index : index + 1]).items():
+        for name, logits in judging(clips[index : index + 1]).items():
             torch.testing.assert_close(logits[0], together[name][index], rtol=1e-4, atol=1e-4)
 
 
@@ -113,6 +144,23 @@ def test_a_referee_comes_back_from_its_file(referee, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["tiny.safetensors"]
 
 
+def test_a_file_says_what_its_referee_is_made_of_where_it_is_no_first_one(referee, wider_referee, tmp_path):
+    for name, one in (("first", referee), ("wider", wider_referee)):
+        save_referee(one, tmp_path / name)
+        again = load_referee(tmp_path / name)
+        assert again.config == one.config and all(parameter.dtype == torch.float32 for parameter in again.parameters())
+        for attribute, logits in one(video()).items():
+            torch.testing.assert_close(again(video())[attribute], logits, rtol=0.02, atol=0.02)
+    with safe_open(tmp_path / "first", framework="pt") as file:
+        assert "config" not in file.metadata()
+    with safe_open(tmp_path / "wider", framework="pt") as file:
+        weights, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    for wrong, reason in (('{"widht": 3}', "did you mean 'width'"), ('{"width": 0}', "needed at least 1"), ("{}", "not a referee")):
+        save_file(weights, tmp_path / "wrong", metadata={**said, "config": wrong})
+        with pytest.raises(RefereeError, match=reason):
+            load_referee(tmp_path / "wrong")
+
+
 def test_damaged_and_foreign_files_are_refused(referee, tmp_path):
     path = tmp_path / "tiny.safetensors"
     digest = save_referee(referee, path)
@@ -145,7 +193,7 @@ def test_a_world_without_a_referee_is_told(monkeypatch):
 @pytest.mark.parametrize("world", HASHES)
 def test_the_shipped_referee_is_whole_small_and_says_the_same_every_time(world):
     path = SHIPPED / f"{world}.safetensors"
-    assert path.stat().st_size < 2 * 2**20
+    assert path.stat().st_size < 8 * 2**20
     first, second = Referee.load(world), Referee.load(world)
     clips = video(1, 3)
     for name, logits in first(clips).items():

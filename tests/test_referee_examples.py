@@ -1,21 +1,22 @@
 """What the referee learns from: labels that are true of the pixels, evenly drawn, and a bank that is painted once."""
 
+import functools
 import itertools
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
-from referee_toys import TINY_WORLD, story
+from referee_toys import TINY_WORLD, story, tiny_bank, tiny_coder
 
-from phenaki.cvivit import CViViT, CViViTConfig
+from phenaki.cvivit import CViViT
 from phenaki.data.captions import is_held_out
 from phenaki.data.storybook import open_world
 from phenaki.data.world import FULL_WORLD, SMALL_WORLD
 from phenaki.evaluation.referee import labels_of
 from phenaki.pixels import from_bytes, to_bytes
 from phenaki.training import referee_examples
-from phenaki.training.referee_bank import PART, Bank, BankSettings
+from phenaki.training.referee_bank import PART, Bank, BankSettings, Workers
 from phenaki.training.referee_examples import (
     BLOCKS,
     KINDS,
@@ -36,10 +37,7 @@ NAMES = labels_of(TINY_WORLD)
 
 @pytest.fixture(scope="module")
 def coder() -> CViViT:
-    """A tokenizer of 64x64 pixels with random weights."""
-    torch.manual_seed(1)
-    sizes = {"dim": 16, "heads": 2, "mlp_dim": 32, "stem_dim": 8, "stem_blocks": 0, "head_blocks": 0}
-    return CViViT(CViViTConfig(patch_size=16, encoder_layers="s", decoder_layers="s", fsq_levels=(4, 4), **sizes)).eval()
+    return tiny_coder()
 
 
 # Stories
@@ -213,6 +211,24 @@ def test_a_bank_is_painted_once_half_of_it_through_the_tokenizer(coder, tiny_wor
     monkeypatch.setattr(referee_examples, "draw_examples", None)
     monkeypatch.setattr("phenaki.training.referee_bank.draw_examples", None)
     assert torch.equal(bank.load().labels, first.labels), "read, not painted"
+
+
+def test_parts_that_other_processes_paint_are_the_same(tmp_path):
+    alone, beside = (tiny_bank(tmp_path / name, 3 * PART) for name in ("alone", "beside"))
+    painted, told = alone.load(), []
+    beside.folder.mkdir()
+    (beside.folder / "part-0001.safetensors").write_bytes((alone.folder / "part-0001.safetensors").read_bytes())  # of a run before
+    others = beside.load(lambda *progress: told.append(progress), Workers(2, functools.partial(tiny_bank, beside.folder, 3 * PART)))
+    assert told == [(2, 3), (3, 3)], "what is there already is not painted again"
+    assert all(torch.equal(a, b) for a, b in zip(vars(painted).values(), vars(others).values(), strict=True))
+    for path in alone.folder.iterdir():
+        assert path.read_bytes() == (beside.folder / path.name).read_bytes()
+
+
+def test_processes_that_cannot_make_the_bank_are_told(tmp_path):
+    bank = tiny_bank(tmp_path, 1)
+    with pytest.raises(RuntimeError, match="a process that painted examples was ended"):
+        bank.load(workers=Workers(2, functools.partial(tiny_bank, tmp_path, 0)))  # no clips: BankSettings refuses
 
 
 def test_a_bank_of_something_else_and_a_damaged_one_are_refused(coder, tiny_world, tmp_path):

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from referee_toys import TINY_WORLD, story
+from referee_toys import COMPANY_WORLD, TINY_WORLD, story
 
-from phenaki.evaluation.referee import Referee, judge, labels_of, load_referee
+from phenaki.data.storybook import open_world
+from phenaki.evaluation.referee import WIDER, Referee, judge, labels_of, load_referee
 from phenaki.training import referee_bank
 from phenaki.training.optimizers import OptimizerSettings
 from phenaki.training.parallel import Part
@@ -141,6 +142,37 @@ def test_motion_near_a_change_counts_less(tiny_world):
 # Training
 
 
+def test_more_frames_of_a_clip_are_judged_where_more_are_asked_for(bank, wider_referee):
+    few, all_of_them = (RefereeTask(Referee(NAMES), bank, settings(), {}, **more) for more in ({}, {"frames_judged": 9}))
+    one, other = few.draw(3, [Part()])[0], all_of_them.draw(3, [Part()])[0]
+    assert len(one.frames) == 4 and sorted(other.frames.tolist()) == list(range(9)) and torch.equal(one.video, other.video)
+    assert few.build().config == Referee(NAMES).config
+    again = RefereeTask(wider_referee, bank, settings(), {}, frames_judged=9).build()
+    assert again.config == wider_referee.config and again.state_dict().keys() == wider_referee.state_dict().keys()
+
+
+def test_the_wider_one_tells_who_acts_by_what_moves():
+    """The same two animals, each once the one that walks past the other: from one picture alone nobody could say who acts."""
+    world = open_world(replace(COMPANY_WORLD, objects=()))
+    motions, starts = ("walks left", "walks right"), (0.3, 0.7)
+    pairs = (("panda", "fox"), ("fox", "panda"))
+    stories = [story({"actor": a, "companion": c, "motion": m, "num_frames": 5}, start_x=x) for a, c in pairs for m in motions for x in starts]
+    batch = as_batch(draw_examples(world, stories, ["plain"] * len(stories)), slice(None))
+    torch.manual_seed(0)
+    referee = Referee(labels_of(world.config), replace(WIDER, width=12, motion_width=4))
+    optimizer = torch.optim.Adam(referee.parameters(), lr=3e-3)
+    for _ in range(25):
+        losses = referee_losses(referee, batch)
+        optimizer.zero_grad()
+        (losses["actor"] + losses["companion"]).backward()
+        optimizer.step()
+    said, names = referee.see(batch.video), list(referee.labels)
+    for name in ("actor", "companion"):
+        truth = batch.labels[..., names.index(name)]
+        judged = truth != UNJUDGED
+        assert (said[name].argmax(-1) == truth)[judged].float().mean() > 0.9, name
+
+
 def test_a_referee_learns_to_see(trained, tiny_world):
     matrices = confusions(trained, plain_batches(tiny_world, 40, 9, held_out=False, tokenizer=None))
     right = {name: accuracy(matrix)["right"] for name, matrix in matrices.items()}
@@ -222,6 +254,15 @@ def test_luck_is_the_share_of_erased_actors_that_are_still_named(tiny_world):
     assert luck(Oracle(truths), tiny_world, "nobody", 2 * BATCH, 5) == {"still_named": 1.0, "nobody_seen": 0.0, "n": 2 * BATCH * 5}
     nobody = [torch.zeros_like(truth) for truth in truths]
     assert luck(Oracle(nobody), tiny_world, "garbled", 2 * BATCH, 5) == {"still_named": 0.0, "nobody_seen": 1.0, "n": 2 * BATCH * 5}
+
+
+def test_company_is_painted_as_often_as_asked_where_there_is_any(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "tools"))
+    from train_referee import with_company
+
+    assert with_company(COMPANY_WORLD, None) == COMPANY_WORLD and with_company(TINY_WORLD, 0.3) == TINY_WORLD
+    often = with_company(COMPANY_WORLD, 0.3)
+    assert (often.companion_prob, often.object_prob) == (0.3, 0.3) and labels_of(often) == labels_of(COMPANY_WORLD)
 
 
 def test_the_program_writes_weights_and_figures(tmp_path, monkeypatch, capsys):

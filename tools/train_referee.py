@@ -2,6 +2,8 @@
 
     python tools/train_referee.py --world small --data storybook.safetensors -o runs/referee [--figures referee.json] [--bf16] [--device cuda]
 
+For a world with a large cast and with company: --wider --company 0.35, and on a machine of many cores --workers 8.
+
 The painted clips lie on the device as bytes (0.2 MiB each), where all of a step happens, what is done to its clips too.
 Killed at any moment, the same command goes on from the last checkpoint. The weights are FOLDER/WORLD.safetensors, in half
 precision; to ship them, copy the file to phenaki/evaluation/referees/ and its SHA-256 into HASHES of phenaki/evaluation/referee.py.
@@ -9,6 +11,7 @@ Figures are those of the written file.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import shlex
@@ -20,11 +23,12 @@ import torch
 
 from phenaki.checkpoint import Model, load_model
 from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
-from phenaki.evaluation.referee import Referee, labels_of, load_referee, save_referee
+from phenaki.data.world import WorldConfig
+from phenaki.evaluation.referee import WIDER, Referee, RefereeConfig, labels_of, load_referee, save_referee
 from phenaki.training.interrupts import Stopped
 from phenaki.training.optimizers import OptimizerSettings
-from phenaki.training.referee import RefereeTask
-from phenaki.training.referee_bank import Bank, BankSettings
+from phenaki.training.referee import FRAMES_JUDGED, RefereeTask
+from phenaki.training.referee_bank import Bank, BankSettings, Workers
 from phenaki.training.referee_figures import measure_referee
 from phenaki.training.run import Run
 
@@ -37,6 +41,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="the atlas of the world's art; without it, art drawn by code")
     parser.add_argument("--model", default="storybook", help="whose tokenizer half of the examples pass through")
     parser.add_argument("--clips", type=int, default=2048, help="painted once")
+    parser.add_argument("--workers", type=int, default=1, help="processes that paint them; each has a copy of the model, on a GPU too")
+    parser.add_argument("--company", type=float, help="chance of a companion, and of an object, in what is painted; the world's by default")
+    parser.add_argument("--wider", action="store_true", help="a network of twice the size that looks at places and at the frames around")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="at its peak")
     parser.add_argument("--init-from", type=Path, help="a referee whose weights it starts from, of another world too")
@@ -53,28 +60,46 @@ def parsed() -> argparse.Namespace:
 def first_referee(options: argparse.Namespace, world: StorybookWorld) -> Referee:
     """What training starts from: fresh weights, or those of another referee. Heads of attributes that have other names there start afresh."""
     torch.manual_seed(options.seed)
-    referee = Referee(labels_of(world.config))
+    referee = Referee(labels_of(world.config), WIDER if options.wider else RefereeConfig())
     if options.init_from:
         trained = load_referee(options.init_from)
+        if trained.config != referee.config:
+            raise ValueError(f"--init-from {options.init_from}: a network of another size, {trained.config}; give --wider for both or for neither")
         alike = {name for name, names in referee.labels.items() if trained.labels.get(name) == names}
         weights = {name: value for name, value in trained.state_dict().items() if not name.startswith("heads.") or name.split(".")[1] in alike}
         referee.load_state_dict({**referee.state_dict(), **weights})
     return referee
 
 
+def with_company(config: WorldConfig, prob: float | None) -> WorldConfig:
+    """The world with companions and objects as often as that, where it has any: those that are seen seldom are learnt sooner."""
+    names = ("companion_prob", "object_prob") if prob else ()
+    return replace(config, **{name: prob for name in names if getattr(config, name)})
+
+
+def opened_bank(options: argparse.Namespace, model: Model | None = None) -> Bank:
+    """The examples of training, not yet painted; in a process of its own without the model, which it loads."""
+    model = model or load_model(options.model, options.device)
+    config = replace(with_company(WORLDS[options.world], options.company), size=model.info.tokenizer.image_size)
+    painted = BankSettings(options.clips, seed=options.seed, bf16=options.bf16)
+    return Bank(options.output / "examples", open_world(config, options.data, options.device), model.tokenizer, painted)
+
+
 def train(options: argparse.Namespace, model: Model, world: StorybookWorld, weights: Path) -> None:
     """The whole training, up to the file of weights."""
     said = lambda done, count: print(f"examples: part {done} of {count}", flush=True) if done % 8 == 0 or done == count else None
-    painted = BankSettings(options.clips, seed=options.seed, bf16=options.bf16)
-    bank = Bank(options.output / "examples", world, model.tokenizer, painted)
-    held_out = replace(painted, num_clips=min(options.clips, 64), seed=VALIDATION_SEED)
+    bank = opened_bank(options, model)
+    workers = Workers(options.workers, functools.partial(opened_bank, options)) if options.workers > 1 else None
+    held_out = replace(bank.settings, num_clips=min(options.clips, 64), seed=VALIDATION_SEED)
     settings = OptimizerSettings(
         num_steps=options.steps, batch_size=options.batch, learning_rate=options.learning_rate, ema_decay=0.995, seed=options.seed,
         precision="bf16" if options.bf16 else "fp32", save_every=200, log_every=50, sample_every=options.steps,
     )  # fmt: skip
     referee = first_referee(options, world).to(options.device)
-    validation = Bank(options.output / "held-out", world, model.tokenizer, held_out)
-    trainer = Run(options.output, RefereeTask(referee, bank.load(said), settings, {"bank": bank.identity}, validation.load()), settings)
+    validation = Bank(options.output / "held-out", bank.world, model.tokenizer, held_out)
+    judged = bank.settings.num_frames if options.wider else FRAMES_JUDGED  # the wider network has to look at all of them anyway
+    task = RefereeTask(referee, bank.load(said, workers), settings, {"bank": bank.identity}, validation.load(), judged)
+    trainer = Run(options.output, task, settings)
     trainer.train(lambda line: print(json.dumps({name: round(value, 5) for name, value in line.items()}), flush=True))
     print(f"{weights}: sha256 {save_referee(trainer.averaged(), weights)}, {weights.stat().st_size / 2**20:.2f} MiB")
 

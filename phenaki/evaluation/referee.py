@@ -1,28 +1,31 @@
 """The referee: says of every frame of a video who is seen, where, when, in what weather and how it moves.
 
 It judges the generator's videos, so it shares nothing with it: a small network of its own, trained on rendered truth
-(`tools/train_referee.py`). Two trunks: what stands still is seen in one frame alone, motion in a window of nine.
+(`tools/train_referee.py`). Two trunks: what stands still is seen in one frame alone, or with a few around it, motion in a window of nine.
 The first label of every attribute is "": nobody, nothing, or nothing that can be recognised. So an empty or a garbled
 picture has an answer, and need not be judged right by luck.
 """
 
 import json
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import einsum, rearrange, reduce
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from phenaki.checkpoint import sha256
+from phenaki.config import as_dict, build, check_range
 from phenaki.data.tensor_file import save_tensors
 from phenaki.data.world import WorldConfig
 
 ATTRIBUTES = ("actor", "place", "time", "weather", "motion", "companion", "object")
 SIZE = 64  # pixels a side that the networks see; other videos are resized
 MOTION_REACH = 4  # frames before and after the judged one that motion is seen in
+FRAME_REACH = 7  # the same for every attribute of a referee that attends; otherwise all but motion is seen in one frame alone
 SHIPPED = Path(__file__).parent / "referees"  # a file of weights for each world
 HASHES = {  # SHA-256 of the shipped files
     "small": "8ebfc2ab28f758d3935ba9019e75086cca0e745131d5f1d91370c8e1f15e7092",
@@ -32,6 +35,21 @@ HASHES = {  # SHA-256 of the shipped files
 
 class RefereeError(ValueError):
     """Weights of a referee that are not there or not what they should be; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class RefereeConfig:
+    """What a referee is made of; the defaults are what the first ones were, whose files do not say it."""
+
+    attends: bool = False  # each attribute looks at places of its own, with the frames around; else at the mean and largest of each frame alone
+    width: int = 32  # channels of the trunk of frames after its first layer
+    motion_width: int = 16  # the same of the trunk of motion
+
+    def __post_init__(self):
+        check_range(self, "width", "motion_width", at_least=1)
+
+
+WIDER = RefereeConfig(attends=True, width=48, motion_width=24)  # for worlds with a large cast and with company
 
 
 def labels_of(config: WorldConfig) -> dict[str, tuple[str, ...]]:
@@ -71,11 +89,10 @@ class Residual(nn.Module):
 class FrameTrunk(nn.Module):
     """One frame -> what is seen in it."""
 
-    dim = 256
-
-    def __init__(self):
+    def __init__(self, width: int = 32):
         super().__init__()
-        widths = (3, 32, 64, 96, self.dim // 2)
+        widths = (3, *(width * depth for depth in (1, 2, 3, 4)))
+        self.dim = 2 * widths[-1]
         layers: list[nn.Module] = []
         for depth, (before, after) in enumerate(pairwise(widths)):
             side = 5 if depth == 0 else 3
@@ -93,27 +110,78 @@ class FrameTrunk(nn.Module):
 class MotionTrunk(nn.Module):
     """A window of 2 * MOTION_REACH + 1 frames around each -> what moves in it.
 
-    Each frame comes with its change, from the frame before it to the one after it: what stands still is zero there.
+    Each frame comes with its change: what stands still is zero there.
     """
 
-    dim = 192
-
-    def __init__(self):
+    def __init__(self, width: int = 16):
         super().__init__()
+        self.dim = 12 * width
         self.layers = nn.Sequential(
-            normed(nn.Conv3d(6, 16, (1, 5, 5), stride=(1, 2, 2), padding=(0, 2, 2), bias=False)),
-            normed(nn.Conv3d(16, 32, 3, stride=(1, 2, 2), padding=1, bias=False)),
-            normed(nn.Conv3d(32, 64, 3, stride=(1, 2, 2), padding=1, bias=False)),
-            normed(nn.Conv3d(64, self.dim // 2, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1), bias=False)),
+            normed(nn.Conv3d(6, width, (1, 5, 5), stride=(1, 2, 2), padding=(0, 2, 2), bias=False)),
+            normed(nn.Conv3d(width, 2 * width, 3, stride=(1, 2, 2), padding=1, bias=False)),
+            normed(nn.Conv3d(2 * width, 4 * width, 3, stride=(1, 2, 2), padding=1, bias=False)),
+            normed(nn.Conv3d(4 * width, self.dim // 2, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1), bias=False)),
         )
         self.over_time = nn.Conv1d(self.dim, self.dim, 3, padding=1)
 
     def forward(self, video: Tensor) -> Tensor:
         """video: (b 3 f 64 64) -> (b f d)."""
-        before, after = torch.cat([video[:, :, :1], video[:, :, :-1]], dim=2), torch.cat([video[:, :, 1:], video[:, :, -1:]], dim=2)
-        x = self.layers(torch.cat([video, after - before], dim=1))  # (b d/2 f 4 4)
+        x = self.layers(with_change(video))  # (b d/2 f 4 4)
         x = torch.cat([reduce(x, "b c f h w -> b c f", "mean"), reduce(x, "b c f h w -> b c f", "max")], dim=1)
         return rearrange(F.relu(self.over_time(x)), "b d f -> b f d")
+
+
+def with_change(video: Tensor) -> Tensor:
+    """(b 3 f h w) -> (b 6 f h w): each frame, and how it changes from the one before it to the one after it."""
+    before, after = torch.cat([video[:, :, :1], video[:, :, :-1]], dim=2), torch.cat([video[:, :, 1:], video[:, :, -1:]], dim=2)
+    return torch.cat([video, after - before], dim=1)
+
+
+class Neighbours(nn.Module):
+    """What is at a place in the frame before, the frame itself and the one after it, added to what came in."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.body = normed(nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0), bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (b c f h w)."""
+        return x + self.body(x)
+
+
+class AttentiveTrunk(nn.Module):
+    """Each frame, with those up to FRAME_REACH away -> what is seen of each attribute, which looks at places of its own.
+
+    One picture does not tell an actor from its companion: the one that moves is the actor. So frames come with their change,
+    and what is at a place is seen over time. What is there is named alike for all attributes; they differ in where they look.
+    """
+
+    dim, num_heads = 256, 2
+
+    def __init__(self, num_attributes: int, width: int):
+        super().__init__()
+        stages = (width, 2 * width, 10 * width // 3)
+        layers = [normed(nn.Conv2d(6, width, 5, stride=2, padding=2, bias=False))]
+        for before, after in pairwise(stages):
+            layers += [normed(nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)), Residual(after), Residual(after)]
+        self.layers = nn.Sequential(*layers)
+        self.neighbours = nn.Sequential(Neighbours(stages[-1]), Neighbours(stages[-1]))
+        self.position = nn.Parameter(torch.zeros(stages[-1], 8, 8))
+        self.looks = nn.Conv2d(stages[-1], num_attributes * self.num_heads, 1)
+        self.named = nn.Linear(self.num_heads * stages[-1], self.dim)
+        self.of_attribute = nn.Parameter(torch.zeros(num_attributes, self.dim))
+        self.over_time = nn.Conv1d(num_attributes * self.dim, num_attributes * self.dim, 9, padding=4, groups=num_attributes * self.dim)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """video: (b 3 f 64 64) -> (b f a d)."""
+        b, f = video.shape[0], video.shape[2]
+        x = self.layers(rearrange(with_change(video), "b c f h w -> (b f) c h w"))  # (n c 8 8)
+        x = rearrange(self.neighbours(rearrange(x, "(b f) c h w -> b c f h w", b=b)), "b c f h w -> (b f) c h w")
+        looks = rearrange(self.looks(x + self.position), "n (a k) h w -> n a k (h w)", k=self.num_heads).float().softmax(-1).to(x.dtype)
+        seen = einsum(looks, rearrange(x, "n c h w -> n c (h w)"), "n a k p, n c p -> n a k c")
+        seen = F.relu(self.named(rearrange(seen, "n a k c -> n a (k c)")) + self.of_attribute)
+        over_time = self.over_time(rearrange(seen, "(b f) a d -> b (a d) f", b=b))
+        return rearrange(seen, "(b f) a d -> b f a d", f=f) + rearrange(over_time, "b (a d) f -> b f a d", d=self.dim)
 
 
 class Referee(nn.Module):
@@ -123,13 +191,18 @@ class Referee(nn.Module):
     nobody, or nothing that can be recognised.
     """
 
-    def __init__(self, labels: dict[str, tuple[str, ...]]):
+    def __init__(self, labels: dict[str, tuple[str, ...]], config: RefereeConfig = RefereeConfig()):
         super().__init__()
-        self.labels = labels
-        self.frame_trunk, self.motion_trunk = FrameTrunk(), MotionTrunk()
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(MotionTrunk.dim if name == "motion" else FrameTrunk.dim, len(names)) for name, names in labels.items()}
-        )
+        self.labels, self.config = labels, config
+        self.frame_trunk = AttentiveTrunk(len(labels), config.width) if config.attends else FrameTrunk(config.width)
+        self.motion_trunk = MotionTrunk(config.motion_width)
+        still, moving = self.frame_trunk.dim, self.motion_trunk.dim + config.attends * self.frame_trunk.dim
+        dims = {name: moving if name == "motion" else still for name in labels}
+        self.heads = nn.ModuleDict({name: nn.Linear(dims[name], len(labels[name])) for name in labels if self.head_of(name) == name})
+
+    def head_of(self, name: str) -> str:
+        """The attribute whose head names this one: a companion is one of the actors, and seen seldom."""
+        return "actor" if self.config.attends and name == "companion" and self.labels.get("actor") == self.labels[name] else name
 
     @classmethod
     def load(cls, world: str = "small", device: str | torch.device = "cpu") -> "Referee":
@@ -141,19 +214,28 @@ class Referee(nn.Module):
 
     def forward(self, video: Tensor) -> dict[str, Tensor]:
         """video: (b 3 f h w) float in [-1, 1] -> logits (b f n) of each attribute."""
-        video = as_seen(video)
-        logits = self.see_frames(video)
+        return self.see(as_seen(video))
+
+    def see(self, video: Tensor, frames: Tensor | slice = slice(None)) -> dict[str, Tensor]:
+        """video: (b 3 f 64 64) -> logits: of motion (b f n), of all else in k of the frames (b k n)."""
+        if self.config.attends:
+            seen = dict(zip(self.labels, self.frame_trunk(video).unbind(2), strict=True))
+            features = {name: seen[name][:, frames] for name in self.labels}
+            if "motion" in self.labels:
+                features["motion"] = torch.cat([self.motion_trunk(video), seen["motion"]], dim=-1)
+            return {name: self.heads[self.head_of(name)](feature) for name, feature in features.items()}
+        logits = self.see_frames(video[:, :, frames])
         if "motion" in self.labels:
             logits["motion"] = self.see_motion(video)
         return {name: logits[name] for name in self.labels}
 
     def see_frames(self, video: Tensor) -> dict[str, Tensor]:
-        """video: (b 3 f 64 64) -> logits (b f n) of all that one frame shows, each frame by itself."""
+        """Where one frame says it: video (b 3 f 64 64) -> logits (b f n) of all that it shows, each frame by itself."""
         seen = rearrange(self.frame_trunk(rearrange(video, "b c f h w -> (b f) c h w")), "(b f) d -> b f d", b=video.shape[0])
         return {name: self.heads[name](seen) for name in self.labels if name != "motion"}
 
     def see_motion(self, video: Tensor) -> Tensor:
-        """video: (b 3 f 64 64) -> logits (b f n)."""
+        """The same of motion, which takes several: video (b 3 f 64 64) -> logits (b f n)."""
         return self.heads["motion"](self.motion_trunk(video))
 
 
@@ -182,7 +264,10 @@ def likeliest(labels: dict[str, tuple[str, ...]], logits: dict[str, Tensor]) -> 
 def save_referee(referee: Referee, path: Path) -> str:
     """Writes a referee in half precision, whole or not at all; returns its SHA-256."""
     state = {name: value.half() if value.is_floating_point() else value for name, value in referee.state_dict().items()}
-    save_tensors(path, state, {"labels": json.dumps(referee.labels)})
+    said = {"labels": json.dumps(referee.labels)}
+    if referee.config != RefereeConfig():
+        said["config"] = json.dumps(as_dict(referee.config))
+    save_tensors(path, state, said)
     return sha256(path)
 
 
@@ -194,9 +279,10 @@ def load_referee(path: Path, expected: str | None = None) -> Referee:
         raise RefereeError(f"{path}: damaged or changed, its SHA-256 is not the shipped one. Install phenaki again")
     try:
         with safe_open(path, framework="pt") as file:
-            labels = json.loads((file.metadata() or {})["labels"])
+            said = file.metadata() or {}
+            labels, config = json.loads(said["labels"]), build(RefereeConfig, json.loads(said.get("config", "{}")), str(path))
             weights = {name: file.get_tensor(name) for name in file.keys()}
-        referee = Referee({name: tuple(names) for name, names in labels.items()})
+        referee = Referee({name: tuple(names) for name, names in labels.items()}, config)
         referee.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
     except (SafetensorError, KeyError, ValueError, RuntimeError, AttributeError) as error:
         raise RefereeError(f"{path}: not a referee ({error}). Write one with tools/train_referee.py") from error

@@ -22,7 +22,7 @@ from phenaki.training.parallel import Part
 from phenaki.training.referee_augmentation import augmented
 from phenaki.training.referee_examples import UNJUDGED, Examples
 
-FRAMES_JUDGED = 4  # of each clip by the frame trunk: neighbours look alike
+FRAMES_JUDGED = 4  # of each clip by the frame trunk, unless more are asked for: neighbours look alike
 BLEND_SHARE = 0.15  # of the clips
 BLEND_RANGE = (0.3, 0.7)  # share of the first clip in a blend
 NEAR_CHANGE_WEIGHT = 0.3  # of motion's loss where the window has frames of another scene
@@ -51,18 +51,22 @@ class Batch:
 
 
 class RefereeTask:
-    """What `Run` trains here. `held_out` examples are for validation."""
+    """What `Run` trains here. `held_out` examples are for validation; frames_judged: of each clip for all but motion."""
 
     part, discriminator = "referee", None
 
-    def __init__(self, referee: Referee, bank: Examples, settings: OptimizerSettings, identity: dict[str, Any], held_out: Examples | None = None):
+    def __init__(
+        self, referee: Referee, bank: Examples, settings: OptimizerSettings, identity: dict[str, Any], held_out: Examples | None = None,
+        frames_judged: int = FRAMES_JUDGED,
+    ):  # fmt: skip
         self.model, self.settings, self.device = referee, settings, next(referee.parameters()).device
         self.bank, self.held_out = bank.to(self.device), None if held_out is None else held_out.to(self.device)
         self.identity = {"labels": {name: list(names) for name, names in referee.labels.items()}, **identity}
+        self.frames_judged = frames_judged
         self.habits: dict[str, Any] = {}
 
     def build(self) -> Referee:
-        return Referee(self.model.labels)
+        return Referee(self.model.labels, self.model.config)
 
     def draw(self, step: int, parts: list[Part]) -> list[Batch]:
         """Clips of the bank as they are seen in this step; some are blends."""
@@ -73,7 +77,7 @@ class RefereeTask:
         others = torch.where(is_blend, others, rows)
         low, high = BLEND_RANGE
         share = torch.where(is_blend, low + (high - low) * torch.rand(size, generator=rng), 1.0)
-        frames = torch.randperm(self.bank.video.shape[2], generator=rng)[:FRAMES_JUDGED]
+        frames = torch.randperm(self.bank.video.shape[2], generator=rng)[: self.frames_judged]
         blends = is_blend.nonzero()[:, 0]
         rows, others, share, frames, blends = (sent(one, self.device) for one in (rows, others, share, frames, blends))
         video = from_bytes(self.bank.video[rows])
@@ -92,8 +96,7 @@ class RefereeTask:
 
     def rehearse(self, network: Referee, num_rows: int) -> Tensor:
         video = torch.zeros(num_rows, 3, self.bank.video.shape[2], SIZE, SIZE, device=next(network.parameters()).device)
-        logits = [*network.see_frames(video[:, :, :FRAMES_JUDGED]).values(), network.see_motion(video)]
-        return sum(one.mean() for one in logits)
+        return sum(one.mean() for one in network.see(video, slice(self.frames_judged)).values())
 
     def kind(self, batch: Batch, step: int) -> Hashable:
         return len(batch.share)
@@ -131,9 +134,7 @@ def as_batch(examples: Examples, rows: slice) -> Batch:
 def referee_losses(referee: Referee, batch: Batch) -> dict[str, Tensor]:
     """Cross-entropy of each attribute over the frames that can be judged, and "loss", their sum."""
     batch = batch.to(next(referee.parameters()).device)
-    logits = referee.see_frames(batch.video[:, :, batch.frames])
-    if "motion" in referee.labels:
-        logits["motion"] = referee.see_motion(batch.video)
+    logits = referee.see(batch.video, batch.frames)
     losses = {}
     for index, name in enumerate(referee.labels):
         frames = slice(None) if name == "motion" else batch.frames

@@ -1,9 +1,15 @@
 """The examples of a referee's training, painted once and kept as bytes in a folder: half of them as rendered, half as a tokenizer gives them back.
 
-The bank is painted in parts, each written whole, so that a run that is killed goes on with the next one.
+The bank is painted in parts, each written whole, so that a run that is killed goes on with those that are missing; by one process or by several.
 """
 
-from collections.abc import Callable
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,22 +49,32 @@ class Bank:
         shape = f"frames {settings.num_frames} of {settings.story_frames}, up to {settings.max_scenes} scenes, seed {settings.seed}"
         self.identity = f"{world.fingerprint} tokenizer {state_sha256([tokenizer])[:16]} {shape}"
 
-    def load(self, on_part: Callable[[int, int], None] = lambda done, count: None) -> Examples:
-        """All examples; what is missing is painted. on_part is told (parts done, parts in all)."""
+    def load(self, on_part: Callable[[int, int], None] = lambda done, count: None, workers: "Workers | None" = None) -> Examples:
+        """All examples; what is missing is painted, here or by workers. on_part is told (parts done, parts in all)."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        count, parts = -(-self.settings.num_clips // PART), []
-        for number in range(count):
-            parts.append(self._part(number))
-            on_part(number + 1, count)
+        numbers = range(-(-self.settings.num_clips // PART))
+        missing = [number for number in numbers if not self._path(number).is_file()]
+        if workers is not None and missing:
+            for done, _ in enumerate(workers.painted(missing), len(numbers) - len(missing) + 1):
+                on_part(done, len(numbers))
+            return joined([self.part(number) for number in numbers])
+        parts = []
+        for number in numbers:
+            parts.append(self.part(number))
+            on_part(number + 1, len(numbers))
         return joined(parts)
 
-    def _part(self, number: int) -> Examples:
-        path = self.folder / f"part-{number:04d}.safetensors"
+    def part(self, number: int) -> Examples:
+        """A part of the examples; painted and written where it is missing."""
+        path = self._path(number)
         if path.is_file():
             return self._read(path)
         examples = self._paint(number)
         save_tensors(path, vars(examples), {"identity": self.identity})
         return examples
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"part-{number:04d}.safetensors"
 
     def _read(self, path: Path) -> Examples:
         try:
@@ -77,3 +93,46 @@ class Bank:
             tokenizer = self.tokenizer if number % 2 else None
             kinds = draw_kinds(settings.seed, indices)
             return draw_examples(self.world, stories, kinds, settings.seed + number, tokenizer, MAX_CORRUPTION, settings.num_frames)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes of one thread each that paint parts of a bank, which they make for themselves: `make`, a function that a file defines."""
+
+    count: int
+    make: Callable[[], Bank]
+
+    def painted(self, numbers: list[int]) -> Iterator[int]:
+        """Has parts painted and written; their numbers, as they are ready. RuntimeError where a process ends before its work."""
+        context = multiprocessing.get_context("spawn")  # a GPU that is in use survives no fork
+        pool = ProcessPoolExecutor(min(self.count, len(numbers)), context, _begin, (self.make, os.getpid()))
+        try:
+            for ready in as_completed([pool.submit(_paint, number) for number in numbers]):
+                yield ready.result()
+        except BrokenProcessPool as error:
+            raise RuntimeError("a process that painted examples was ended: too little memory? Try again with fewer workers") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_bank: Bank | None = None  # in a process that paints: whose parts
+
+
+def _begin(make: Callable[[], Bank], parent: int) -> None:
+    """In a new process. It ends itself where its parent is gone: nothing waits for what it paints then."""
+    global _bank
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(1)
+    _bank = make()
+    _bank.folder.mkdir(parents=True, exist_ok=True)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _paint(number: int) -> int:
+    _bank.part(number)
+    return number

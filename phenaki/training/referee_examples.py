@@ -85,12 +85,17 @@ def draw_examples(
 ) -> Examples:  # fmt: skip
     """Paints stories of equal length, each as its kind wants it, and passes them through the tokenizer where one is given.
 
+    All that is done to the pictures is done on the world's device; the examples are the CPU's.
     num_frames: of each clip, cut from anywhere in its story; all of the story by default.
     """
     generator = torch.Generator().manual_seed(seed)
     length = num_frames or stories[0].num_frames
     first = torch.randint(stories[0].num_frames - length + 1, (len(stories),), generator=generator).tolist()
-    video, empty = (cut(world.render(told).cpu(), first, length, 1) for told in (stories, [without_actor(story) for story in stories]))
+    video = cut(world.render(stories), first, length, 1)
+    empty, emptied = video.clone(), [i for i, kind in enumerate(kinds) if kind in ("nobody", "garbled")]  # of the others nobody asks
+    if emptied:
+        alone = cut(world.render([without_actor(stories[i]) for i in emptied]), [first[i] for i in emptied], length, 1)
+        empty[torch.tensor(emptied, device=empty.device)] = alone
     labels, near_change = (cut(truth, first, length, 0) for truth in truth_of(world, stories))
     hidden = cut(torch.stack([inside(world, story) < SEEN_SHARE for story in stories]), first, length, 0)
     scrambled, garbled = shuffled(video, generator), garbled_where(video, actor_pixels(video, empty), generator)
@@ -108,7 +113,7 @@ def draw_examples(
             raise ValueError(f"kind {kind!r}: allowed are {', '.join(KINDS)}")
     if tokenizer is not None:
         video = reconstructed(tokenizer, video, max_corruption, generator)
-    return Examples(to_bytes(as_seen(video)), labels, near_change)
+    return Examples(to_bytes(as_seen(video)).cpu(), labels, near_change)
 
 
 def cut(clips: Tensor, first: Sequence[int], num_frames: int, axis: int) -> Tensor:
@@ -153,7 +158,7 @@ def inside(world: StorybookWorld, story: StoryTruth) -> Tensor:
 def shuffled(video: Tensor, generator: torch.Generator) -> Tensor:
     """(n c f h w) made of blocks that come from any place of any of the clips, the same in all frames."""
     blocks = rearrange(video, "n c f (i y) (j x) -> (n i j) c f y x", i=BLOCKS, j=BLOCKS)
-    picked = blocks[torch.randint(len(blocks), (len(blocks),), generator=generator)]
+    picked = blocks[torch.randint(len(blocks), (len(blocks),), generator=generator).to(video.device)]
     return rearrange(picked, "(n i j) c f y x -> n c f (i y) (j x)", i=BLOCKS, j=BLOCKS)
 
 
