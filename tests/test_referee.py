@@ -1,5 +1,6 @@
 """The referee: what it has names for, what each answer depends on, and the weights that ship."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -180,6 +181,36 @@ def test_damaged_and_foreign_files_are_refused(referee, tmp_path):
         load_referee(path)
     with pytest.raises(RefereeError, match="no such file"):
         load_referee(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    ["[]", "{}", "3", '{"actor": 3}', '{"actor": "abc"}', '{"actor": []}', '{"actor": ["fox"]}', '{"actor": ["", 3]}', '{"actor": ["", []]}',
+     '{"actor": ["", "fox", "fox"]}', '{"colour": ["", "red"]}', "[" * 100_000],
+)  # fmt: skip
+def test_a_file_with_other_labels_is_refused(labels, tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other", metadata={"labels": labels})
+    with pytest.raises(RefereeError, match=r"not a referee \((it names no attributes|attribute '.*': needed one of|maximum recursion depth)"):
+        load_referee(tmp_path / "other")
+
+
+@pytest.mark.parametrize("config", [{"width": 40_000}, {"motion_width": 9000}, {"attends": True, "width": 10**9}, {"width": 10**400}])
+def test_a_file_that_states_huge_sizes_takes_no_memory(referee, config, tmp_path, monkeypatch):
+    """The network of the first would take 200 GB."""
+    save_referee(referee, tmp_path / "one")
+    with safe_open(tmp_path / "one", framework="pt") as file:
+        weights, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    save_file(weights, tmp_path / "huge", metadata={**said, "config": json.dumps(config)})
+    made, load = [], module.Referee.load_state_dict
+
+    def watched(self, *given, **named):
+        made.extend(self.parameters())
+        return load(self, *given, **named)
+
+    monkeypatch.setattr(module.Referee, "load_state_dict", watched)
+    with pytest.raises(RefereeError, match="not a referee"):
+        load_referee(tmp_path / "huge")
+    assert all(parameter.is_meta for parameter in made)
 
 
 def test_a_world_without_a_referee_is_told(monkeypatch):

@@ -21,7 +21,7 @@ from phenaki.video import VideoScene, contact_sheet
 
 SEEDS = (0, 1, 2)
 FRAMES = 4  # of each scene
-MAX_SIDE = 64  # pixels of a frame
+MAX_SIDE = 96  # pixels of a frame
 MAX_BYTES = 100_000  # of a picture
 COLOURS = (256, 128, 64, 32, 16)
 HEAD = """# Gallery

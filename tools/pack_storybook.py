@@ -1,8 +1,8 @@
 """Packs the art of the storybook world into one atlas file that the training programs read.
 
-    python tools/pack_storybook.py ART_FOLDER -o storybook.safetensors [--size 48] [--world small|medium|full|wide|all]
+    python tools/pack_storybook.py ART_FOLDER -o storybook.safetensors [--size 80] [--world small|medium|full|wide|all]
 
-Sprites of 48 pixels do for the small, medium and wide worlds at 64x64, the full world at 128x128 wants 64. Places keep the pixels they have.
+Sprites of 80 pixels do for the small and wide worlds at 128x128, 64 for the full one; at 64x64 half as many do. Places keep the pixels they have.
 ART_FOLDER holds `sprites/` (Microsoft's animated Fluent Emoji, MIT licence: strips of 24 frames, or of one, index.json),
 `backgrounds/` and `particles/` (Superpowers asset packs, CC0: index.json). The art itself is not part of this
 repository; both licences allow the weights that are trained on it, with credit (see the model card).
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("art", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=48, help="side of a stored sprite in pixels")
+    parser.add_argument("--size", type=int, default=80, help="side of a stored sprite in pixels")
     parser.add_argument("--world", choices=(*WORLDS, "all"), default="small", help="whose actors, objects and places")
     options = parser.parse_args()
 

@@ -1,7 +1,8 @@
 """The referee: says of every frame of a video who is seen, where, when, in what weather and how it moves.
 
 It judges the generator's videos, so it shares nothing with it: a small network of its own, trained on rendered truth
-(`tools/train_referee.py`). Two trunks: what stands still is seen in one frame alone, or with a few around it, motion in a window of nine.
+(`tools/train_referee.py`). Two trunks: what stands still is seen in one frame alone, motion in a window of nine; by a referee that attends
+(`RefereeConfig`) everything with the seven frames before and after.
 The first label of every attribute is "": nobody, nothing, or nothing that can be recognised. So an empty or a garbled
 picture has an answer, and need not be judged right by luck.
 """
@@ -10,6 +11,7 @@ import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +31,7 @@ FRAME_REACH = 7  # the same for every attribute of a referee that attends; other
 SHIPPED = Path(__file__).parent / "referees"  # a file of weights for each world
 HASHES = {  # SHA-256 of the shipped files
     "small": "8ebfc2ab28f758d3935ba9019e75086cca0e745131d5f1d91370c8e1f15e7092",
-    "wide": "fba5948ce22602ecfca9abc4422afa6ee732431a72a8b630a2c375a9bc9db76a",
+    "wide": "05cb1eea8c57b2f2e2ae2e1452d478919a22012342b7cd0d16fa43ff9326a3dd",
 }
 
 
@@ -280,10 +282,24 @@ def load_referee(path: Path, expected: str | None = None) -> Referee:
     try:
         with safe_open(path, framework="pt") as file:
             said = file.metadata() or {}
-            labels, config = json.loads(said["labels"]), build(RefereeConfig, json.loads(said.get("config", "{}")), str(path))
+            labels, config = _checked(json.loads(said["labels"])), build(RefereeConfig, json.loads(said.get("config", "{}")), str(path))
             weights = {name: file.get_tensor(name) for name in file.keys()}
-        referee = Referee({name: tuple(names) for name, names in labels.items()}, config)
-        referee.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
-    except (SafetensorError, KeyError, ValueError, RuntimeError, AttributeError) as error:
+        with torch.device("meta"):  # memory is taken for the weights that are there, whatever sizes the file states
+            referee = Referee(labels, config)
+        own = referee.state_dict()
+        weights = {name: value.to(own[name].dtype, copy=True) if name in own else value for name, value in weights.items()}
+        referee.load_state_dict(weights, assign=True)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise RefereeError(f"{path}: not a referee ({error}). Write one with tools/train_referee.py") from error
     return referee.eval().requires_grad_(False)
+
+
+def _checked(labels: Any) -> dict[str, tuple[str, ...]]:
+    """Labels as a file says them; ValueError where they are not those of a world: lists of names by attribute, each once, "" first."""
+    if not isinstance(labels, dict) or not labels:
+        raise ValueError("it names no attributes")
+    for attribute, names in labels.items():
+        are_names = isinstance(names, list) and names[:1] == [""] and all(isinstance(name, str) for name in names)
+        if attribute not in ATTRIBUTES or not are_names or len(set(names)) < len(names):
+            raise ValueError(f"attribute {attribute!r:.40}: needed one of {', '.join(ATTRIBUTES)}, and names, each once, the first one empty")
+    return {attribute: tuple(names) for attribute, names in labels.items()}
