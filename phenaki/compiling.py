@@ -1,5 +1,9 @@
 """torch.compile for the layers of a network: what is between their matrix products becomes a few kernels in place of dozens."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -24,11 +28,18 @@ def compile_layers(model: nn.Module, dynamic: bool | None = None) -> None:
     What is between the layers is run as it is. Whole steps would be compiled anew for every length of a caption. dynamic: True for networks
     that meet many shapes: made for all of them from the start.
     """
-    limits = torch._dynamo.config
-    limits.cache_size_limit = max(limits.cache_size_limit, MOST_OF_A_KIND)
     for layer in [*layers_of(model), *layers_of(model, "blocks", nn.Sequential)]:
         for method in methods_of(layer):
-            setattr(layer, method, torch.compile(getattr(layer, method), dynamic=dynamic))
+            made = torch.compile(getattr(type(layer), method), dynamic=dynamic)
+            setattr(layer, method, partial(called, made, layer))  # a deep copy of it has the copy's layer
+
+
+def called(made: Callable[..., Any], layer: nn.Module, *inputs: Any, **named: Any) -> Any:
+    """What was made of a layer's method, in whatever thread: newer versions of torch have limits for each."""
+    limits = torch._dynamo.config
+    if limits.cache_size_limit < MOST_OF_A_KIND:
+        limits.cache_size_limit = MOST_OF_A_KIND
+    return made(layer, *inputs, **named)
 
 
 def check_compiler(device: torch.device) -> None:

@@ -89,13 +89,18 @@ def remember(kept: OrderedDict, key: Hashable, value: Any, most: int) -> None:
 
 
 class Recording:
-    """What a function did to tensors that stay where they are, so that it can be done again with other numbers in them."""
+    """What a function did to tensors that stay where they are, so that it can be done again with other numbers in them.
+
+    All recordings of a device share a pool of memory: they are replayed one after the other, and what they return is copied. torch gives
+    a pool up with the last graph in it, and records nothing more in it: where none lives there is a new one.
+    """
 
     def __init__(self, function: Callable[..., Any], network: nn.Module, inputs: Any):
         inputs = copied(inputs)
         self.inputs, self.graph = list(tensors_in(inputs)), torch.cuda.CUDAGraph()
         device = self.inputs[0].device
-        self.pool = memory_pool(device)
+        beside = next(iter(_LIVING.get(device, ())), None)  # held until this one is there, too, though its network be dropped meanwhile
+        self.pool = torch.cuda.graph_pool_handle() if beside is None else beside.pool
         graph = torch.cuda.graph(self.graph, pool=self.pool, stream=recording_stream(device), capture_error_mode="thread_local")
         with uncached(), torch.cuda.device(device), graph:
             self.outputs = function(network, *inputs)
@@ -121,15 +126,6 @@ def copied(value: Any) -> Any:
 def recording_stream(device: torch.device) -> Any:
     """The stream on which a device's graphs are recorded; torch's own is that of the first device that recorded any."""
     return torch.cuda.Stream(device)
-
-
-def memory_pool(device: torch.device) -> Any:
-    """The memory that all graphs of a device share: they are replayed one after the other, and what they return is copied.
-
-    torch gives a pool up with the last graph in it, and records nothing more in it: where none lives there is a new one.
-    """
-    living = next(iter(_LIVING.get(device, ())), None)
-    return torch.cuda.graph_pool_handle() if living is None else living.pool
 
 
 def on_gpu(tensors: list[Tensor]) -> bool:

@@ -1,7 +1,7 @@
 """A clip of one's own, parts of it made anew: in- and out-painting, filling in between, going on, telling it another way.
 
     import phenaki
-    phenaki.edit("clip.mp4", "A panda walks along the beach", box=(10, 20, 24, 30)).save("panda.mp4")
+    phenaki.edit("clip.mp4", "A panda walks along the beach", box=(20, 40, 48, 60)).save("panda.mp4")
 
 Results are as good as the model's training in these tasks (`[train_generator.tasks]` in its configuration). The shipped
 `storybook` model was trained to start from a text and to go on, not to fill in: what it paints follows the prompt, but its

@@ -79,7 +79,7 @@ ALLOWED = {
     "training/referee_examples": {"cvivit", "data/captions", "data/poses", "data/storybook", "evaluation/referee", "pixels"},
     "training/referee_bank": {"checkpoint", "config", "cvivit", "data/storybook", "data/tensor_file", "training/referee_examples"},
     "training/referee": {
-        "devices", "evaluation/referee", "pixels", "training/optimizers", "training/parallel", "training/referee_augmentation",
+        "config", "devices", "evaluation/referee", "pixels", "training/optimizers", "training/parallel", "training/referee_augmentation",
         "training/referee_examples",
     },
     "training/referee_figures": {"cvivit", "data/storybook", "evaluation/referee", "pixels", "training/referee_examples"},

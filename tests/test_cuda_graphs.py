@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -145,6 +146,26 @@ def test_graphs_share_their_memory_and_the_last_one_takes_it_along(fake_gpu):
 
 
 @torch.no_grad()
+def test_the_memory_that_a_graph_is_recorded_in_stays_until_it_is(fake_gpu, monkeypatch):
+    """Networks with compiled layers go when Python collects what refers to itself: at any time, just before torch records, say."""
+    first, alive = Doubler(), []
+    first.itself = {"network": first}
+    for _ in range(2):
+        replayed(Doubler.forward, first, torch.ones(3), 2.0)
+    del first
+
+    def late(device):
+        gc.collect()
+        alive.extend(recording for recordings in cuda_graphs._LIVING.values() for recording in recordings)
+
+    monkeypatch.setattr(cuda_graphs, "recording_stream", late)
+    second = Doubler()
+    for _ in range(2):
+        replayed(Doubler.forward, second, torch.ones(3), 2.0)
+    assert [graph.pool for graph in fake_gpu] == [0, 0] and [recording.graph for recording in alive] == fake_gpu[:1]
+
+
+@torch.no_grad()
 def test_what_was_not_used_for_longest_is_forgotten(fake_gpu, monkeypatch):
     monkeypatch.setattr(cuda_graphs, "MAX_RECORDINGS", 2)
     network, call = Doubler(), lambda by: replayed(Doubler.forward, network, torch.ones(1), by)
@@ -265,6 +286,28 @@ def test_what_is_compiled_is_made_before_anything_is_recorded(dtype, fake_gpu, m
         first, *_ = [replayed(Layered.double, network, x) for x in inputs]
         torch.testing.assert_close(first, plain.double(inputs[0]))
     assert made == ["before"] and len(fake_gpu) == 1 and fake_gpu[0].replays == 2
+
+
+@torch.no_grad()
+def test_compiled_layers_are_made_in_any_thread_and_a_copy_has_its_own(monkeypatch):
+    """In newer versions of torch the limit of what is made belongs to the thread that set it; from there on layers ran as they are."""
+    made, compiled = [], torch.compile
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled(function, backend=backend, **options))
+    torch._dynamo.reset()
+    network = Layered()
+    compile_layers(network, dynamic=False)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(torch.no_grad()(lambda: [network.double(torch.rand(size, 4)) for size in range(2, 14)])).result()
+    assert len(made) == 12, "one for each shape"
+    copy = deepcopy(network)
+    copy.layers[0].weight.zero_()
+    copy.layers[0].bias.zero_()
+    assert copy.double(torch.ones(2, 4)).count_nonzero() == 0 < network.double(torch.ones(2, 4)).count_nonzero()
 
 
 PAPERS = {"stem": "linear", "first_frame_stem": True, "quantizer": "vq", "codebook_size": 256, "window": 0}

@@ -2,8 +2,14 @@
 
 import functools
 import itertools
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -225,10 +231,48 @@ def test_parts_that_other_processes_paint_are_the_same(tmp_path):
         assert path.read_bytes() == (beside.folder / path.name).read_bytes()
 
 
-def test_processes_that_cannot_make_the_bank_are_told(tmp_path):
+def test_processes_that_fail_or_end_are_told(tmp_path):
     bank = tiny_bank(tmp_path, 1)
-    with pytest.raises(RuntimeError, match="a process that painted examples was ended"):
-        bank.load(workers=Workers(2, functools.partial(tiny_bank, tmp_path, 0)))  # no clips: BankSettings refuses
+    with pytest.raises(ValueError, match="num_clips 0: needed at least 1"):
+        bank.load(workers=Workers(2, functools.partial(tiny_bank, tmp_path, 0)))
+    with pytest.raises(ChildProcessError, match="a process that painted examples was ended"):
+        bank.load(workers=Workers(2, functools.partial(os._exit, 3)))
+
+
+def test_processes_end_where_the_one_that_started_them_is_killed(tmp_path):
+    """What they make is not told to anyone then; a GPU's memory is free for the next try."""
+    wait = f"import os, time; open({str(tmp_path / 'begun')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    program = f"import functools; from phenaki.training.referee_bank import Workers; list(Workers(1, functools.partial(exec, {wait!r})).painted([0]))"
+    with subprocess.Popen([sys.executable, "-c", program]) as parent:
+        try:
+            worker = until(lambda: (tmp_path / "begun").is_file() and int((tmp_path / "begun").read_text() or 0))
+        finally:
+            parent.kill()
+    assert until(lambda: not is_running(worker))
+
+
+def until(happens: Callable[[], int], seconds: float = 60.0) -> int:
+    """What it returns once that is true."""
+    end = time.monotonic() + seconds
+    while not (found := happens()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_what_is_wrong_with_parts_of_a_run_before_is_told_before_any_is_painted(tmp_path):
+    bank = tiny_bank(tmp_path, 2 * PART)
+    (tmp_path / "part-0001.safetensors").write_bytes(b"cut short")
+    for workers in (None, Workers(2, functools.partial(os._exit, 3))):
+        with pytest.raises(ValueError, match=r"part-0001.safetensors: damaged or cut short"):
+            bank.load(workers=workers)
+    assert [path.name for path in tmp_path.iterdir()] == ["part-0001.safetensors"]
 
 
 def test_a_bank_of_something_else_and_a_damaged_one_are_refused(coder, tiny_world, tmp_path):

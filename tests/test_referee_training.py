@@ -1,5 +1,6 @@
 """Training the referee: what a step is made of, that it learns, that it resumes, and figures that count what they say."""
 
+import argparse
 import json
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from referee_toys import COMPANY_WORLD, TINY_WORLD, story
 
 from phenaki.data.storybook import open_world
-from phenaki.evaluation.referee import WIDER, Referee, judge, labels_of, load_referee
+from phenaki.evaluation.referee import WIDER, Referee, judge, labels_of, load_referee, save_referee
 from phenaki.training import referee_bank
 from phenaki.training.optimizers import OptimizerSettings
 from phenaki.training.parallel import Part
@@ -217,6 +218,13 @@ def test_a_run_that_goes_on_takes_the_same_steps(bank, tmp_path):
         assert torch.equal(value, again.averaged().state_dict()[name]), name
 
 
+def test_a_run_of_another_network_is_told(bank, wider_referee, tmp_path):
+    chosen = settings(num_steps=1, save_every=1, batch_size=2)
+    Run(tmp_path, task(bank, chosen), chosen).train(lambda line: None)
+    with pytest.raises(ValueError, match="was saved by a run that was not this one: attends False -> True, motion_width 16 -> 4"):
+        Run(tmp_path, RefereeTask(Referee(NAMES, wider_referee.config), bank, chosen, {"bank": "tiny"}), chosen)
+
+
 # Figures
 
 
@@ -263,6 +271,29 @@ def test_company_is_painted_as_often_as_asked_where_there_is_any(monkeypatch):
     assert with_company(COMPANY_WORLD, None) == COMPANY_WORLD and with_company(TINY_WORLD, 0.3) == TINY_WORLD
     often = with_company(COMPANY_WORLD, 0.3)
     assert (often.companion_prob, often.object_prob) == (0.3, 0.3) and labels_of(often) == labels_of(COMPANY_WORLD)
+    for prob in (0.0, -0.1, 1.5):
+        with pytest.raises(ValueError, match=f"--company {prob}: needed above 0"):
+            with_company(COMPANY_WORLD, prob)
+
+
+def test_a_wider_one_starts_from_that_of_a_world_with_other_attributes(tmp_path, monkeypatch):
+    """What a trained one knows of an attribute goes to that attribute, wherever it stands in the order of either."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "tools"))
+    from train_referee import first_referee
+
+    worlds = open_world(TINY_WORLD), open_world(COMPANY_WORLD)
+    for name, (before, after) in {"more": worlds, "fewer": worlds[::-1]}.items():
+        torch.manual_seed(1)
+        trained = Referee(labels_of(before.config), WIDER)
+        for weight in trained.parameters():
+            torch.nn.init.normal_(weight)
+        save_referee(trained, tmp_path / name)
+        begun = first_referee(argparse.Namespace(seed=0, wider=True, init_from=tmp_path / name), after)
+        clips = torch.rand(1, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        said, expected = begun.eval()(clips), load_referee(tmp_path / name)(clips)
+        assert list(said) == list(labels_of(after.config)) and {"actor", "place", "time", "motion"} <= said.keys() & expected.keys()
+        for attribute in said.keys() & expected.keys():
+            torch.testing.assert_close(said[attribute], expected[attribute], rtol=1e-3, atol=1e-3)
 
 
 def test_the_program_writes_weights_and_figures(tmp_path, monkeypatch, capsys):

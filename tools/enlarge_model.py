@@ -22,7 +22,7 @@ SPREAD = 0.25  # standard deviation of a copy's share of its channel's work, who
 
 
 def enlarged(model: Model, widen: int = 1, seed: int = 0) -> Model:
-    """The model at twice the picture size. ValueError where its tokenizer has no convolutional stem."""
+    """The model at twice the picture size. ValueError where its tokenizer has no convolutional stem, or such pictures would be too large."""
     config = model.info.tokenizer
     if config.stem != "conv":
         raise ValueError(f"{model.info.name}: stem {config.stem!r}; only a convolutional stem can be enlarged")
@@ -91,5 +91,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"enlarge_model: {error}") from error

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from phenaki.checkpoint import Model, load_model
 from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
@@ -33,6 +34,7 @@ from phenaki.training.referee_figures import measure_referee
 from phenaki.training.run import Run
 
 VALIDATION_SEED = 999  # never a training seed
+OF_EACH_ATTRIBUTE = ("frame_trunk.looks.", "frame_trunk.of_attribute", "frame_trunk.over_time.")  # weights of one that attends, with rows of each
 
 
 def parsed() -> argparse.Namespace:
@@ -65,14 +67,28 @@ def first_referee(options: argparse.Namespace, world: StorybookWorld) -> Referee
         trained = load_referee(options.init_from)
         if trained.config != referee.config:
             raise ValueError(f"--init-from {options.init_from}: a network of another size, {trained.config}; give --wider for both or for neither")
-        alike = {name for name, names in referee.labels.items() if trained.labels.get(name) == names}
-        weights = {name: value for name, value in trained.state_dict().items() if not name.startswith("heads.") or name.split(".")[1] in alike}
-        referee.load_state_dict({**referee.state_dict(), **weights})
+        weights = referee.state_dict()
+        referee.load_state_dict({name: begun(name, value, referee, trained) for name, value in weights.items()})
     return referee
+
+
+def begun(name: str, value: Tensor, referee: Referee, trained: Referee) -> Tensor:
+    """A weight of the referee as the trained one has it, or its own value: where names differ, in rows of attributes that the other has not."""
+    theirs = trained.state_dict().get(name)
+    if name.startswith("heads."):
+        attribute = name.split(".")[1]
+        return theirs if theirs is not None and trained.labels[attribute] == referee.labels[attribute] else value
+    if not referee.config.attends or not name.startswith(OF_EACH_ATTRIBUTE):
+        return theirs
+    own, other = (rows.unflatten(0, (len(one.labels), -1)) for rows, one in ((value, referee), (theirs, trained)))
+    numbers = {attribute: number for number, attribute in enumerate(trained.labels)}
+    return torch.stack([other[numbers[one]] if one in numbers else own[number] for number, one in enumerate(referee.labels)]).reshape(value.shape)
 
 
 def with_company(config: WorldConfig, prob: float | None) -> WorldConfig:
     """The world with companions and objects as often as that, where it has any: those that are seen seldom are learnt sooner."""
+    if prob is not None and not 0 < prob <= 1:
+        raise ValueError(f"--company {prob}: needed above 0 (who is never seen is never learnt) and at most 1")
     names = ("companion_prob", "object_prob") if prob else ()
     return replace(config, **{name: prob for name in names if getattr(config, name)})
 
@@ -133,7 +149,7 @@ def run(options: argparse.Namespace) -> None:
 def main() -> None:
     try:
         run(parsed())
-    except (ValueError, Stopped) as error:
+    except (ValueError, ChildProcessError, Stopped) as error:
         sys.exit(f"train_referee: {error}")
 
 

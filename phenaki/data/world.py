@@ -110,7 +110,7 @@ FULL_WORLD = WorldConfig(
     wording="rich",
     settle_seconds=0.5,
 )  # fmt: skip
-# All that the full world has, for 64x64 and for machines on which an hour must do: actors as large as the small world's and on its grid, and
+# All that the full world has, for machines on which an hour must do: actors as large as the small world's and on its grid, and
 # what is calm (clear weather, a camera that stands still, the small world's motions, no company) more often, for it is learnt sooner.
 WIDE_WORLD = replace(
     FULL_WORLD,

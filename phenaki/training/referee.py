@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from phenaki.config import as_dict
 from phenaki.devices import sent
 from phenaki.evaluation.referee import SIZE, Referee
 from phenaki.pixels import from_bytes
@@ -61,7 +62,8 @@ class RefereeTask:
     ):  # fmt: skip
         self.model, self.settings, self.device = referee, settings, next(referee.parameters()).device
         self.bank, self.held_out = bank.to(self.device), None if held_out is None else held_out.to(self.device)
-        self.identity = {"labels": {name: list(names) for name, names in referee.labels.items()}, **identity}
+        labels = {name: list(names) for name, names in referee.labels.items()}
+        self.identity = {"labels": labels, "network": as_dict(referee.config), **identity}
         self.frames_judged = frames_judged
         self.habits: dict[str, Any] = {}
 

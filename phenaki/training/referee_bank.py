@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -53,16 +54,14 @@ class Bank:
         """All examples; what is missing is painted, here or by workers. on_part is told (parts done, parts in all)."""
         self.folder.mkdir(parents=True, exist_ok=True)
         numbers = range(-(-self.settings.num_clips // PART))
-        missing = [number for number in numbers if not self._path(number).is_file()]
-        if workers is not None and missing:
-            for done, _ in enumerate(workers.painted(missing), len(numbers) - len(missing) + 1):
-                on_part(done, len(numbers))
-            return joined([self.part(number) for number in numbers])
-        parts = []
-        for number in numbers:
-            parts.append(self.part(number))
-            on_part(number + 1, len(numbers))
-        return joined(parts)
+        parts = {number: self._read(self._path(number)) for number in numbers if self._path(number).is_file()}  # first: what is wrong is told at once
+        missing = [number for number in numbers if number not in parts]
+        if not missing:
+            on_part(len(numbers), len(numbers))
+        for number in workers.painted(missing) if workers and missing else missing:
+            parts[number] = self.part(number)
+            on_part(len(parts), len(numbers))
+        return joined([parts[number] for number in numbers])
 
     def part(self, number: int) -> Examples:
         """A part of the examples; painted and written where it is missing."""
@@ -103,28 +102,30 @@ class Workers:
     make: Callable[[], Bank]
 
     def painted(self, numbers: list[int]) -> Iterator[int]:
-        """Has parts painted and written; their numbers, as they are ready. RuntimeError where a process ends before its work."""
+        """Has parts painted and written; their numbers, as they are ready. What a process raises is raised here.
+
+        ChildProcessError where a process ends before its work.
+        """
         context = multiprocessing.get_context("spawn")  # a GPU that is in use survives no fork
         pool = ProcessPoolExecutor(min(self.count, len(numbers)), context, _begin, (self.make, os.getpid()))
         try:
             for ready in as_completed([pool.submit(_paint, number) for number in numbers]):
                 yield ready.result()
         except BrokenProcessPool as error:
-            raise RuntimeError("a process that painted examples was ended: too little memory? Try again with fewer workers") from error
+            raise ChildProcessError("a process that painted examples was ended: too little memory? Try again with fewer workers") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-_bank: Bank | None = None  # in a process that paints: whose parts
+_make: Callable[[], Bank] | None = None  # in a process that paints: makes the bank, once
 
 
 def _begin(make: Callable[[], Bank], parent: int) -> None:
     """In a new process. It ends itself where its parent is gone: nothing waits for what it paints then."""
-    global _bank
+    global _make
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
-    _bank = make()
-    _bank.folder.mkdir(parents=True, exist_ok=True)
+    _make = cache(make)
 
 
 def _end_with(parent: int) -> None:
@@ -134,5 +135,5 @@ def _end_with(parent: int) -> None:
 
 
 def _paint(number: int) -> int:
-    _bank.part(number)
+    _make().part(number)
     return number
