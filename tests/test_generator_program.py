@@ -21,11 +21,12 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 @pytest.fixture
 def config(tmp_path, monkeypatch) -> Path:
-    """The settings of configs/tiny.toml with shorter stories; one text encoder for all runs of a test, and no looks at samples."""
+    """The settings of configs/tiny.toml with shorter stories; one text encoder for a test, few held-out stories, no looks at samples."""
     path = tmp_path / "tiny.toml"
     path.write_text((CONFIGS / "tiny.toml").read_text().replace("num_stories = 8", "num_stories = 3"))
     encoder = TextEncoder.load(load_settings(path).text)
     monkeypatch.setattr(generator_module.TextEncoder, "load", lambda *_, **__: encoder)
+    monkeypatch.setattr(generator_module, "HELD_OUT_STORIES", 4)
     monkeypatch.setattr(generator_module, "show_stories", lambda *_: None)
     return path
 

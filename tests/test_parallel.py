@@ -3,20 +3,22 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import nn
 from training_toys import PLAIN, log, newest, settings
+from typer.testing import CliRunner
 
 from phenaki.checkpoint import ModelInfo
+from phenaki.cli import app
 from phenaki.cvivit import CViViT
 from phenaki.data.storybook import open_world
+from phenaki.training import generator as generator_module
 from phenaki.training.parallel import Part, checkpoint_activations, layers_of
 from phenaki.training.run import Run
 from phenaki.training.settings import TokenizerTraining, load_settings
@@ -38,26 +40,58 @@ def config(tmp_path_factory) -> Path:
     return path
 
 
-def train(config: Path, out: Path, network: str, steps: int, processes: int, **changes) -> list[dict]:
-    """Trains by the command line, under torchrun where there are several processes; returns the log."""
-    own = config.with_name(f"{out.name}.toml")
+def words_of(config: Path, out: Path, network: str, **changes) -> list[str]:
+    """A command line that trains for four steps, with its own settings file."""
+    own = config.with_name(f"{out.name}-{network}.toml")
     extra = "".join(f"\n{key} = {json.dumps(value)}" for key, value in changes.items())
     text = "\n".join(line for line in config.read_text().splitlines() if line.split(" =")[0] not in changes)
     own.write_text(text.replace("batch_size = 4", f"batch_size = 4{extra}"))
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "phenaki"]
-    command = run if processes > 1 else [sys.executable, "-m", "phenaki"]
-    command += ["train", network, "--config", str(own), "--out", str(out), "--steps", str(steps), "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return log(out / network)
+    return ["train", network, "--config", str(own), "--out", str(out), "--steps", "4", "--device", "cpu"]
+
+
+def train(words: list[str]) -> None:
+    """In this process, with few held-out stories and no look at what a generator tells."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generator_module, "HELD_OUT_STORIES", 8)
+        patch.setattr(generator_module, "show_stories", lambda *_: None)
+        done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, (words, done.output[-3000:])
 
 
 @pytest.fixture(scope="module")
-def alone(config, tmp_path_factory) -> tuple[Path, dict[str, list[dict]]]:
+def alone(config, tmp_path_factory) -> Path:
+    """The folder of a run by one process, with its tokenizer's model kept apart."""
     out = tmp_path_factory.mktemp("alone") / "one"
-    lines = {"tokenizer": train(config, out, "tokenizer", 4, 1)}
+    train(words_of(config, out, "tokenizer"))
     shutil.copytree(out / "model", out / "tokenizer-model")
-    return out, lines | {"generator": train(config, out, "generator", 4, 1)}
+    train(words_of(config, out, "generator"))
+    return out
+
+
+def train_together(rank: int, meetings: Path, asked: list[list[str]]) -> None:
+    """What each of two processes does: one command after the other, as torchrun would have it, but the processes find each other by a file."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    join = dist.init_process_group
+    for number, words in enumerate(asked):
+        where = {"init_method": (meetings / str(number)).as_uri(), "rank": rank, "world_size": 2}
+        dist.init_process_group = lambda backend, where=where, **options: join(backend, **where, **options)
+        train(words)
+
+
+@pytest.fixture(scope="module")
+def together(alone, config, tmp_path_factory) -> Path:
+    """The folder of runs by the same two gloo processes, with the batch of the single one: "two", with DDP, and "sharded", with FSDP2.
+
+    By torchrun it is done in test_training_guide.py.
+    """
+    folder, asked = tmp_path_factory.mktemp("together"), []
+    for name, changes in (("two", {"save_every": 2}), ("sharded", {"sharded": True})):
+        for network in ("tokenizer", "generator"):
+            begin(alone, folder / f"{name}-{network}", network)
+            asked.append(words_of(config, folder / f"{name}-{network}", network, **changes))
+    torch.multiprocessing.spawn(train_together, (folder, asked), nprocs=2)
+    return folder
 
 
 def same_losses(lines: list[dict], wanted: list[dict]) -> None:
@@ -67,12 +101,11 @@ def same_losses(lines: list[dict], wanted: list[dict]) -> None:
             assert line[name] == pytest.approx(other[name], abs=2e-6, rel=1e-5), (line["step"], name)
 
 
-def begin(alone: Path, out: Path, network: str) -> Path:
+def begin(alone: Path, out: Path, network: str) -> None:
     """A run folder to train in; for a generator it holds the tokenizer of the single process."""
     shutil.rmtree(out / "model", ignore_errors=True)
     if network == "generator":
         shutil.copytree(alone / "tokenizer-model", out / "model")
-    return out
 
 
 def same_weights(out: Path, wanted: Path, network: str, **tolerance: float) -> None:
@@ -82,24 +115,22 @@ def same_weights(out: Path, wanted: Path, network: str, **tolerance: float) -> N
 
 
 @pytest.mark.parametrize("network", ["tokenizer", "generator"])
-def test_two_processes_train_as_one_and_one_goes_on(alone, config, tmp_path, network):
-    """Two gloo processes with the same batch; then their last checkpoint is lost, and a single process takes the last steps again."""
-    out, wanted = alone
-    two = begin(out, tmp_path / "two", network)
-    same_losses(train(config, two, network, 4, 2, save_every=2), wanted[network])
-    same_weights(two, out, network, atol=2e-5, rtol=1e-3)
-    shutil.rmtree(newest(two / network))
-    begin(out, two, network)
-    same_losses(train(config, two, network, 4, 1, save_every=2), wanted[network])
+def test_two_processes_train_as_one_and_one_goes_on(alone, together, config, network):
+    """Then their last checkpoint is lost, and a single process takes the last steps again."""
+    out, wanted = together / f"two-{network}", log(alone / network)
+    same_losses(log(out / network), wanted)
+    same_weights(out, alone, network, atol=2e-5, rtol=1e-3)
+    shutil.rmtree(newest(out / network))
+    begin(alone, out, network)
+    train(words_of(config, out, network, save_every=2))
+    same_losses(log(out / network), wanted)
 
 
 @pytest.mark.parametrize("network", ["tokenizer", "generator"])
-def test_sharded_processes_have_the_losses_of_one_and_leave_whole_weights(alone, config, tmp_path, network):
-    """FSDP2 by two gloo processes."""
-    out, wanted = alone
-    sharded = begin(out, tmp_path / "sharded", network)
-    same_losses(train(config, sharded, network, 4, 2, sharded=True), wanted[network])
-    same_weights(sharded, out, network, atol=1e-5, rtol=1e-4)
+def test_sharded_processes_have_the_losses_of_one_and_leave_whole_weights(alone, together, network):
+    out = together / f"sharded-{network}"
+    same_losses(log(out / network), log(alone / network))
+    same_weights(out, alone, network, atol=1e-5, rtol=1e-4)
 
 
 def tokenizer_run(folder: Path, **changes) -> Run:
@@ -111,13 +142,20 @@ def tokenizer_run(folder: Path, **changes) -> Run:
     return Run(folder, task, own.optimizer)
 
 
+@pytest.fixture(scope="module")
+def at_once(tmp_path_factory) -> list[dict]:
+    """The log of a run that takes each batch at once and keeps what its layers have computed."""
+    lines = []
+    tokenizer_run(tmp_path_factory.mktemp("whole")).train(lines.append)
+    return lines
+
+
 @pytest.mark.usefixtures("synced")
 @pytest.mark.parametrize("changes", [{"accumulate": 2}, {"accumulate": 4}, {"activation_checkpointing": True}], ids=str)
-def test_less_memory_at_once_gives_the_same_steps(tmp_path, changes):
-    lines, others = [], []
-    tokenizer_run(tmp_path / "whole").train(lines.append)
-    tokenizer_run(tmp_path / "parts", **changes).train(others.append)
-    same_losses(others, lines)
+def test_less_memory_at_once_gives_the_same_steps(tmp_path, at_once, changes):
+    lines = []
+    tokenizer_run(tmp_path, **changes).train(lines.append)
+    same_losses(lines, at_once)
 
 
 @pytest.mark.usefixtures("synced")
