@@ -14,6 +14,7 @@ import json
 import platform
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -84,7 +85,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     model = load_model(options.model)
-    world, lpips = open_world(WORLDS[options.world], options.data), load_networks("cpu").lpips
+    config = replace(WORLDS[options.world], size=model.info.tokenizer.image_size)
+    world, lpips = open_world(config, options.data), load_networks("cpu").lpips
     results = {
         "command": shlex.join(["python", *sys.argv]),
         "model": model.info.name,
