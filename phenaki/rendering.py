@@ -129,9 +129,14 @@ def reason_of(error: Exception) -> str:
     return str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
 
 
+def loaded(settings: RenderSettings) -> Phenaki:
+    """The model that the settings name, as they want it; it stays loaded for the next one who asks."""
+    return load(settings.model, settings.device, settings.dtype, settings.compile)
+
+
 def render_here(jobs: Sequence[Job], settings: RenderSettings, watcher: Watcher) -> Iterator[Outcome]:
     """Makes the jobs one after the other in this process. Raises what loading the model raises."""
-    phenaki = load(settings.model, settings.device, settings.dtype, settings.compile)
+    phenaki = loaded(settings)
     for job in jobs:
         yield render(phenaki, job.script, job, settings, watcher)
 

@@ -22,8 +22,8 @@ from phenaki import __version__
 from phenaki.atomic import write_bytes
 from phenaki.checkpoint import find_model
 from phenaki.devices import choose_dtype
-from phenaki.pipeline import load, model_info
-from phenaki.rendering import Outcome, RenderError, RenderSettings, Watcher, reason_of, render
+from phenaki.pipeline import model_info
+from phenaki.rendering import Outcome, RenderError, RenderSettings, Watcher, loaded, reason_of, render
 from phenaki.rendering_processes import check_num_workers
 from phenaki.script_folder import Job
 from phenaki.story import FILE_FIELDS, Story
@@ -193,8 +193,7 @@ def render_parcel(parcel: Parcel) -> Delivery:
         try:
             check_versions(parcel)
             torch.set_num_threads(1)
-            settings = parcel.settings
-            phenaki = load(settings.model, settings.device, settings.dtype, settings.compile)
+            phenaki = loaded(parcel.settings)
             story = unpacked(parcel, Path(folder))
         except Exception as error:
             return Delivery(Outcome(job, reason_of(error)), b"")

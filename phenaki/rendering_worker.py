@@ -14,8 +14,7 @@ from typing import Any, TextIO
 
 import torch
 
-from phenaki.pipeline import load
-from phenaki.rendering import Outcome, RenderSettings, Watcher, reason_of, render
+from phenaki.rendering import Outcome, RenderSettings, Watcher, loaded, reason_of, render
 from phenaki.script_folder import Job
 
 
@@ -48,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(values.pop("num_threads"))
     settings = RenderSettings(**values)
     try:
-        phenaki = load(settings.model, settings.device, settings.dtype, settings.compile)
+        phenaki = loaded(settings)
     except Exception as error:
         telling.say("unable", error=reason_of(error))
         return

@@ -13,7 +13,7 @@ from phenaki.maskgit import MaskGIT, MaskGITConfig, split_token
 from phenaki.text import TextConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-from widen_tokens import widened
+from widen_tokens import main, widened
 
 TOKENIZER = CViViTConfig(
     image_size=16, patch_size=8, dim=32, heads=2, mlp_dim=64, stem_dim=16, encoder_layers="st", decoder_layers="st", fsq_levels=(3,) * 4
@@ -73,3 +73,18 @@ def test_what_cannot_be_widened_is_told(small):
     uneven = replace(TOKENIZER, fsq_levels=(3, 3, 9))
     with pytest.raises(ValueError, match="as many levels, equally many in each of the 2 factors"):
         widened(Model(replace(small.info, tokenizer=uneven), CViViT(uneven), small.generator))
+
+
+def test_the_program_says_what_it_made_and_what_was_wrong(small, tmp_path, monkeypatch, capsys):
+    save_model(tmp_path / "small", small.info, small.tokenizer, small.generator)
+    told = lambda *words: monkeypatch.setattr(sys, "argv", ["widen_tokens.py", *map(str, words)])
+    told(tmp_path / "small", tmp_path / "large", "--channels", 2)
+    main()
+    assert capsys.readouterr().out == f"{tmp_path / 'large'}: tokens of 8 channels, 6561 kinds\n"
+    assert load_model(tmp_path / "large").generator.config.factor_size == 81
+    (tmp_path / "file").write_text("here")
+    for words, said in (((tmp_path / "large", "--channels", 0), "needed 1 at least"), ((tmp_path / "file",), "File exists")):
+        told(tmp_path / "small", *words)
+        with pytest.raises(SystemExit, match=f"^widen_tokens: .*{said}"):
+            main()
+    assert (tmp_path / "file").read_text() == "here"

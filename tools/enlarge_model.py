@@ -8,14 +8,13 @@ convolutional stem and head, each channel as so many that share its work unevenl
 apart (after Net2WiderNet, Chen et al. 2016, arXiv 1511.05641, section 2.2).
 """
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import torch
+from remaking import remake
 from torch import Tensor
 
-from phenaki.checkpoint import Model, load_model, save_model
+from phenaki.checkpoint import Model
 from phenaki.cvivit import CViViT
 
 SPREAD = 0.25  # standard deviation of a copy's share of its channel's work, whose mean is 1 / copies
@@ -75,21 +74,14 @@ def shared(value: Tensor, axis: int, copies: int, rng: torch.Generator) -> Tenso
     return (split * value).movedim(0, axis + 1).flatten(axis, axis + 1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a model folder or the name of a shipped one")
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--widen", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    model = enlarged(load_model(options.model), options.widen, options.seed)
-    save_model(options.output, model.info, model.tokenizer, model.generator)
+def told(model: Model) -> str:
     size, count = model.info.tokenizer.image_size, sum(map(torch.numel, model.tokenizer.parameters()))
-    print(f"{options.output}: {size}x{size} pixels, a tokenizer of {count / 1e6:.1f} million weights")
+    return f"{size}x{size} pixels, a tokenizer of {count / 1e6:.1f} million weights"
+
+
+def main() -> None:
+    remake(__doc__, "widen", enlarged, told)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"enlarge_model: {error}") from error
+    main()

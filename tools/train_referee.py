@@ -96,12 +96,16 @@ def with_company(config: WorldConfig, prob: float | None) -> WorldConfig:
 def opened_bank(options: argparse.Namespace, model: Model | None = None) -> Bank:
     """The examples of training, not yet painted; in a process of its own without the model, which it loads."""
     model = model or load_model(options.model, options.device)
-    config = replace(with_company(WORLDS[options.world], options.company), size=model.info.tokenizer.image_size)
-    painted = BankSettings(options.clips, seed=options.seed, bf16=options.bf16)
-    return Bank(options.output / "examples", open_world(config, options.data, options.device), model.tokenizer, painted)
+    world = opened_world(options, model, with_company(WORLDS[options.world], options.company))
+    return Bank(options.output / "examples", world, model.tokenizer, BankSettings(options.clips, seed=options.seed, bf16=options.bf16))
 
 
-def train(options: argparse.Namespace, model: Model, world: StorybookWorld, weights: Path) -> None:
+def opened_world(options: argparse.Namespace, model: Model, config: WorldConfig) -> StorybookWorld:
+    """A world at the size of the model's pictures."""
+    return open_world(replace(config, size=model.info.tokenizer.image_size), options.data, options.device)
+
+
+def train(options: argparse.Namespace, model: Model, weights: Path) -> None:
     """The whole training, up to the file of weights."""
     said = lambda done, count: print(f"examples: part {done} of {count}", flush=True) if done % 8 == 0 or done == count else None
     bank = opened_bank(options, model)
@@ -111,7 +115,7 @@ def train(options: argparse.Namespace, model: Model, world: StorybookWorld, weig
         num_steps=options.steps, batch_size=options.batch, learning_rate=options.learning_rate, ema_decay=0.995, seed=options.seed,
         precision="bf16" if options.bf16 else "fp32", save_every=200, log_every=50, sample_every=options.steps,
     )  # fmt: skip
-    referee = first_referee(options, world).to(options.device)
+    referee = first_referee(options, bank.world).to(options.device)
     validation = Bank(options.output / "held-out", bank.world, model.tokenizer, held_out)
     judged = bank.settings.num_frames if options.wider else FRAMES_JUDGED  # the wider network has to look at all of them anyway
     task = RefereeTask(referee, bank.load(said, workers), settings, {"bank": bank.identity}, validation.load(), judged)
@@ -139,11 +143,10 @@ def measure(options: argparse.Namespace, model: Model, world: StorybookWorld, we
 
 def run(options: argparse.Namespace) -> None:
     model = load_model(options.model, options.device)
-    world = open_world(replace(WORLDS[options.world], size=model.info.tokenizer.image_size), options.data, options.device)
     weights = options.output / f"{options.world}.safetensors"
-    train(options, model, world, weights)
+    train(options, model, weights)
     if options.figures:
-        measure(options, model, world, weights)
+        measure(options, model, opened_world(options, model, WORLDS[options.world]), weights)
 
 
 def main() -> None:

@@ -7,14 +7,13 @@ the generator takes any of their values for as likely: what it draws decodes to 
 may lack bits, not learning (docs/LOG.md).
 """
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import torch
+from remaking import remake
 from torch import Tensor
 
-from phenaki.checkpoint import Model, load_model, save_model
+from phenaki.checkpoint import Model
 from phenaki.cvivit import CViViT
 from phenaki.maskgit import MaskGIT
 
@@ -56,20 +55,13 @@ def with_channels(name: str, value: Tensor, fresh: Tensor, kept: list[int]) -> T
     return fresh.clone().index_copy(0, torch.tensor(kept), value)
 
 
+def told(model: Model) -> str:
+    return f"tokens of {len(model.info.tokenizer.fsq_levels)} channels, {model.tokenizer.codebook_size} kinds"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a model folder or the name of a shipped one")
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--channels", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    model = widened(load_model(options.model), options.channels, options.seed)
-    save_model(options.output, model.info, model.tokenizer, model.generator)
-    print(f"{options.output}: tokens of {len(model.info.tokenizer.fsq_levels)} channels, {model.tokenizer.codebook_size} kinds")
+    remake(__doc__, "channels", widened, told)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        raise SystemExit(f"widen_tokens: {error}") from error
+    main()

@@ -46,6 +46,10 @@ class Art:
 def load_atlas(path: str | Path) -> Art:
     """Reads an atlas written by `tools/pack_storybook.py`."""
     path = Path(path)
+
+    def refused(why: object) -> ValueError:
+        return ValueError(f"{path}: not a storybook atlas ({why}). Pack one with tools/pack_storybook.py")
+
     if not path.is_file():
         raise ValueError(f"{path}: no such atlas file. Pack one with `python tools/pack_storybook.py ART -o {path}`")
     try:
@@ -53,15 +57,15 @@ def load_atlas(path: str | Path) -> Art:
             names = json.loads((file.metadata() or {})["names"])
             art = [part for key in ("actors", "places", "particles") for part in (tuple(names[key]), file.get_tensor(key))]
     except Exception as error:  # safetensors raises its own type for each kind of damage
-        raise ValueError(f"{path}: not a storybook atlas ({error}). Pack one with tools/pack_storybook.py") from error
+        raise refused(error) from error
     shapes = ((LOOP_FRAMES, 4, SIDE, SIDE), (3, BACKGROUND_HEIGHT, BACKGROUND_WIDTH), (4, SIDE, SIDE))
     for named, pictures, shape in zip(art[::2], art[1::2], shapes, strict=True):
         if not all(isinstance(name, str) for name in named) or len(set(named)) < len(named):
-            raise ValueError(f"{path}: not a storybook atlas (names given twice, or that are none). Pack one with tools/pack_storybook.py")
+            raise refused("names given twice, or that are none")
         if pictures.dtype != torch.uint8 or len(pictures) != len(named) or not _fits(pictures.shape[1:], shape):
             needed = str(("n", *shape)).replace(f"{SIDE}", "s").replace("'", "")
             what = f"{len(named)} names for pictures {pictures.dtype} {tuple(pictures.shape)}; needed uint8 {needed}, s at most {MAX_ART_SIDE}"
-            raise ValueError(f"{path}: not a storybook atlas ({what}). Pack one with tools/pack_storybook.py")
+            raise refused(what)
     return Art(*art)
 
 
