@@ -87,6 +87,8 @@ class RenderWorker:
     def _start(self) -> None:
         if self.process is not None and self.process.poll() is None:
             return
+        if self.stopped:
+            raise EOFError  # a job that was still waiting when all were stopped begins nothing
         command = [sys.executable, "-P", "-m", "phenaki.rendering_worker"]  # -P: not from the working folder
         path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(self.num_threads)}

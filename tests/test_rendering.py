@@ -401,6 +401,17 @@ def test_the_processes_end_with_the_run(settings, tmp_path, monkeypatch):
             os.kill(one, 0)
 
 
+@needs_sh
+def test_a_stopped_worker_begins_no_process(settings, tmp_path, monkeypatch):
+    stand_in(tmp_path, monkeypatch, "exec sleep 600")
+    worker = RenderWorker(settings, 1)
+    worker.stop()
+    with pytest.raises(EOFError):
+        worker.render(Job(Path("a.txt"), tmp_path / "a.mp4"), Watcher())
+    assert worker.process is None
+    worker.close()
+
+
 def test_workers_share_the_threads(settings, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
