@@ -21,6 +21,8 @@ from phenaki.quantizer import COMMITMENT, FSQ, VQ, Quantized
 MAX_SIDE = 4096  # pixels, and tokens MAX_GRID: what is computed for a slice grows with their square, whatever the weights' size
 MAX_GRID = 256
 
+GROUPS = 8  # of a residual block's norm
+
 
 @dataclass(frozen=True)
 class CViViTConfig:
@@ -39,6 +41,8 @@ class CViViTConfig:
     stem_dim: int = 96  # channels of the convolutional stem and head, at half a patch a position
     stem_blocks: int = 1  # residual blocks in the stem
     head_blocks: int = 2  # residual blocks in the head
+    refiner_dim: int = 0  # channels of the head's refiner, at half of the pictures' resolution; 0 = none
+    refiner_blocks: int = 2  # residual blocks in the refiner
     first_frame_stem: bool = False  # True: the first frame has its own linear patches, as in the paper
     quantizer: str = "fsq"  # "fsq" or "vq"
     fsq_levels: tuple[int, ...] = (4, 4, 4, 4, 4, 4, 4, 4, 4, 4)
@@ -49,8 +53,8 @@ class CViViTConfig:
     def __post_init__(self):
         check_range(self, "image_size", "patch_size", "temporal_patch_size", "dim", "heads", "mlp_dim", "stem_dim", at_least=1)
         check_range(self, "codebook_size", "code_dim", at_least=1)
-        check_range(self, "window", "stem_blocks", "head_blocks", "commitment", at_least=0)
-        check_range(self, "stem_blocks", "head_blocks", at_most=MAX_LAYERS)
+        check_range(self, "window", "stem_blocks", "head_blocks", "refiner_dim", "refiner_blocks", "commitment", at_least=0)
+        check_range(self, "stem_blocks", "head_blocks", "refiner_blocks", at_most=MAX_LAYERS)
         if max(len(self.encoder_layers), len(self.decoder_layers), len(self.fsq_levels)) > MAX_LAYERS:
             raise ValueError(f"encoder_layers, decoder_layers or fsq_levels: needed at most {MAX_LAYERS} of each")
         if self.quantizer == "fsq" and min(self.fsq_levels, default=0) < 2:
@@ -63,6 +67,8 @@ class CViViTConfig:
             raise ValueError(f"quantizer {self.quantizer!r}: allowed are fsq, vq")
         if self.stem == "conv" and (self.patch_size % 2 or self.first_frame_stem):
             raise ValueError("a convolutional stem needs an even patch_size and no first_frame_stem")
+        if self.refiner_dim and (self.stem != "conv" or self.patch_size % 4 or self.refiner_dim % GROUPS):
+            raise ValueError(f"refiner_dim {self.refiner_dim}: needed a multiple of {GROUPS}, a convolutional stem and patches of a multiple of 4")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size}: needed a multiple of patch_size {self.patch_size}")
         if self.image_size > min(MAX_SIDE, MAX_GRID * self.patch_size):
@@ -164,7 +170,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm = nn.GroupNorm(8, channels)
+        self.norm = nn.GroupNorm(GROUPS, channels)
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.second.weight)
@@ -193,8 +199,34 @@ class ConvStem(nn.Module):
         return self.to_vectors(rearrange(x, "(b t) c h w -> b t h w c", b=b))
 
 
+class Refiner(nn.Module):
+    """Draws sharper what the head has drawn, frame by frame, at half the pictures' resolution. Starts as the identity.
+
+    The head's last layer mixes a patch of as many patterns as the stem has channels, so an edge lies where one of them has it. Convolutions
+    over the finer grid, of those pixels and of the channels that they were mixed of, can put it anywhere.
+    """
+
+    def __init__(self, config: CViViTConfig):
+        super().__init__()
+        self.frames, self.scale = config.temporal_patch_size, config.patch_size // 4  # of a position of the head, in positions here
+        self.from_head = nn.Conv2d(config.stem_dim, self.frames * config.refiner_dim * self.scale**2, 1)
+        self.from_pixels = nn.Conv2d(3 * 2**2, config.refiner_dim, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(config.refiner_dim) for _ in range(config.refiner_blocks)))
+        self.to_pixels = nn.Conv2d(config.refiner_dim, 3 * 2**2, 3, padding=1)
+        nn.init.zeros_(self.to_pixels.weight)
+        nn.init.zeros_(self.to_pixels.bias)
+
+    def forward(self, x: Tensor, pixels: Tensor) -> Tensor:
+        """x: (n c h w), the head's channels; pixels: (n pt*3 H W), what it made of them -> as pixels."""
+        frames = rearrange(pixels, "n (p c) h w -> (n p) c h w", p=self.frames)
+        known = F.pixel_shuffle(rearrange(self.from_head(x), "n (p c) h w -> (n p) c h w", p=self.frames), self.scale)
+        fine = self.blocks(known + self.from_pixels(F.pixel_unshuffle(frames, 2)))
+        refined = frames + F.pixel_shuffle(self.to_pixels(F.silu(fine)), 2)
+        return rearrange(refined, "(n p) c h w -> n (p c) h w", p=self.frames)
+
+
 class ConvHead(nn.Module):
-    """Vectors -> tubes, the mirror image of the stem."""
+    """Vectors -> tubes, the mirror image of the stem, refined where the configuration has it so."""
 
     def __init__(self, config: CViViTConfig):
         super().__init__()
@@ -202,13 +234,15 @@ class ConvHead(nn.Module):
         self.from_vectors = nn.Linear(config.dim, 4 * config.stem_dim)
         self.blocks = nn.Sequential(*(ResidualBlock(config.stem_dim) for _ in range(config.head_blocks)))
         self.head = nn.Conv2d(config.stem_dim, 3 * self.frames * self.fold**2, 1)
+        self.refiner = Refiner(config) if config.refiner_dim else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (b t h w d) -> (b t pt c H W)."""
         b = x.shape[0]
-        x = F.pixel_shuffle(rearrange(self.from_vectors(x), "b t h w c -> (b t) c h w"), 2)
-        x = F.pixel_shuffle(self.head(self.blocks(x)), self.fold)
-        return rearrange(x, "(b t) (p c) h w -> b t p c h w", b=b, p=self.frames)
+        x = self.blocks(F.pixel_shuffle(rearrange(self.from_vectors(x), "b t h w c -> (b t) c h w"), 2))
+        pixels = F.pixel_shuffle(self.head(x), self.fold)
+        pixels = pixels if self.refiner is None else self.refiner(x, pixels)
+        return rearrange(pixels, "(b t) (p c) h w -> b t p c h w", b=b, p=self.frames)
 
 
 class LinearStem(nn.Module):

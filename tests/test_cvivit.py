@@ -178,6 +178,9 @@ def test_wrong_tokens_are_refused(tokenizer):
         ({"quantizer": "lfq"}, "quantizer 'lfq': allowed are fsq, vq"),
         ({"patch_size": 7}, "even patch_size"),
         ({"first_frame_stem": True}, "no first_frame_stem"),
+        ({"refiner_dim": 12}, "refiner_dim 12: needed a multiple of 8, a convolutional stem and patches of a multiple of 4"),
+        ({"refiner_dim": 16, "patch_size": 6, "image_size": 12}, "refiner_dim 16: needed a multiple of 8"),
+        ({"refiner_dim": 16, "stem": "linear"}, "refiner_dim 16: needed a multiple of 8, a convolutional stem"),
     ],
 )
 def test_wrong_configurations_are_refused(settings, message):
@@ -193,3 +196,38 @@ def test_a_training_pass_reaches_every_weight(any_tokenizer):
         if "blocks" in name and name.split(".", 3)[-1] in zero_at_first:
             continue
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+def refined_tokenizer() -> CViViT:
+    """One whose refiner says something, as it does once it is trained."""
+    tokenizer = build_tokenizer(replace(TOKENIZERS["default"], refiner_dim=8, refiner_blocks=1))
+    for layer in (tokenizer.head.refiner.to_pixels, tokenizer.head.refiner.blocks[0].second):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    return tokenizer
+
+
+@torch.no_grad()
+def test_a_refiner_sees_a_frame_alone_and_neither_its_slice_nor_its_past():
+    refiner = refined_tokenizer().head.refiner
+    channels, pixels = torch.randn(2, 16, 8, 8), torch.randn(2, 6, 32, 32)  # two slices of two frames
+    refined = refiner(channels, pixels)
+    assert refined.shape == pixels.shape and (refined - pixels).abs().mean() > 0.01
+    changed = pixels.clone()
+    changed[1, :3] += 1
+    other = refiner(channels, changed)
+    assert torch.equal(other[0], refined[0]) and torch.equal(other[1, 3:], refined[1, 3:]) and not torch.equal(other[1, :3], refined[1, :3])
+
+
+@torch.no_grad()
+def test_a_refined_tokenizer_streams_and_takes_other_sizes():
+    tokenizer = refined_tokenizer()
+    tokens = torch.randint(256, (1, 5, 2, 6), generator=torch.Generator().manual_seed(0))
+    whole, stream = tokenizer.decode(tokens), Stream()
+    assert whole.shape == (1, 3, 9, 16, 48)
+    torch.testing.assert_close(torch.cat([tokenizer.decode(part, stream) for part in tokens.split(2, dim=1)], dim=2), whole)
+
+
+def test_training_reaches_every_weight_of_a_refiner():
+    tokenizer = refined_tokenizer()
+    tokenizer(random_video(9)).video.square().mean().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in tokenizer.head.refiner.parameters())

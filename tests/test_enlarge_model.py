@@ -54,6 +54,8 @@ def test_what_cannot_be_enlarged_is_told():
     linear = model_of(replace(CONFIG, stem="linear"))
     with pytest.raises(ValueError, match="toy: stem 'linear'; only a convolutional stem"):
         enlarged(linear)
+    with pytest.raises(ValueError, match="toy: refiner_dim 8; a refined head cannot be enlarged"):
+        enlarged(model_of(replace(CONFIG, refiner_dim=8)))
     with pytest.raises(ValueError, match="widen 0: needed 1 at least"):
         enlarged(model_of(CONFIG), 0)
     largest = Model(replace(linear.info, tokenizer=replace(CONFIG, image_size=4096, patch_size=32)), linear.tokenizer, None)

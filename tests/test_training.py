@@ -196,7 +196,8 @@ def test_muon_takes_the_matrices_of_the_layers_and_adamw_the_rest(trainee):
 def test_a_run_starts_from_the_weights_of_a_model_and_added_layers_start_as_the_identity():
     torch.manual_seed(0)
     config = TINY.tokenizer
-    small, large = CViViT(config), CViViT(replace(config, head_blocks=config.head_blocks + 1, decoder_layers=config.decoder_layers + " st"))
+    grown = replace(config, head_blocks=config.head_blocks + 1, decoder_layers=config.decoder_layers + " st", refiner_dim=8)
+    small, large = CViViT(config), CViViT(grown)
     note = start_from(large, small.state_dict(), "old")
     assert all(torch.equal(value, large.state_dict()[name]) for name, value in small.state_dict().items())
     added = len(large.state_dict()) - len(small.state_dict())
@@ -826,16 +827,18 @@ def test_both_programs_start_from_a_model_that_is_named(trained, tmp_path):
         assert 0 < max(moved) < 0.05, "one step away from where it started"
 
 
-def test_a_decoder_trained_alone_keeps_its_generator(trained, tmp_path):
+def test_a_decoder_trained_alone_keeps_its_generator_and_may_have_more_layers(trained, tmp_path):
     config, out, _ = trained
     own = tmp_path / "decoder.toml"
-    own.write_text(config.read_text().replace("[train_tokenizer]", "[train_tokenizer]\ndecoder_only = true"))
+    text = config.read_text().replace("[train_tokenizer]", "[train_tokenizer]\ndecoder_only = true")
+    own.write_text(text.replace("head_blocks = 1", "head_blocks = 2\nrefiner_dim = 8"))
     with pytest.raises(ValueError, match=r"decoder\.toml: decoder_only = true needs --init-from MODEL, whose tokens are kept"):
         run_tokenizer_training(own, tmp_path / "out", steps=2)
     run_tokenizer_training(own, tmp_path / "out", steps=2, init_from=str(out / "model"), on_log=lambda line: None)
     before, after = load_model(out / "model"), load_model(tmp_path / "out/model")
     assert after.info.name == "decoder" and after.info.text_encoder == before.info.text_encoder and after.info.sampling == before.info.sampling
     assert all(torch.equal(value, after.generator.state_dict()[name]) for name, value in before.generator.state_dict().items())
+    assert after.tokenizer.head.refiner.to_pixels.weight.abs().max() > 0, "trained"
     video = torch.rand(1, 3, 3, 32, 32) * 2 - 1
     assert torch.equal(before.tokenizer.encode(video), after.tokenizer.encode(video))
 

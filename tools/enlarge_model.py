@@ -25,6 +25,8 @@ def enlarged(model: Model, widen: int = 1, seed: int = 0) -> Model:
     config = model.info.tokenizer
     if config.stem != "conv":
         raise ValueError(f"{model.info.name}: stem {config.stem!r}; only a convolutional stem can be enlarged")
+    if config.refiner_dim:
+        raise ValueError(f"{model.info.name}: refiner_dim {config.refiner_dim}; a refined head cannot be enlarged: its patterns are of single pixels")
     if widen < 1:
         raise ValueError(f"widen {widen}: needed 1 at least")
     grown = replace(config, image_size=2 * config.image_size, patch_size=2 * config.patch_size, stem_dim=widen * config.stem_dim)

@@ -30,6 +30,7 @@ from phenaki.training.settings import ModelSettings, TokenizerTraining, load_set
 from phenaki.training.start import start_network
 
 DECODER = ("decoder.", "head.", "first_head.", "quantizer.project_out.")  # what stands between tokens and pixels
+OF_DECODER = ("decoder_layers", "head_blocks", "refiner_dim", "refiner_blocks")  # settings that tokens do not depend on
 
 
 class Source(Protocol):
@@ -258,7 +259,7 @@ def bank_of(source: Source, training: TokenizerTraining, tokenizer: CViViT, note
 def check_same_tokens(config: CViViTConfig, origin: Model) -> None:
     """ValueError where a tokenizer of these settings would make other tokens than that of `origin`, whatever its decoder."""
     other = changed(as_dict(origin.info.tokenizer), as_dict(config))
-    other = [one for one in other if one.split()[0] not in ("decoder_layers", "head_blocks")]
+    other = [one for one in other if one.split()[0] not in OF_DECODER]
     if other:
         raise ValueError(f"decoder_only = true: {origin.info.name} has other tokens: {', '.join(other)}. Set it as it is there")
 
