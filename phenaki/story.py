@@ -139,6 +139,8 @@ class Story(BaseModel):
             return _with_files(_checked(parsed), parsed, path.parent)
         except StoryError as error:
             raise StoryError(error.problem, file=str(path), line=error.line) from None
+        except ValueError as error:  # of a parser's own, such as a character's number of thousands of digits
+            raise StoryError(f"not a {path.suffix} file that can be read: {error}", file=str(path)) from None
 
     @classmethod
     def of(cls, value: Any) -> Story:
@@ -235,13 +237,16 @@ def _file_in(folder: Path, name: str) -> str:
 
 
 def _checked(parsed: Parsed) -> Story:
+    scenes = parsed.data.get("scenes") if isinstance(parsed.data, dict) else None
+    if isinstance(scenes, (list, tuple)) and len(scenes) > MAX_SCENES:  # an error for each of a million takes its time
+        raise StoryError(f"scenes: {len(scenes)} of them; needs {Story.model_fields['scenes'].description}", line=parsed.line_of(("scenes",)))
     try:
         return Story.model_validate(parsed.data)
     except ValidationError as error:
         found = sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")  # typing errors first
     deeper = [item for item in found if item["loc"] != ("scenes",)]
     found = deeper if any(item["loc"][:1] == ("scenes",) for item in deeper) else found  # a bad scene also makes the list of good ones short
-    lines = [parsed.line_of(item["loc"]) for item in found]
+    lines = [parsed.line_of(item["loc"]) for item in found[:MAX_ERRORS_TOLD]]
     told = [_problem(item) for item in found[:MAX_ERRORS_TOLD]]
     others = [f"\n  also{f' line {line}' if line else ''}: {text}" for line, text in zip(lines[1:], told[1:], strict=False)]
     more = f"\n  and {len(found) - len(told)} more" if len(found) > len(told) else ""
@@ -251,12 +256,13 @@ def _checked(parsed: Parsed) -> Story:
 def _problem(error: dict[str, Any]) -> str:
     """One pydantic error in the words of a story: field, value, what is allowed."""
     loc, kind = error["loc"], error["type"]
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+    plain = lambda key: key if str(key).isidentifier() and len(key) <= MAX_NAME_CHARS else _shown(key)
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{plain(part)}" for part in loc).lstrip(".")
     fields = (Scene if loc[:1] == ("scenes",) and len(loc) > 1 else Story).model_fields
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(str(loc[-1]), fields, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"{name}: unknown key {str(loc[-1])!r}: {hint}known keys are {', '.join(fields)}"
+        return f"{name}: unknown key {_shown(str(loc[-1]))}: {hint}known keys are {', '.join(fields)}"
     if kind == "value_error":
         return f"{name}: {error['ctx']['error']}" if name else str(error["ctx"]["error"])
     if kind == "missing":

@@ -11,13 +11,17 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
 
 MAX_DEPTH = 16  # nested lists and mappings; a story has three
+MAX_ITEMS = 10_000  # of a list or mapping: as many as a story may have scenes
+MAX_NODES = 300_000  # of a whole file: as many scenes with all that a scene may have
 MAX_NUMBER_CHARS = 100
 HEADER_TYPES = {"title": str, "fps": float, "size": int, "seed": int, "style": str, "negative": str}
 TEXT_OPTIONS = ("image", "video", "end_image", "remember", "recall")  # their value is a text
@@ -43,10 +47,14 @@ class StoryError(ValueError):
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a file says, unchecked: `data` for `Story`, and the line (from 1) where each field stands."""
+    """What a file says, unchecked: `data` for `Story`, and what finds the line (from 1) where each field stands, if one is asked for."""
 
     data: Any
-    lines: dict[Loc, int] = field(default_factory=dict)
+    find_lines: Callable[[], dict[Loc, int]] = dict
+
+    @cached_property
+    def lines(self) -> dict[Loc, int]:
+        return self.find_lines()
 
     def line_of(self, loc: Loc) -> int | None:
         """The line of a field, or of the nearest thing around it."""
@@ -56,17 +64,28 @@ class Parsed:
 # ---- YAML and JSON -------------------------------------------------------------------------------------------------
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """yaml.safe_load without anchors and aliases (a kilobyte of them can unfold to gigabytes) and without deep nesting."""
+# Read in C, which is six times as fast, and composed in Python.
+_LOADERS = (Composer, yaml.CSafeLoader) if yaml.__with_libyaml__ else (yaml.SafeLoader,)
 
-    depth = 0
+
+class _PlainLoader(*_LOADERS):
+    """yaml.safe_load without anchors and aliases (a kilobyte of them can unfold to gigabytes), deep nesting and endless lists."""
+
+    depth = num_nodes = 0
+
+    def __init__(self, text: str):
+        _LOADERS[-1].__init__(self, text)
+        Composer.__init__(self)
 
     def compose_node(self, parent, index):
         event = self.peek_event()
         if getattr(event, "anchor", None):
-            raise StoryError(f"YAML anchor or alias {event.anchor!r}: not allowed in a story; write the value out", line=_line(event))
+            raise StoryError(f"YAML anchor or alias {event.anchor!r:.80}: not allowed in a story; write the value out", line=_line(event))
         if self.depth >= MAX_DEPTH:
             raise StoryError(f"lists or mappings nested {MAX_DEPTH} deep: a story needs three levels", line=_line(event))
+        self.num_nodes += 1
+        if (parent is not None and len(parent.value) >= MAX_ITEMS) or self.num_nodes > MAX_NODES:
+            raise StoryError(f"a list or mapping of more than {MAX_ITEMS} entries, or {MAX_NODES} in all: no story has as many", line=_line(event))
         self.depth += 1
         try:
             return super().compose_node(parent, index)
@@ -98,7 +117,7 @@ def parse_yaml(text: str) -> Parsed:
         if node is None:
             raise StoryError("the file is empty: a story needs `scenes:` with at least one scene")
         lines = dict(_node_lines(node, ()))
-        return Parsed(loader.construct_document(node), lines)
+        return Parsed(loader.construct_document(node), lambda: lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise StoryError(f"not YAML: {error.problem or error.context}", line=mark.line + 1 if mark else None) from None
@@ -125,7 +144,7 @@ def _node_lines(node: yaml.Node, loc: Loc) -> Iterator[tuple[Loc, int]]:
         seen = set()
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise StoryError(f"key {key.value!r} is given twice: keep one of them", line=_line(key))
+                raise StoryError(f"key {key.value!r:.80} is given twice: keep one of them", line=_line(key))
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
             yield (*loc, str(key.value)), _line(key)
             yield from _node_lines(value, (*loc, str(key.value)))
@@ -141,14 +160,14 @@ def parse_json(text: str) -> Parsed:
         raise
     except (ValueError, RecursionError) as error:
         raise StoryError(f"not JSON that can be read: {error}") from None
-    return Parsed(data, _json_lines(text))
+    return Parsed(data, lambda: _json_lines(text))
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     counts = Counter(key for key, _ in pairs)
     twice = next((key for key, count in counts.items() if count > 1), None)
     if twice is not None:
-        raise StoryError(f"key {twice!r} is given twice: keep one of them")
+        raise StoryError(f"key {twice!r:.80} is given twice: keep one of them")
     return dict(pairs)
 
 
@@ -166,7 +185,8 @@ def _json_lines(text: str) -> dict[Loc, int]:
 def parse_text(text: str) -> Parsed:
     """One prompt a line, `[4s, cut] prompt` where wanted; `key: value` lines above a line `---`; # starts a comment line.
 
-    Raises StoryError: an unknown option or header key, a bracket that is not closed, a header without its `---`.
+    A dash or number before a prompt, as in a list, is not part of it. Raises StoryError: an unknown option or header key, a bracket that is
+    not closed or stands behind its prompt, a header without its `---`.
     """
     rows = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     rows = [(number, line) for number, line in rows if line and not line.startswith("#")]
@@ -174,18 +194,19 @@ def parse_text(text: str) -> Parsed:
     if len(ends) > 1:
         raise StoryError("a second line `---`: only one is allowed, between the header and the prompts", line=rows[ends[1]][0])
     header, prompts = (rows[: ends[0]], rows[ends[0] + 1 :]) if ends else ([], rows)
-    if not ends and rows and rows[0][1].partition(":")[0].strip() in HEADER_TYPES:
+    if not ends and rows and rows[0][1].partition(":")[0].strip().lower() in HEADER_TYPES:
         raise StoryError(f"{rows[0][1]!r} looks like a header: end the header with a line `---`", line=rows[0][0])
     data, lines = _parse_header(header)
     data["scenes"] = [_parse_prompt_line(line, number) for number, line in prompts]
     lines |= {("scenes", index): number for index, (number, _) in enumerate(prompts)}
-    return Parsed(data, lines)
+    return Parsed(data, lambda: lines)
 
 
 def _parse_header(rows: list[tuple[int, str]]) -> tuple[dict[str, Any], dict[Loc, int]]:
     data, lines = {}, {}
     for number, row in rows:
         key, colon, value = (part.strip() for part in row.partition(":"))
+        key = key.lower()
         if not colon or key not in HEADER_TYPES:
             raise StoryError(f"header line {row!r}: needs `key: value` with a key of {', '.join(HEADER_TYPES)}", line=number)
         if key in data:
@@ -198,7 +219,14 @@ def _parse_header(rows: list[tuple[int, str]]) -> tuple[dict[str, Any], dict[Loc
     return data, lines
 
 
+_LIST_MARK = re.compile(r"(?:[-*\u2022]|\d{1,4}[.)])\s+", re.ASCII)
+_OPTIONS_BEHIND = re.compile(r"\[\s*(?:\d+(?:\.\d*)?s|cut)\b[^\[\]]*\]$", re.ASCII | re.IGNORECASE)
+
+
 def _parse_prompt_line(line: str, number: int) -> dict[str, Any]:
+    line = _LIST_MARK.sub("", line, count=1) if _LIST_MARK.match(line) else line
+    if (behind := _OPTIONS_BEHIND.search(line)) and behind.start():
+        raise StoryError(f"{behind[0]!r:.80} stands behind its prompt: write `{behind[0]:.80} prompt`", line=number)
     if not line.startswith("["):
         return {"prompt": line}
     inside, closed, prompt = line[1:].partition("]")
@@ -216,8 +244,9 @@ def _parse_prompt_line(line: str, number: int) -> dict[str, Any]:
 def _parse_option(option: str, number: int) -> tuple[str, Any]:
     """`4s` -> ("seconds", 4.0), and so on."""
     name, _, value = option.partition(" ")
+    name = name.lower()
     try:
-        if option == "cut":
+        if option.lower() == "cut":
             return "cut", True
         if name == "guidance":
             return "guidance_scale", float(value)
@@ -225,7 +254,7 @@ def _parse_option(option: str, number: int) -> tuple[str, Any]:
             return "num_steps", int(value)
         if name in TEXT_OPTIONS and value.strip():
             return name, value.strip()
-        if option.endswith("s"):
+        if option.endswith(("s", "S")):
             return "seconds", float(option[:-1])
     except ValueError:
         pass
@@ -294,16 +323,16 @@ def _milliseconds(parts: tuple[str | None, ...]) -> int:
 
 
 def _scenes_of_cues(cues: list[_Cue]) -> Parsed:
-    """A scene lasts until the next cue starts, the last one until its own end; time before the first cue is dropped."""
+    """A scene lasts until the next cue starts, the last one until its own end; the first one begins at 0, so that the video fits its subtitles."""
     if not cues:
         raise StoryError("no cues: subtitles need `00:00:01,000 --> 00:00:05,000` and a prompt below it", line=1)
     for cue, following in pairwise(cues):
         if following.start < cue.end:
             problem = f"cue starts at {following.start / 1000:g} s, before the one above ends at {cue.end / 1000:g} s"
             raise StoryError(f"{problem}: cues must not overlap and must stand in order", line=following.line)
-    ends = [cue.start for cue in cues[1:]] + [cues[-1].end]
-    scenes = [{"prompt": cue.text, "seconds": (end - cue.start) / 1000} for cue, end in zip(cues, ends, strict=True)]
-    return Parsed({"scenes": scenes}, {("scenes", index): cue.line for index, cue in enumerate(cues)})
+    starts = [0, *(cue.start for cue in cues[1:]), cues[-1].end]
+    scenes = [{"prompt": cue.text, "seconds": (end - start) / 1000} for cue, (start, end) in zip(cues, pairwise(starts), strict=True)]
+    return Parsed({"scenes": scenes}, lambda: {("scenes", index): cue.line for index, cue in enumerate(cues)})
 
 
 PARSERS: dict[str, Callable[[str], Parsed]] = {

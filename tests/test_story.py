@@ -1,16 +1,20 @@
 """Stories: every format reads to the same thing, every bad one is told why, and the plan is exact to the frame."""
 
+import importlib.util
 import json
 import math
 import os
 import random
 import re
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
+from phenaki import story_formats
 from phenaki.story import Scene, Story, StoryError
 from phenaki.story_plan import plan
 
@@ -214,6 +218,51 @@ def test_plain_text_header_and_options():
     assert story.scenes[1] == Scene(prompt="a panda", seconds=4.5, cut=True, guidance_scale=6, num_steps=12)
 
 
+def test_plain_text_as_people_write_it():
+    """A list's dashes and numbers, capitals; what stands in brackets elsewhere, or is a number of something, belongs to the prompt."""
+    story = Story.of("Title: Two\nSEED: 3\n---\n1. a bear\n- [4S, CUT, Steps 12] a panda\n3 foxes\n* a cat [who] sings\n2.5 pears [ripe]")
+    assert (story.title, story.seed) == ("Two", 3)
+    assert [scene.prompt for scene in story.scenes] == ["a bear", "a panda", "3 foxes", "a cat [who] sings", "2.5 pears [ripe]"]
+    assert story.scenes[1] == Scene(prompt="a panda", seconds=4, cut=True, num_steps=12)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.yaml", "scenes: [" + "1," * 500_000 + "1]"),
+        ("a.json", '{"scenes": [' + "1," * 500_000 + "1]}"),
+        ("a.yaml", "scenes: [" + ("[" + "1," * 9_000 + "1]," * 50) + "1]"),
+        ("a.json", '{"scenes": 1, "' + '": 1, "'.join(map(str, range(90_000))) + '": 1}'),
+    ],
+    ids=["list", "json-list", "lists", "json-keys"],
+)
+def test_a_mebibyte_of_entries_is_refused_at_once(tmp_path, name, content):
+    path, began = write(tmp_path, name, content), time.process_time()
+    with pytest.raises(StoryError) as caught:
+        Story.load(path)
+    assert time.process_time() - began < 3 and len(str(caught.value)) < 2000
+
+
+def test_a_key_is_told_as_far_as_one_can_read(tmp_path):
+    path = write(tmp_path, "a.json", '{"scenes": ["a"], "\\u001b[31m' + "x" * 100_000 + '": 1}')
+    with pytest.raises(StoryError, match=r"unknown key '\\x1b\[31mx+ \.\.\.: known keys are title") as caught:
+        Story.load(path)
+    assert len(str(caught.value)) < 1000 and "\x1b" not in str(caught.value)
+
+
+def test_yaml_is_read_without_its_library_in_c_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(yaml, "__with_libyaml__", False)
+    spec = importlib.util.spec_from_file_location("formats_in_python", story_formats.__file__)
+    formats = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, formats)
+    spec.loader.exec_module(formats)
+    text = "title: Two\nscenes:\n  - {prompt: a bear, seconds: 3}\n"
+    told, usual = formats.parse_yaml(text), story_formats.parse_yaml(text)
+    assert told.data == usual.data and told.lines == usual.lines and told.lines[("scenes", 0, "seconds")] == 3
+    with pytest.raises(formats.StoryError, match="line 1: YAML anchor or alias 'all'"):
+        formats.parse_yaml("scenes: &all [a]\n")
+
+
 def test_yaml_and_json_files_say_the_same(tmp_path):
     yaml_text = "title: Two\nscenes:\n  - prompt: a bear\n    seconds: 3\n  - {prompt: a panda, cut: true}\n"
     json_text = json.dumps({"title": "Two", "scenes": [{"prompt": "a bear", "seconds": 3}, {"prompt": "a panda", "cut": True}]})
@@ -233,9 +282,9 @@ def test_subtitles(tmp_path):
     vtt = "WEBVTT - a film\n\nNOTE nothing\nof use\n\nSTYLE\n::cue {}\n\n00:02.000 --> 00:03.000 align:start\n<v Ann>a bear walks\n\n"
     vtt += "second\n00:00:05.500 --> 00:00:07.000\na panda &amp; co\n"
     told = Story.load(write(tmp_path, "a.srt", srt.replace("\n", "\r\n")))
-    assert [(scene.prompt, scene.seconds) for scene in told.scenes] == [("a bear walks", 3.5), ("a panda", 1.5)]
+    assert [(scene.prompt, scene.seconds) for scene in told.scenes] == [("a bear walks", 5.5), ("a panda", 1.5)], "7 s as in the subtitles"
     told = Story.load(write(tmp_path, "a.vtt", vtt))
-    assert [(scene.prompt, scene.seconds) for scene in told.scenes] == [("a bear walks", 3.5), ("a panda & co", 1.5)]
+    assert [(scene.prompt, scene.seconds) for scene in told.scenes] == [("a bear walks", 5.5), ("a panda & co", 1.5)]
 
 
 FILES = {"image": "a bear.png", "end_image": "panda.png", "video": "clip.mp4"}
@@ -322,7 +371,7 @@ def test_bad_scene_fields(fields_and_words):
         ({"scenes": "a bear"}, ["scenes = 'a bear'", "list"]),
         ({"scenes": ["a bear"]}, ["scenes[0] = 'a bear'", "`prompt`"]),
         ({"scenes": [{"seconds": 3}]}, ["scenes[0].prompt is missing"]),
-        ({"scenes": [{"prompt": "a"}] * 10_001}, ["scenes", "10001 long", "10000"]),
+        ({"scenes": [{"prompt": "a"}] * 10_001}, ["scenes", "10001 of them", "10000"]),
         ({"scenes": [{"prompt": "a", "seconds": 3600}] * 25}, ["90000 s", "86400 s", "24 hours"]),
         ({1: 2}, ["1"]),
     ],
@@ -347,6 +396,8 @@ def test_bad_story_fields(fields, words):
         ("[4s, 5s] a panda", ["line 1", "seconds is given twice"]),
         ("a bear\n\n[-4s] a panda", ["line 3", "scenes[1].seconds = -4.0", "above 0"]),
         ("[4s]", ["line 1", "scenes[0].prompt = ''"]),
+        ("a bear\na panda hops [4s, cut]", ["line 2", "'[4s, cut]' stands behind its prompt", "`[4s, cut] prompt`"]),
+        ("Title: x\na bear", ["line 1", "Title", "`---`"]),
         ("title: x\na bear", ["line 1", "title", "`---`"]),
         ("titel: x\n---\na bear", ["line 1", "titel", "key: value"]),
         ("fps: fast\n---\na bear", ["line 1", "fps = 'fast'", "number"]),
@@ -371,7 +422,8 @@ BEAR = "scenes:\n  - prompt: a bear\n"
         ("a.yaml", BEAR + "    prompt: again\n", ["a.yaml:3", "'prompt'", "twice"]),
         ("a.yaml", "scenes: &all\n  - prompt: a bear\n", ["a.yaml:1", "anchor", "'all'"]),
         ("a.yaml", "a: [x]\nscenes: [*a]\n", ["a.yaml:2", "alias", "'a'"]),
-        ("a.yaml", "scenes: " + "[" * 5000, ["a.yaml:1", "nested"]),
+        ("a.yaml", "scenes: " + "[" * 5000, ["a.yaml:1", "nest"]),
+        ("a.yaml", "scenes:\n" + "  - " * 20 + "x\n", ["a.yaml:2", "nested 16 deep"]),
         ("a.yaml", "scenes: [\n", ["a.yaml:2", "not YAML"]),
         ("a.yaml", "scenes: !!python/object/apply:os.system [ls]\n", ["a.yaml:1", "not YAML", "python"]),
         ("a.yaml", "seed: " + "9" * 5000 + "\n", ["a.yaml:1", "5000 characters"]),
@@ -404,6 +456,7 @@ BEAR = "scenes:\n  - prompt: a bear\n"
         ("a.srt", "00:00:00,000 --> 02:00:00,000\na\n", ["a.srt:1", "scenes[0].seconds = 7200.0", "3600"]),
         ("a.vtt", "00:00:00.000 --> 00:00:04.000\na\n", ["a.vtt:1", "WEBVTT"]),
         ("a.vtt", "WEBVTT\n\nNOTE only this\n", ["a.vtt:1", "no cues"]),
+        ("a.vtt", f"WEBVTT\n\n00:00.000 --> 00:04.000\n&#{'9' * 5000};\n", ["a.vtt", "not a .vtt file"]),
     ],
 )
 def test_bad_files(tmp_path, name, content, words):
