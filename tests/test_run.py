@@ -296,6 +296,29 @@ def test_the_best_checkpoint_on_held_out_clips_stays(tmp_path):
     assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path / "last")] == ["08", "10"]
 
 
+def test_a_validation_that_fails_costs_no_checkpoint(tmp_path, capsys):
+    """The same command goes on behind it, where it would else come to the same end each time."""
+    task = Toy()
+    task.validate = lambda *_: (_ for _ in ()).throw(ValueError("no clips to validate on"))
+    for step in (5, 10):
+        with pytest.raises(ValueError, match="no clips to validate on"):
+            little(tmp_path, task=task)
+        assert newest(tmp_path).name == f"step-{step:07d}" and not damage(newest(tmp_path)) and state(tmp_path)["validation"] is None
+        assert f"step {step} is saved, but its validation failed" in capsys.readouterr().out
+    little(tmp_path / "other", task=Toy())
+    assert state(tmp_path)["sha256"] == state(tmp_path / "other")["sha256"]
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_highest_step_however_many_digits_it_has(tmp_path):
+    folder = tmp_path / "checkpoints"
+    for step in (9_999_990, 9_999_995, 10_000_000, 12_000_000):
+        (folder / f"step-{step:07d}").mkdir(parents=True)
+    (folder / "step-9999990.copy").mkdir()
+    assert [path.name for path in checkpoints.checkpoint_folders(tmp_path)] == ["step-9999990", "step-9999995", "step-10000000", "step-12000000"]
+    checkpoints.drop_old(tmp_path, keep_last=2, keep_best=False)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-10000000", "step-12000000", "step-9999990.copy"]
+
+
 SAVE_CALLS = [(checkpoints, "save_file"), (checkpoints, "sync"), (atomic, "sync"), (atomic.os, "replace")]
 
 

@@ -253,11 +253,17 @@ class Run:
         discriminator = None if self.task.discriminator is None else self._gathered(self.task.discriminator.state_dict())
         sums = {name: total.item() for name, total in self.group.mean(self.meter.sums).items()}
         if self.group.leads:
-            wanted = self.settings.validation_batches if validate else 0
-            losses = self.task.validate(averaged, wanted, self.parts[0].count) if wanted else {}
+            wanted, losses, failure = self.settings.validation_batches if validate else 0, {}, None
+            try:
+                losses = self.task.validate(averaged, wanted, self.parts[0].count) if wanted else {}
+            except Exception as error:  # raised when the step is saved: else the run could never pass it
+                failure = error
             self.progress = Progress(self.step, self.progress.skipped_in_a_row, self.meter.since, sums, losses.get("loss"))
             self._write(averaged, {WEIGHTS: weights, OPTIMIZER: optimizer, DISCRIMINATOR: discriminator})
             drop_old(self.folder, self.settings.keep_last, self.settings.keep_best)
+            if failure is not None:
+                self.on_note(f"step {self.step} is saved, but its validation failed")
+                raise failure
             if losses:
                 self.on_note(f"step {self.step}, held-out clips: " + "  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
         self.saved_step = self.step
