@@ -171,11 +171,26 @@ def draw_windows(stories: StoryTokens, length: int, recent: int, where: str, cou
     """
     bounds, rank = _places(stories, length, recent, where)
     if not int(bounds[-1]):
-        raise ValueError(f"no scene of the training stories has {length} slices after {recent} others: make the stories longer")
+        raise ValueError(too_short("stories", length, recent))
     chosen = torch.randint(int(bounds[-1]), (count,), generator=rng)
     story = torch.searchsorted(bounds, chosen, right=True) - 1
     places = _windows(stories.scene_start[story], stories.scene_end[story], length, recent, where)[rank]
     return story, (places.cumsum(1) > (chosen - bounds[story])[:, None]).int().argmax(1)
+
+
+def check_lengths(stories: StoryTokens, config: MaskGITConfig, training: GeneratorTraining, whose: str) -> None:
+    """ValueError where a step may be drawn that no story is long enough for: with the longest chunk, from text or after the longest context."""
+    if training.image_prob == 1:
+        return
+    longest = config.context_slices if training.from_text_prob < 1 else 0
+    for recent in {0, longest} if training.from_text_prob else {longest}:
+        if not int(_places(stories, config.chunk_slices, recent, "")[0][-1]):
+            raise ValueError(too_short(f"{whose} stories", config.chunk_slices, recent))
+
+
+def too_short(stories: str, length: int, recent: int) -> str:
+    where = f"has {length} slices after {recent} others" if recent else f"of {length} slices begins a video"
+    return f"no scene of the {stories} {where}: make the stories longer"
 
 
 def _windows(scene_start: Tensor, scene_end: Tensor, length: int, recent: int, where: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,6 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from phenaki.atomic import check_folder
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
+from phenaki.compiling import check_compiler
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT
 from phenaki.data.listing import is_footage
@@ -25,7 +26,7 @@ from phenaki.devices import sent
 from phenaki.maskgit import Context, MaskGIT, MaskGITConfig, TextCache
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
-from phenaki.training.batches import Batch, draw_batch, share
+from phenaki.training.batches import Batch, check_lengths, draw_batch, share
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.rollouts import least_slices, own_context
 from phenaki.training.run import Run
@@ -251,6 +252,8 @@ def run_generator_training(
     training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, steps, seed))
     origin = tokenizer or (out / "model" if (out / "model" / "config.json").is_file() else "storybook")
     with joined(device) as group:
+        if training.optimizer.compile:
+            check_compiler(group.device)
         note = on_note if group.leads else silent
         note(f"tokenizer: {origin}")
         base = load_model(origin, group.device)
@@ -290,13 +293,15 @@ def _make_task(
     stories = stories_of(training, data, "stories.safetensors") if group.leads else None
     group.wait()  # the others read what the first has made
     stories = stories or stories_of(training, data, "stories.safetensors")
+    check_lengths(stories.tokens, config, training, "training")
     least, found = least_slices(config), stories.tokens.tokens.shape[1]
     if training.rollout_prob and (found < least or not config.context_slices):
         raise ValueError(f"rollout_prob {training.rollout_prob}: needs context_slices, and stories of {least} slices; found {found}, set num_slices")
     drawn = data is None or not (is_footage(data) or is_story_tokens(data))  # the storybook world: another seed tells other stories
     held_out = None
     if training.optimizer.validation_batches and group.leads and (validation is not None or drawn):
-        fewer = replace(training, num_stories=HELD_OUT_STORIES, optimizer=replace(training.optimizer, seed=HELD_OUT_SEED))
+        fewer = replace(training, num_stories=min(HELD_OUT_STORIES, training.num_stories), optimizer=replace(training.optimizer, seed=HELD_OUT_SEED))
         held_out = stories_of(fewer, data if validation is None else validation, "held-out.safetensors").tokens
+        check_lengths(held_out, config, training, "held-out")
     look = lambda network, path: show_stories(stories.prompts, network, base, text_encoder, settings.sampling, path)
     return GeneratorTask(model.to(group.device), stories.tokens, training, info, base.tokenizer, held_out, look, made_with(base, text_encoder))

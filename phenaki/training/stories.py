@@ -41,10 +41,11 @@ def open_stories(
     if data is not None and (is_story_tokens(data) or _is_damaged(data)):
         tokens = prepared_tokens(data, base, text_encoder)
         return TrainingStories(tokens, stored_prompts(tokens, base))
-    report, world = path.with_name("unusable.jsonl"), replace(settings.world, fps=base.info.fps)
+    report, world = path.with_name(f"{path.stem}-unusable.jsonl"), replace(settings.world, fps=base.info.fps)
     source = open_source(world, base.info.tokenizer.image_size, data, device, settings.footage, report, on_note)
     tokens = story_tokens(source, base, text_encoder, training, path, on_note)
-    return TrainingStories(tokens, sample_prompts(source, base, training.num_slices))
+    told = len(tokens.tokens) > 0
+    return TrainingStories(tokens, sample_prompts(source, base, training.num_slices) if told else stored_prompts(tokens, base))
 
 
 def _is_damaged(data: Path) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from phenaki.atomic import check_folder
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
+from phenaki.compiling import check_compiler
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.clip_files import is_clip_name, is_picture
@@ -195,6 +196,8 @@ def run_tokenizer_training(
     if training.decoder_only and init_from is None:
         raise ValueError(f"{config}: decoder_only = true needs --init-from MODEL, whose tokens are kept")
     with joined(device) as group:
+        if training.optimizer.compile:
+            check_compiler(group.device)
         note = on_note if group.leads else silent
         task = _make_task(settings, training, config.stem, group, data, validation, init_from, out / "tokenizer" / "unusable.jsonl", note)
         run = Run(out / "tokenizer", task, training.optimizer, group, note)
@@ -243,7 +246,7 @@ def _make_task(
     if training.num_stories:
         source = bank_of(source, training, tokenizer, note=on_note)
     if validation is not None:
-        held_out = opened(validation, None)
+        held_out = opened(validation, report.with_name(f"held-out-{report.name}"))
     return TokenizerTask(tokenizer.to(group.device), source, training, info, held_out, generator)
 
 
