@@ -174,12 +174,18 @@ def test_layers_of_a_kind_share_few_graphs_whatever_the_shapes(graphs):
     assert 0 < len(graphs) < 12  # not one for each of three layers and six shapes
 
 
-def test_counting_the_operations_of_a_step_leaves_it_compiled(tmp_path, monkeypatch, graphs):
-    """torch never compiles what it first meets while operations are counted."""
+def test_every_step_is_compiled_the_first_of_a_process_too(tmp_path, monkeypatch):
+    """On a GPU whose use is told, too: run another way, as while operations are counted, a step rounds otherwise, and a resumed run is another."""
     monkeypatch.setattr(run_module, "peak_operations", lambda device: 1e12)
-    task = Toy(model=Layered())
-    task.build = Layered
-    task.rehearse = lambda network, num_rows: network.layers[0](torch.zeros(num_rows, 3)).mean()
-    task.loss_at = lambda step: {"loss": task.model.layers[0](torch.ones(4, 3)).square().mean()}
-    little(tmp_path, num_steps=4, task=task, compile=True)
-    assert graphs
+    calls, compiled = [], torch.compile
+    backend = lambda graph, _: lambda *args: calls.append(graph) or graph(*args)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled(function, backend=backend))
+    torch._dynamo.reset()
+    for num_steps in (2, 4):
+        task = Toy(model=Layered())
+        task.build = Layered
+        task.rehearse = lambda network, num_rows: network.layers[0](torch.zeros(num_rows, 3)).mean()
+        task.loss_at = lambda step, task=task: {"loss": task.model.layers[0](torch.ones(4, 3)).square().mean()}
+        lines = []
+        little(tmp_path, num_steps=num_steps, task=task, on_log=lines.append, compile=True)
+        assert len(calls) == num_steps and lines[-1]["mfu"] > 0

@@ -18,7 +18,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from training_toys import Stop, Toy, little, log, newest, settings, state
 
 from phenaki import atomic
@@ -146,21 +145,13 @@ def test_a_skipped_step_is_counted_and_spoils_no_mean(tmp_path, stop_at):
 
 
 def test_the_share_of_the_peak_is_that_of_the_interval(tmp_path, monkeypatch):
-    """Steps of two kinds, one with twice the operations; each is counted once, and each line has those of its own steps."""
+    """Operations are those of the rehearsal, three times its forward pass; each line has the clips' worth of its own steps."""
     monkeypatch.setattr(run_module, "peak_operations", lambda device: 1e6)
-    counters, lines = [], []
-    monkeypatch.setattr(run_module, "FlopCounterMode", lambda display: counters.append(FlopCounterMode(display=display)) or counters[-1])
-
-    def loss_at(model, step, loss):
-        inner = model(torch.ones(4 if step < 3 else 8, 3))
-        return {"loss": inner.square().mean()}
-
-    task = Toy(kind_at=lambda step: "small" if step < 3 else "large")
-    little(tmp_path, num_steps=6, log_every=3, loss_at=loss_at, task=task, on_log=lines.append)
-    assert len(counters) == 2
+    lines, task = [], Toy(effort_at=lambda step: 4 if step < 3 else 8)
+    little(tmp_path, num_steps=6, log_every=3, task=task, on_log=lines.append, batch_size=2, accumulate=2)
     operations = [line["mfu"] * 1e6 * 3 * line["seconds_per_step"] for line in lines]
-    once = 2 * 4 * 3 * 2 * 2  # a product and a sum for each of 4 rows, 3 x 2 weights: forward, and backward to the weights
-    assert operations == pytest.approx([3 * once, 3 * 2 * once], rel=1e-6)
+    once = 3 * 2 * 3 * 2  # forward and backward, a product and a sum for each of 3 x 2 weights
+    assert operations == pytest.approx([3 * 2 * 4 * once, 3 * 2 * 8 * once], rel=1e-6)
 
 
 def test_small_figures_of_the_log_keep_their_digits_and_steps_all_of_them(tmp_path):

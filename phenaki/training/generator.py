@@ -6,7 +6,7 @@ What a step is shown: `batches.py`. Where the tokens come from: `stories.py`.
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,15 @@ class GeneratorTask:
         return {name: value for name, value in own.items() if name != "optimizer"} | {"stories": self.stories.description}
 
     @property
+    def _longest(self) -> tuple[int, int]:
+        """Slices of the longest chunk and of its context."""
+        config = self.model.config
+        if self.training.image_prob == 1:
+            return 1, 0
+        sees_context = config.context_slices and self.training.from_text_prob < 1
+        return config.chunk_slices, config.context_slices + config.anchor if sees_context else 0
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
@@ -205,16 +214,21 @@ class GeneratorTask:
         config, device, (h, w) = network.config, next(network.parameters()).device, self.stories.tokens.shape[2:]
         text = torch.zeros(num_rows, self._longest_text, config.text_dim, device=device)
         cache = network.encode_text(text, torch.ones(text.shape[:2], dtype=torch.bool, device=device))
-        chunk = torch.zeros(num_rows, config.chunk_slices, h, w, dtype=torch.long, device=device)
-        kinds = torch.zeros(config.context_slices + config.anchor, dtype=torch.long, device=device)
-        context = network.encode_context(chunk[:, :1].expand(-1, len(kinds), -1, -1), kinds) if len(kinds) else None
+        length, known = self._longest
+        chunk = torch.zeros(num_rows, length, h, w, dtype=torch.long, device=device)
+        kinds = torch.zeros(known, dtype=torch.long, device=device)
+        context = network.encode_context(chunk[:, :1].expand(-1, known, -1, -1), kinds) if known else None
         features = network.features(chunk, cache, context, False).flatten(0, -2)
         half = len(features) // 2
         return network.score(features[:half], chunk.flatten()[:half], self.training.label_smoothing).cross_entropy.mean()
 
-    def kind(self, batch: TextBatch, step: int) -> Hashable:
-        context = batch.batch.context
-        return batch.batch.tokens.shape[1:], None if context is None else context.shape[1], batch.batch.rollout is not None
+    def effort(self, batch: TextBatch) -> float:
+        """By slices of chunk and context; those that pass forward alone, for a roll-out or the critic, at a third."""
+        config, context = self.model.config, batch.batch.context
+        length, known = batch.batch.tokens.shape[1], 0 if context is None else context.shape[1]
+        rolled_out = config.context_slices + self.training.num_rollout_steps * config.chunk_slices if batch.batch.rollout else 0
+        judged = length if config.critic else 0
+        return len(batch.batch.tokens) * (length + known + (rolled_out + judged) / 3) / sum(self._longest)
 
     def figures(self, means: dict[str, float]) -> dict[str, float]:
         return means

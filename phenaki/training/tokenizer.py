@@ -1,6 +1,6 @@
 """`phenaki train tokenizer`: C-ViViT on the storybook world or on footage."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,6 +85,11 @@ class TokenizerTask:
         return None if self.losses_of.discriminator is None else self.losses_of
 
     @property
+    def _shows_pictures(self) -> bool:
+        """And nothing else."""
+        return self.training.image_prob == 1 and bool(getattr(self.source, "num_images", 0))
+
+    @property
     def num_frames(self) -> int:
         return self.model.num_frames(self.training.num_slices)
 
@@ -124,15 +129,13 @@ class TokenizerTask:
         return {**self.losses_of(result, batch, step, rng), "distinct_tokens": distinct_share(result.tokens)}
 
     def rehearse(self, network: CViViT, num_rows: int) -> Tensor:
-        shows_pictures = self.training.image_prob == 1 and getattr(self.source, "num_images", 0)
-        size = network.config.image_size
-        result = network(torch.zeros(num_rows, 3, 1 if shows_pictures else self.num_frames, size, size, device=next(network.parameters()).device))
+        size, num_frames = network.config.image_size, 1 if self._shows_pictures else self.num_frames
+        result = network(torch.zeros(num_rows, 3, num_frames, size, size, device=next(network.parameters()).device))
         return result.video.square().mean() + result.quantizer_loss
 
-    def kind(self, batch: Tensor, step: int) -> Hashable:
-        losses = self.training.losses
-        is_judged = self.discriminator is not None and step >= losses.start_step
-        return batch.shape[2:], is_judged, is_judged and losses.r1_weight > 0 and step % losses.r1_every == 0
+    def effort(self, batch: Tensor) -> float:
+        """The tokenizer's own: not what discriminator and metric networks do."""
+        return batch.shape[0] * self.model.num_slices(batch.shape[2]) / (1 if self._shows_pictures else self.training.num_slices)
 
     def figures(self, means: dict[str, float]) -> dict[str, float]:
         return with_psnr(means)
