@@ -13,23 +13,30 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from training_toys import PLAIN, Toy, little
 
+import phenaki.training.losses as losses_module
 import phenaki.training.run as run_module
 from phenaki.compiling import compile_layers
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.art import draw_art
 from phenaki.data.storybook import SMALL_WORLD, StorybookWorld
+from phenaki.data.tokens import StoryTokens
 from phenaki.director import fill_scene, see_context
+from phenaki.evaluation.i3d import I3D
+from phenaki.evaluation.lpips import LPIPS
 from phenaki.evaluation.referee import Referee, labels_of
 from phenaki.layers import short_attention
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.past import begin_with, decode_after
 from phenaki.sampling import NoiseKey, SamplingOptions, prepare_rounds
-from phenaki.training.losses import TokenizerLosses
+from phenaki.training.batches import draw_batch
+from phenaki.training.generator import generator_loss, told, with_own_context
+from phenaki.training.losses import LossSettings, TokenizerLosses
 from phenaki.training.optimizers import EMA, OptimizerSettings, generator_for
 from phenaki.training.parallel import Part
 from phenaki.training.referee import Batch, RefereeTask, as_batch, referee_losses
 from phenaki.training.referee_augmentation import blurred, in_blocks, noisy
 from phenaki.training.referee_examples import Examples, reconstructed
+from phenaki.training.settings import GeneratorTraining
 
 META = torch.device("meta")
 TOKENIZER = CViViTConfig(image_size=16, patch_size=8, dim=16, heads=2, mlp_dim=24, stem_dim=8, head_blocks=1, fsq_levels=(4, 4))
@@ -73,6 +80,61 @@ class MeetsTheCpu(TorchDispatchMode):
         if "cpu" in places or "copy_." in str(function):
             self.met.append(str(function))
         return function(*args, **(kwargs or {}))
+
+
+class IsWaitedFor(MeetsTheCpu):
+    """Notes what takes a GPU numbers of the CPU by a copy that is waited for: in a step only `sent` may, which pins them."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        places = {value.device.type for value in tree_leaves((args, kwargs, made)) if isinstance(value, torch.Tensor)}
+        if len(places) > 1 or ("copy_." in str(function) and not any(args[1].stride())):  # one number
+            self.met.append(str(function))
+        return made
+
+
+def pinned(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """In place of `sent`."""
+    return torch.empty(values.shape, dtype=values.dtype, device=device)
+
+
+@pytest.mark.parametrize("balance", ["constant", "adaptive"])
+def test_a_tokenizers_losses_are_not_waited_for(monkeypatch, balance):
+    monkeypatch.setattr(losses_module, "sent", pinned)
+    weights = {f"{name}_weight": 0.1 for name in ("l1", "change", "motion", "still", "lpips", "i3d", "adversarial", "lecam")}
+    own = LossSettings(**weights, first_frame_weight=0.5, start_step=0, balance=balance, r1_weight=0, discriminator_dim=8, discriminator_stages=1)
+    with META:
+        losses = TokenizerLosses(own, LPIPS(), I3D())
+    network, video = CViViT(TOKENIZER).to(META), torch.zeros(2, 3, 5, 16, 16, device=META)
+    with IsWaitedFor() as seen:
+        said = losses(network(video), video, 0, generator_for(0, 0))
+        (said["loss"] + said["discriminator_loss"]).backward()
+    assert seen.met == [] and said["lecam"].device == META
+    with seen:
+        video[0] = 5
+    assert seen.met
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_a_generators_loss_is_not_waited_for(monkeypatch, anchored):
+    """Nor are the contexts that it makes itself."""
+    config = MaskGITConfig(codebook_size=16, token_factors=2, dim=16, depth=1, heads=2, mlp_dim=24, text_dim=8, critic=True)
+    network, (stories, training) = MaskGIT(config).to(META), stories_for(config)
+    batch = next(one for one in (draw_batch(stories, config, training, step) for step in range(99)) if one.rollout and (2 in one.kinds) == anchored)
+    given = told(stories, batch, Part(), META)
+    own = with_own_context(network, given, 2)
+    with IsWaitedFor() as seen:
+        losses = generator_loss(network, own.batch, own.text, own.text_mask, 0.1, own.num_hidden)
+        losses["loss"].backward()
+    assert seen.met == [] and losses["critic"].device == META and own.batch.context.shape == batch.context.shape
+
+
+def stories_for(config: MaskGITConfig) -> tuple[StoryTokens, GeneratorTraining]:
+    """Of one long scene each, and a training with contexts that the network makes."""
+    spans = torch.tensor([[0, 5], [5, 12]])
+    starts, ends, said = torch.zeros(4, 20, dtype=torch.long), torch.full((4, 20), 20), torch.arange(4)[:, None].expand(4, 20) % 2
+    stories = StoryTokens(torch.zeros(4, 20, 2, 2, dtype=torch.int32), starts, ends, said, torch.zeros(12, config.text_dim).half(), spans, "zeros")
+    return stories, GeneratorTraining(rollout_prob=1.0, image_prob=0.0, from_text_prob=0.0, optimizer=OptimizerSettings(batch_size=2))
 
 
 @torch.no_grad()
