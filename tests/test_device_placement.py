@@ -30,6 +30,7 @@ from phenaki.past import begin_with, decode_after
 from phenaki.sampling import NoiseKey, SamplingOptions, prepare_rounds
 from phenaki.training.batches import draw_batch
 from phenaki.training.generator import generator_loss, told, with_own_context
+from phenaki.training.journal import Meter
 from phenaki.training.losses import LossSettings, TokenizerLosses
 from phenaki.training.optimizers import EMA, OptimizerSettings, generator_for
 from phenaki.training.parallel import Part
@@ -51,7 +52,7 @@ def test_a_tokenizers_step():
     network, video = CViViT(TOKENIZER).to(META), torch.zeros(2, 3, 5, 16, 16, device=META)
     losses = TokenizerLosses(PLAIN)(network(video), video, 0, generator_for(0, 0))
     losses["loss"].backward()
-    EMA(network, 0.9).update(network, 3)
+    EMA(network, 0.9).update(3)
     assert {value.device for value in losses.values()} == {META}
     assert network.decode(network.encode(video)).shape == video.shape
 
@@ -122,6 +123,7 @@ def test_a_generators_loss_is_not_waited_for(monkeypatch, anchored):
     network, (stories, training) = MaskGIT(config).to(META), stories_for(config)
     batch = next(one for one in (draw_batch(stories, config, training, step) for step in range(99)) if one.rollout and (2 in one.kinds) == anchored)
     given = told(stories, batch, Part(), META)
+    assert given.batch.places.device == META and {one.device.type for one in given.batch.shares.values()} == {"cpu"}, "which costs the device nothing"
     own = with_own_context(network, given, 2)
     with IsWaitedFor() as seen:
         losses = generator_loss(network, own.batch, own.text, own.text_mask, 0.1, own.num_hidden)
@@ -135,6 +137,35 @@ def stories_for(config: MaskGITConfig) -> tuple[StoryTokens, GeneratorTraining]:
     starts, ends, said = torch.zeros(4, 20, dtype=torch.long), torch.full((4, 20), 20), torch.arange(4)[:, None].expand(4, 20) % 2
     stories = StoryTokens(torch.zeros(4, 20, 2, 2, dtype=torch.int32), starts, ends, said, torch.zeros(12, config.text_dim).half(), spans, "zeros")
     return stories, GeneratorTraining(rollout_prob=1.0, image_prob=0.0, from_text_prob=0.0, optimizer=OptimizerSettings(batch_size=2))
+
+
+class Counted(TorchDispatchMode):
+    """How often a device is given something to do."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += any(value.is_meta for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor))
+        return function(*args, **(kwargs or {}))
+
+
+def test_what_a_log_tells_of_a_step_is_summed_at_once():
+    meter, values = Meter(), {f"loss {number}": torch.zeros((), device=META) for number in range(20)} | {"skipped": torch.tensor(0.0)}
+    meter.add(values, 1, 0.0)
+    with Counted() as counted:
+        meter.add(values, 1, 0.0)
+    assert counted.count <= 2 + 20, "each is detached; one stack, one sum"
+    assert list(meter.sums) == list(values) and meter.sums["skipped"].device.type == "cpu"
+
+
+def test_an_average_moves_all_weights_at_once():
+    network = CViViT(TOKENIZER).to(META)
+    average = EMA(network, 0.9)
+    with Counted() as counted:
+        average.update(3)
+    assert counted.count == 1 + sum(not one.is_floating_point() for one in network.state_dict().values())
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from phenaki.training import checkpoints
 from phenaki.training import run as run_module
 from phenaki.training.checkpoints import BusyError, Progress, changed, damage
 from phenaki.training.interrupts import Stopped
-from phenaki.training.journal import Journal
+from phenaki.training.journal import Journal, Meter
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate
 from phenaki.training.run import MAX_SKIPPED, Run, TrainingError
 
@@ -44,7 +44,7 @@ def test_the_average_is_that_of_the_formula():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
             model[1].num_batches_tracked += 1
-        ema.update(model, step)
+        ema.update(step)
         decay = min(0.9, (1 + step) / (10 + step))
         for name, tensor in model.state_dict().items():
             slow[name] = decay * slow[name] + (1 - decay) * tensor if tensor.is_floating_point() else tensor.clone()
@@ -121,6 +121,19 @@ def test_the_log_has_the_mean_of_its_interval(tmp_path):
     little(tmp_path, num_steps=7, log_every=5, on_log=lines.append, loss_at=lambda m, step, loss: {"loss": loss(step)["loss"] * 0 + step})
     assert [(line["step"], line["loss"]) for line in lines] == [(5, 2.0), (7, 5.5)]
     assert [(line["step"], line["loss"]) for line in log(tmp_path)] == [(5, 2.0), (7, 5.5)]
+
+
+def test_sums_are_those_of_single_numbers_to_the_bit_and_go_on_as_they_were():
+    torch.manual_seed(0)
+    steps = [{"loss": torch.rand(()), "skipped": torch.tensor(0.0), "rate": torch.rand((), dtype=torch.float64)} for _ in range(40)]
+    sums, whole, cut = dict.fromkeys(steps[0], 0.0), Meter(), Meter()
+    for number, values in enumerate(steps):
+        sums = {name: sums[name] + value.item() for name, value in values.items()}
+        whole.add(values, 1, 0.0)
+        cut.add(values, 1, 0.0)
+        if number % 7 == 3:
+            cut = Meter(cut.since, {name: value.item() for name, value in cut.sums.items()})
+    assert {name: value.item() for name, value in whole.sums.items()} == {name: value.item() for name, value in cut.sums.items()} == sums
 
 
 @pytest.mark.parametrize("stop_at", [None, 3])

@@ -34,7 +34,7 @@ class Batch:
     captions: (b,) indices; dropped: (b,) True = no caption. context: (b c h w) int64 or None; kinds: (c,) of its slices;
     corruption: (b,) level of corruption of the context. starts: the chunks begin their videos. rollout: what the network makes
     the context from itself, or None where it is the true one. draws: (b k h w token_factors) in [0, 1), from which the tokens are
-    drawn that the critic judges, or None where there is none. hidden: `places`, once they are found.
+    drawn that the critic judges, or None where there is none. hidden, said: `places` and `shares`, once they are found.
     """
 
     tokens: Tensor
@@ -49,11 +49,17 @@ class Batch:
     rollout: Rollout | None = None
     draws: Tensor | None = None
     hidden: Tensor | None = None
+    said: dict[str, Tensor] | None = None
 
     @property
     def places(self) -> Tensor:
         """(n,) int64: where the mask is True, all rows in a row."""
         return self.mask.flatten().nonzero()[:, 0] if self.hidden is None else self.hidden
+
+    @property
+    def shares(self) -> dict[str, Tensor]:
+        """Scalars that a log tells: how much of the tokens is hidden, of the captions dropped."""
+        return {name: one.float().mean() for name, one in (("hidden", self.mask), ("dropped", self.dropped))} if self.said is None else self.said
 
     @property
     def num_hidden(self) -> int:
@@ -63,15 +69,16 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
         told = {**vars(self), "hidden": self.places}  # found here: a GPU that is asked for them would be waited for
+        said = self.shares  # and these stay here, where they cost it nothing
         tensors = {name: sent(value, torch.device(device)) for name, value in told.items() if isinstance(value, Tensor)}
-        return replace(self, **tensors, rollout=self.rollout and self.rollout.to(device))
+        return replace(self, **tensors, said=said, rollout=self.rollout and self.rollout.to(device))
 
 
 def share(batch: Batch, rows: slice) -> Batch:
     """Some examples of a batch, as one process or one part of an accumulated step takes them."""
     by_row = ("tokens", "mask", "tasks", "captions", "dropped", "context", "corruption", "draws")
-    rollout = batch.rollout and batch.rollout.rows(rows)
-    return replace(batch, rollout=rollout, hidden=None, **{name: value[rows] for name in by_row if (value := getattr(batch, name)) is not None})
+    cut = {name: value[rows] for name in by_row if (value := getattr(batch, name)) is not None}
+    return replace(batch, rollout=batch.rollout and batch.rollout.rows(rows), hidden=None, said=None, **cut)
 
 
 def corrupt(tokens: Tensor, rate: Tensor, codebook_size: int, rng: torch.Generator) -> Tensor:

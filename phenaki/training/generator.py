@@ -63,8 +63,7 @@ def generator_loss(
         "loss": sum(judged.values(), loss),
         **judged,
         "correct": correct.sum() / divisor,
-        "hidden": batch.mask.float().mean(),
-        "dropped": batch.dropped.float().mean(),
+        **batch.shares,
     }
 
 

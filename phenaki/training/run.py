@@ -175,7 +175,7 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
         if finite:
             self.task.after_step(self.step)
-        self.ema.update(self.task.model, self.step)
+        self.ema.update(self.step)
         return {**values, "skipped": torch.tensor(float(not finite)), "learning_rate": torch.tensor(rate)}
 
     def _backward(self, batches: list[Any]) -> dict[str, Tensor]:
@@ -188,7 +188,7 @@ class Run:
             total = losses["loss"] + losses["discriminator_loss"] if "discriminator_loss" in losses else losses["loss"]
             (total / len(batches)).backward()
             said.append({name: value.detach() for name, value in losses.items()})
-        return {name: sum(one[name] for one in said) / len(said) for name in said[0]}
+        return said[0] if len(said) == 1 else {name: sum(one[name] for one in said) / len(said) for name in said[0]}
 
     def _report(self, on_log: Callable[[dict], None]) -> None:
         """A line of the log after a step, where one is due."""
@@ -309,8 +309,7 @@ class Run:
         self._fill(self.task.model, read_part(folder, "weights"))
         if self.task.discriminator is not None:
             self._fill(self.task.discriminator, read_part(folder, "discriminator"))
-        averaged = read_part(folder, self.task.part)
-        self.ema.weights = {name: shared_as(averaged[name], like) for name, like in self.ema.weights.items()}
+        self.ema.load(read_part(folder, self.task.part))
         self._load_optimizer(read_part(folder, "optimizer"))
         self.progress = read_progress(folder)
 
