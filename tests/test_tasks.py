@@ -13,8 +13,9 @@ from phenaki.config import ConfigError
 from phenaki.data.tokens import StoryTokens
 from phenaki.maskgit import MaskGIT, MaskGITConfig, split_token
 from phenaki.training.batches import Batch, draw_batch, share
-from phenaki.training.generator import generator_loss, validation_loss
+from phenaki.training.generator import generator_loss, told, validation_loss
 from phenaki.training.optimizers import OptimizerSettings, generator_for
+from phenaki.training.parallel import Part
 from phenaki.training.settings import GeneratorTraining, MaskTasks, read_section
 from phenaki.training.tasks import BETWEEN, FIRST_FRAME, INPAINT, OUTPAINT, PLAIN, TASKS, draw_tasks, task_regions
 
@@ -254,6 +255,27 @@ def test_the_mean_over_shares_is_the_whole_batch(smoothing, cuts):
         for name, gradient in gradients(model).items():
             torch.testing.assert_close(gradient, wanted[name], atol=1e-6, rtol=1e-6)
     assert seen >= {*range(len(TASKS)), "context", "no context", "dropped"}, seen
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_padding_of_texts_changes_nothing_but_rounding(bf16):
+    """On a GPU they are padded to a multiple of 16, with context and without, for dropped captions too."""
+    model, seen = model_of(cond_drop_prob=0.3, critic=True), set()
+    for step in range(4):
+        batch = draw_batch(STORIES, model.config, training(), step)
+        seen |= {batch.context is None, bool(batch.dropped.any())}
+        found = []
+        for padding in (1, 16):
+            text, mask = STORIES.text(batch.captions, padding)
+            assert text.shape[:2] == mask.shape and text.shape[1] == (int(mask.sum(1).max()) if padding == 1 else 16) and not text[~mask].any()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                losses = generator_loss(model, batch, text, mask)
+            losses["loss"].backward()
+            found.append((losses["loss"].detach(), gradients(model)))
+        torch.testing.assert_close(found[0], found[1], **({"atol": 2e-2, "rtol": 2e-2} if bf16 else {"atol": 1e-6, "rtol": 1e-5}))
+    assert seen == {True, False}
+    given = [told(STORIES, batch, Part(), torch.device(place)).text.shape[1] for place in ("cpu", "meta")]
+    assert given[0] < 16 == given[1]
 
 
 def test_a_share_has_its_rows_of_everything():

@@ -47,10 +47,11 @@ class StoryTokens:
     image_caption: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     words: Tensor = field(default_factory=lambda: words_of([]))
 
-    def text(self, captions: Tensor) -> tuple[Tensor, Tensor]:
-        """Captions by index (b,) -> text (b l d) float32 padded with zeros, text_mask (b l)."""
+    def text(self, captions: Tensor, step: int = 1) -> tuple[Tensor, Tensor]:
+        """Captions by index (b,) -> text (b l d) float32 padded with zeros, l a multiple of `step`; text_mask (b l)."""
         parts = [self.texts[start:end].float() for start, end in self.text_spans[captions].tolist()]
         text = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+        text = torch.nn.functional.pad(text, (0, 0, 0, -text.shape[1] % step))
         lengths = torch.tensor([len(part) for part in parts])
         return text, torch.arange(text.shape[1])[None] < lengths[:, None]
 

@@ -6,6 +6,7 @@ What a step is shown: `batches.py`. Where the tokens come from: `stories.py`.
 import hashlib
 import importlib.util
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from phenaki.cvivit import CViViT
 from phenaki.data.listing import is_footage
 from phenaki.data.tokens import StoryTokens, is_story_tokens
 from phenaki.devices import sent
+from phenaki.director import TEXT_LENGTH_STEP
 from phenaki.maskgit import Context, MaskGIT, MaskGITConfig, TextCache
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
@@ -139,9 +141,15 @@ def told(stories: StoryTokens, batch: Batch, part: Part, device: torch.device) -
     """The part of a batch that one process takes, with its text, on the device."""
     num_hidden = batch.num_hidden / part.count
     batch = share(batch, part.of(len(batch.tokens)))
-    texts = stories.text(batch.captions) + (stories.text(batch.rollout.captions) if batch.rollout else ())
+    step = text_step(device)
+    texts = stories.text(batch.captions, step) + (stories.text(batch.rollout.captions, step) if batch.rollout else ())
     text, text_mask, *rolled_out = (sent(one, device) for one in texts)
     return TextBatch(batch.to(device), text, text_mask, num_hidden, *rolled_out)
+
+
+def text_step(device: torch.device) -> int:
+    """Texts are padded to multiples of this: on a GPU as a story's are, so that kernels are chosen and layers compiled for few lengths."""
+    return 1 if device.type == "cpu" else TEXT_LENGTH_STEP
 
 
 def with_own_context(model: MaskGIT, given: TextBatch, num_steps: int) -> TextBatch:
@@ -211,7 +219,8 @@ class GeneratorTask:
     def rehearse(self, network: MaskGIT, num_rows: int) -> Tensor:
         """The longest chunk after the longest context, half of its tokens hidden."""
         config, device, (h, w) = network.config, next(network.parameters()).device, self.stories.tokens.shape[2:]
-        text = torch.zeros(num_rows, self._longest_text, config.text_dim, device=device)
+        step = text_step(self.device)
+        text = torch.zeros(num_rows, math.ceil(self._longest_text / step) * step, config.text_dim, device=device)
         cache = network.encode_text(text, torch.ones(text.shape[:2], dtype=torch.bool, device=device))
         length, known = self._longest
         chunk = torch.zeros(num_rows, length, h, w, dtype=torch.long, device=device)
