@@ -7,6 +7,7 @@ stem and head, the first frame repeated to fill a tube, windowed time, FSQ).
 """
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +16,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from phenaki.config import check_range
-from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, RMSNorm, grid_positions, rotary_turns, rotate
+from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, RMSNorm, grid_positions, remembered, rotary_turns, rotate
 from phenaki.quantizer import COMMITMENT, FSQ, VQ, Quantized
 
 MAX_SIDE = 4096  # pixels, and tokens MAX_GRID: what is computed for a slice grows with their square, whatever the weights' size
@@ -147,6 +148,7 @@ class SpaceTimeTransformer(nn.Module):
         self.place = PlaceEmbedding(config.dim)
         self.layers = nn.ModuleList(SpaceTimeLayer(config) for _ in self.kinds)
         self.norm = RMSNorm(config.dim)
+        self._known: dict[Hashable, Tensor] = {}  # turns
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         """x: (b t h w d); `stream` is read and brought up to date."""
@@ -154,8 +156,8 @@ class SpaceTimeTransformer(nn.Module):
         _, t, h, w, _ = x.shape
         x = x + self.place(h, w)
         num_known = max((past.keys.shape[2] for past in stream.memory if past is not None), default=0)  # slices, in every temporal layer
-        slices = torch.arange(num_known + t, device=x.device, dtype=torch.float32)
-        in_space, in_time = (rotary_turns(positions, self.head_dim) for positions in (grid_positions(h, w, x.device), slices[:, None]))
+        in_space = remembered(self._known, (h, w, x.device), lambda: rotary_turns(grid_positions(h, w, x.device), self.head_dim))
+        in_time = remembered(self._known, (num_known + t, x.device), lambda: self._turns_of_slices(num_known + t, x.device))
         for index, (kind, layer) in enumerate(zip(self.kinds, self.layers, strict=True)):
             if kind == "s":
                 x = layer.over_space(x, in_space)
@@ -163,6 +165,9 @@ class SpaceTimeTransformer(nn.Module):
                 x, stream.memory[index] = layer.over_time(x, stream.memory[index], in_time)
         stream.num_slices += x.shape[1]
         return self.norm(x)
+
+    def _turns_of_slices(self, count: int, device: torch.device) -> Tensor:
+        return rotary_turns(torch.arange(count, device=device, dtype=torch.float32)[:, None], self.head_dim)
 
 
 class ResidualBlock(nn.Module):

@@ -4,6 +4,7 @@ Sources: RoPE (Su et al. 2021, arXiv 2104.09864), QK-norm (Dehghani et al. 2023,
 SwiGLU (Shazeer 2020, arXiv 2002.05202), RMSNorm (Zhang & Sennrich 2019, arXiv 1910.07467).
 """
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 ROPE_BASE = 100.0  # of the rotary wavelengths: grids here are tens of positions long, not thousands
 
 MAX_SHORT_LENGTH = 16  # of what attends and is attended to: slices of a tokenizer over time
+
+MOST_REMEMBERED = 64  # tensors of a network: one for each shape that it meets
 
 MAX_LAYERS = 1000  # of one kind: building a network takes time for each of them, before its weights are looked at
 
@@ -52,6 +55,20 @@ def rotary_turns(positions: Tensor, head_dim: int) -> Tensor:
     """Cosines and sines of the rotary angles of positions (n, axes), (2, n, head_dim / 2): reckoned once for all layers of a pass."""
     angles = rotary_angles(positions, head_dim)
     return torch.stack([angles.cos(), angles.sin()])
+
+
+def remembered(known: dict[Hashable, Tensor], key: Hashable, reckon: Callable[[], Tensor]) -> Tensor:
+    """What a network reckons of plain numbers, the key, alone: kept in `known` while it is trained, for each step asks for it again.
+
+    Without gradients it is reckoned anew: what is kept may neither be an inference tensor nor lie in the memory of a CUDA graph.
+    """
+    if not torch.is_grad_enabled():
+        return reckon()
+    if key not in known:
+        if len(known) == MOST_REMEMBERED:
+            known.clear()
+        known[key] = reckon()
+    return known[key]
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
@@ -139,15 +156,21 @@ class PlaceEmbedding(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         self.to_vectors = nn.Linear(4 * self.NUM_OCTAVES, dim)
+        self._known: dict[Hashable, Tensor] = {}
 
     def forward(self, height: int, width: int) -> Tensor:
         """(h, w, dim)."""
         device = self.to_vectors.weight.device
+        waves = remembered(self._known, (height, width, device), lambda: self._waves(height, width, device))
+        return rearrange(self.to_vectors(waves), "(h w) d -> h w d", h=height)
+
+    def _waves(self, height: int, width: int, device: torch.device) -> Tensor:
+        """Sines and cosines of all places, (h*w, 4 * NUM_OCTAVES)."""
         places = grid_positions(height, width, device) + 0.5
         shares = torch.stack([places[:, 0] / height, places[:, 1] / width], dim=1)
         octaves = torch.pi * 2.0 ** torch.arange(self.NUM_OCTAVES, device=device)
         waves = (shares[:, :, None] * octaves).flatten(1)  # (h*w, 2 * NUM_OCTAVES)
-        return rearrange(self.to_vectors(torch.cat([waves.sin(), waves.cos()], dim=-1)), "(h w) d -> h w d", h=height)
+        return torch.cat([waves.sin(), waves.cos()], dim=-1)
 
 
 def grid_positions(height: int, width: int, device: torch.device | None = None) -> Tensor:

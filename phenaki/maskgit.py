@@ -6,6 +6,7 @@ is projected once per prompt (`encode_text`). Positions are rotary in time, row 
 recent slices end at -1, the anchor (the scene's first slice) stands further back than any of them.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from phenaki.config import check_range
-from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, RMSNorm, grid_positions, rotary_turns, rotate
+from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, RMSNorm, grid_positions, remembered, rotary_turns, rotate
 from phenaki.sampling import choose_tokens
 
 ORDINARY, FIRST, ANCHOR = 0, 1, 2  # kinds of slices: a tube of frames; the one frame that starts a video; the anchor
@@ -213,6 +214,7 @@ class MaskGIT(nn.Module):
         self.norm = RMSNorm(config.dim)
         self.to_logits = FactorHeads(config)
         self.critic = Critic(config) if config.critic else None
+        self._known: dict[Hashable, Tensor] = {}  # turns of chunks
         for embedding in (self.slice_embedding, self.time_embedding, self.corruption_embedding):
             nn.init.normal_(embedding.weight, std=0.02)
         nn.init.normal_(self.null_text, std=0.02)
@@ -273,7 +275,7 @@ class MaskGIT(nn.Module):
             x = torch.where(shown, self.token_embedding(condition.clamp(min=0)) + self.condition_embedding, x)
         x = x + (self.slice_embedding(kinds) + self.time_embedding.weight[:t])[:, None, None]
         x = rearrange(x, "b t h w d -> b (t h w) d") + repeat(self.place(h, w), "h w d -> (t h w) d", t=t)  # no view, as above
-        turns = self._turns(torch.arange(t, device=tokens.device), h, w)
+        turns = remembered(self._known, (t, h, w, tokens.device), lambda: self._turns(torch.arange(t, device=tokens.device), h, w))
         for index, layer in enumerate(self.layers):
             x = layer(x, turns, context.layers[index] if context else None, text.layers[index], text.mask)
         return rearrange(self.norm(x), "b (t h w) d -> b t h w d", h=h, w=w)

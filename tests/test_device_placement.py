@@ -168,6 +168,20 @@ def test_an_average_moves_all_weights_at_once():
     assert counted.count == 1 + sum(not one.is_floating_point() for one in network.state_dict().values())
 
 
+def test_where_tokens_stand_is_reckoned_once_for_all_steps():
+    config = MaskGITConfig(codebook_size=16, token_factors=2, dim=16, depth=1, heads=2, mlp_dim=24, text_dim=8)
+    network, tokens = MaskGIT(config).to(META), torch.zeros(2, 4, 2, 2, dtype=torch.long, device=META)
+    text = network.encode_text(torch.zeros(2, 5, 8, device=META), torch.ones(2, 5, dtype=torch.bool, device=META))
+    tokenizer, video = CViViT(TOKENIZER).to(META), torch.zeros(1, 3, 5, 16, 16, device=META)
+    for forward, least in ((lambda: network.features(tokens, text, None, True), 40), (lambda: tokenizer(video), 80)):
+        counts = []
+        for _ in range(3):
+            with Counted() as counted:
+                forward()
+            counts.append(counted.count)
+        assert counts[1] == counts[2] < counts[0] - least
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("order", ["halton", "confidence"])
 def test_what_a_chunk_takes_asks_the_host_for_nothing(order):

@@ -1,5 +1,6 @@
 """Attention with rotary positions, the gated feed-forward, and where a token stands in the picture."""
 
+import copy
 import math
 
 import pytest
@@ -7,11 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from phenaki.layers import (
+    MOST_REMEMBERED,
     Attention,
     FeedForward,
     KeysValues,
     PlaceEmbedding,
     grid_positions,
+    remembered,
     rotary_angles,
     rotary_turns,
     rotate,
@@ -139,3 +142,40 @@ def test_place_differs_everywhere_on_a_grid_and_tells_rows_from_columns():
 
 def test_grid_positions_are_in_raster_order():
     assert grid_positions(2, 3).tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+
+
+def test_what_is_reckoned_of_numbers_alone_is_kept_with_gradients_and_there_alone():
+    known, asked = {}, []
+    reckon = lambda number: asked.append(number) or torch.tensor(number)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert [remembered(known, 1, lambda: reckon(1)) for _ in range(2)] == [1, 1] and not known
+    asked.clear()
+    for number in (1, 1, 2, 1):
+        assert remembered(known, number, lambda number=number: reckon(number)) == number
+    assert asked == [1, 2]
+    for number in range(3 * MOST_REMEMBERED):
+        remembered(known, number, lambda number=number: reckon(number))
+    assert len(known) <= MOST_REMEMBERED
+
+
+def test_networks_keep_where_tokens_stand_and_give_the_same_bits(tokenizer, generator):
+    """Whatever they met before: other shapes, a pass without gradients; copies too."""
+
+    def features(network, t: int = 2, side: int = 4) -> torch.Tensor:
+        tokens = torch.arange(t * side * side).view(1, t, side, side)
+        text = network.encode_text(torch.ones(1, 5, 16), torch.ones(1, 5, dtype=torch.bool))
+        return network.features(tokens, text, network.encode_context(tokens[:, :1], tokens.new_zeros(1)), False)
+
+    passes = {generator: features, tokenizer: lambda network, t=2, side=4: network(torch.ones(1, 3, 2 * t - 1, 32, 32)).video}
+    for network, forward in passes.items():
+        fresh = copy.deepcopy(network)
+        with torch.inference_mode():
+            wanted = forward(network).clone()
+        others = [forward(network, t=3), forward(network, t=1, side=2)]
+        first, second = forward(network), forward(network)
+        assert torch.equal(first, wanted) and torch.equal(second, wanted) and torch.equal(forward(fresh), wanted) and len(others) == 2
+        second.sum().backward()
+        forward(copy.deepcopy(network)).sum().backward()
+        kept = [module._known for module in network.modules() if hasattr(module, "_known")]
+        assert all(kept) and not any(value.requires_grad or value.is_inference() for known in kept for value in known.values())
