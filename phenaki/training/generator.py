@@ -322,7 +322,8 @@ def _make_task(
     drawn = data is None or not (is_footage(data) or is_story_tokens(data))  # the storybook world: another seed tells other stories
     held_out = None
     if training.optimizer.validation_batches and group.leads and (validation is not None or drawn):
-        fewer = replace(training, num_stories=min(HELD_OUT_STORIES, training.num_stories), optimizer=replace(training.optimizer, seed=HELD_OUT_SEED))
+        count = HELD_OUT_STORIES if training.num_stories else 0  # none where pictures alone are trained on
+        fewer = replace(training, num_stories=count, optimizer=replace(training.optimizer, seed=HELD_OUT_SEED))
         held_out = stories_of(fewer, data if validation is None else validation, "held-out.safetensors").tokens
         check_lengths(held_out, config, training, "held-out")
     look = lambda network, path: show_stories(stories.prompts, network, base, text_encoder, settings.sampling, path)
