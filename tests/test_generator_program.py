@@ -174,6 +174,13 @@ def test_unusable_files_of_held_out_footage_are_listed_apart(config, shipped, pi
         assert met in line
 
 
+def test_held_out_clips_that_a_tokenizer_cannot_use_are_told_before_the_first_step(config, pictures, tmp_path):
+    lines = []
+    with pytest.raises(ValueError, match="none of 4 files gives videos to train on"):
+        run_tokenizer_training(config, tmp_path / "out", validation=pictures, steps=1, on_log=lines.append, on_note=lambda note: None)
+    assert not lines
+
+
 @pytest.mark.parametrize("program", [run_tokenizer_training, run_generator_training])
 def test_a_machine_without_a_compiler_is_told_before_anything_is_made(config, shipped, tmp_path, monkeypatch, program):
     def refuse(*_, **__):

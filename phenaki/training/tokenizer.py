@@ -161,11 +161,14 @@ class TokenizerTask:
         size, sums = self.training.optimizer.batch_size // num_parts, {}
         num_batches *= num_parts
         for number in range(num_batches):
-            video = self._clips(self.held_out, HELD_OUT_SEED, number * size, size, self.num_frames)
+            video = self.held_out_clips(number * size, size)
             said = self.losses_of.held_out(model(video), video, generator_for(HELD_OUT_SEED, number // num_parts, "losses"))
             for name, value in said.items():
                 sums[name] = sums.get(name, 0.0) + value.item() / num_batches
         return with_psnr(sums)
+
+    def held_out_clips(self, first: int, count: int) -> Tensor:
+        return self._clips(self.held_out, HELD_OUT_SEED, first, count, self.num_frames)
 
     @torch.no_grad()
     def sample(self, model: CViViT, path: Path) -> None:
@@ -250,7 +253,10 @@ def _make_task(
         source = bank_of(source, training, tokenizer, note=on_note)
     if validation is not None:
         held_out = opened(validation, report.with_name(f"held-out-{report.name}"))
-    return TokenizerTask(tokenizer.to(group.device), source, training, info, held_out, generator)
+    task = TokenizerTask(tokenizer.to(group.device), source, training, info, held_out, generator)
+    if validation is not None and training.optimizer.validation_batches:
+        task.held_out_clips(0, 1)  # what gives none is told now, not at the first checkpoint
+    return task
 
 
 def bank_of(source: Source, training: TokenizerTraining, tokenizer: CViViT, note: Callable[[str], None]) -> ClipBank:
