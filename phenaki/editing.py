@@ -21,8 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from phenaki.frame_source import Clip, FrameSource
-from phenaki.pipeline import DEFAULT_MODEL, Phenaki, StoryChunk, check_pictures, ready_model, sampling_options, story_progress
+from phenaki.pipeline import DEFAULT_MODEL, Phenaki, StoryChunk, check_pictures, ready_model, sampling_options
 from phenaki.pixels import to_pixels
+from phenaki.progress import story_progress
 from phenaki.recording import Written, keep_unfinished
 from phenaki.regions import ClipRegion, Region, RegionError
 from phenaki.repainting import Repainter, plan_chunks

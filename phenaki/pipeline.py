@@ -25,6 +25,7 @@ from phenaki.devices import choose_device, choose_dtype, hold_matrices
 from phenaki.director import Given, SceneText, direct
 from phenaki.frame_source import FrameSource
 from phenaki.pixels import to_pixels, to_video
+from phenaki.progress import story_progress
 from phenaki.retiming import retimed, retimed_length, retimed_start
 from phenaki.sampling import SamplingOptions
 from phenaki.story import FILE_FIELDS, Story
@@ -33,6 +34,7 @@ from phenaki.text import TextEncoder
 from phenaki.video import Video, VideoError, VideoScene, middle_square, pictures_in, read_image
 
 DEFAULT_MODEL = "storybook"
+OF_A_SCENE = ("num_steps", "guidance_scale")  # sampling options that a scene may have for itself
 MAX_CHUNK_BYTES = 4 << 30  # of a chunk's frames as they are shown
 
 
@@ -137,16 +139,19 @@ class Phenaki:
         *,
         seed: int | None = None,
         fps: float | None = None,
+        size: int | None = None,
+        style: str | None = None,
+        negative: str | None = None,
         guidance_scale: float | None = None,
         num_steps: int | None = None,
-        negative: str | None = None,
         context: str | None = None,
         **unknown: Any,
     ) -> Prepared:
         """Checks a story, its prompts, pictures and the values that go before its own, before anything is made."""
         if unknown:
-            raise TypeError(f"unknown option {next(iter(unknown))!r}: allowed are seed, fps, guidance_scale, num_steps, negative, context")
-        story = apply_overrides(Story.of(story), seed=seed, fps=fps, negative=negative)
+            known = "seed, fps, size, style, negative, guidance_scale, num_steps, context"
+            raise TypeError(f"unknown option {next(iter(unknown))!r}: allowed are {known}")
+        story = apply_overrides(Story.of(story), seed=seed, fps=fps, size=size, style=style, negative=negative)
         planned = plan_story(story, self.info)
         check_not_empty(planned, story.fps or self.info.fps)
         check_can_recall(planned, self.info)
@@ -154,14 +159,14 @@ class Phenaki:
         options = sampling_options(self.info.sampling, guidance_scale, num_steps, context)
         for scene in planned.scenes:
             for prompt in filter(None, (scene.prompt, scene.negative)):
-                self.text_encoder.tokenize(prompt)
+                self.text_encoder.check(prompt)
         return Prepared(story, planned, SceneTexts(planned.scenes, self.scene_text), options, self._given(planned))
 
     def stream_story(self, story: Any, **options: Any) -> Iterator[StoryChunk]:
         """Yields the video chunk by chunk, in memory that does not grow with its length.
 
-        Options (see `prepare`): seed, fps, guidance_scale, num_steps, negative, context. Left out, they take the story's own value,
-        then the model's. guidance_scale 1 = off. A scene's own guidance_scale, num_steps and negative go first. context: what a chunk
+        Options (see `prepare`): seed, fps, size, style, negative, guidance_scale, num_steps, context. Left out, they take the story's own
+        value, then the model's. guidance_scale 1 = off. A scene's own guidance_scale, num_steps and negative go first. context: what a chunk
         sees of the ones before, "tokens" or "frames" (`SamplingOptions`).
         """
         return self.stream(self.prepare(story, **options))
@@ -261,11 +266,14 @@ def plan_story(story: Story, info) -> StoryPlan:
 def resolved_script(story: Story, info: ModelInfo, options: SamplingOptions, networks: Sequence[nn.Module] = ()) -> dict[str, Any]:
     """A story with the model's own values where it has none, the model's name, and "made_with": its weights' hash, the sampling options.
 
-    Pictures and videos go by file name alone, and in "made_with" by their SHA-256. networks: those of a model that was never saved.
+    Options in place of the model's own stand in the scenes, so that the script told again is the same video. Pictures and videos go by file
+    name alone, and in "made_with" by their SHA-256. networks: those of a model that was never saved.
     """
     values = story.to_dict()
+    asked = {name: getattr(options, name) for name in OF_A_SCENE if getattr(options, name) != getattr(info.sampling, name)}
     for scene in values["scenes"]:
         scene |= {name: Path(scene[name]).name for name in FILE_FIELDS if name in scene}
+        scene |= {name: value for name, value in asked.items() if name not in scene}
     made_with = {"weights": weights_hash(info, networks), "sampling": as_dict(options)}
     if files := files_of(story):
         made_with["files"] = list(map(content_hash, files))
@@ -329,27 +337,6 @@ def apply_overrides(story: Story, **values: Any) -> Story:
     """The story with the values that are not None put in place of its own; checked as a script is."""
     given = {key: value for key, value in values.items() if value is not None}
     return Story.from_dict({**story.to_dict(), **given}) if given else story
-
-
-@contextlib.contextmanager
-def story_progress(shown: bool) -> Iterator[Callable[[StoryChunk], None]]:
-    """A progress bar with time left on the terminal; nothing where there is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not shown or not console.is_terminal:
-        yield lambda chunk: None
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total} frames"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda chunk: bar.update(
-            task,
-            total=chunk.num_frames_total,
-            completed=chunk.start_frame + len(chunk.frames),
-            description=f"scene {chunk.scene + 1}: {chunk.prompt[:40]}",
-        )
 
 
 def load(name: str | Path = DEFAULT_MODEL, device: str | None = None, dtype: str = "auto", compile: bool = False) -> Phenaki:

@@ -42,6 +42,7 @@ class SamplingOptions:
     context: str = "tokens"  # of a story's chunk: the last slices as they were made, or "frames": their frames, decoded and encoded anew
 
     def __post_init__(self):
+        check_range(self, "num_steps", "num_corrections", "guidance_scale")
         if not 1 <= self.num_steps <= 256:
             raise ValueError(f"num_steps {self.num_steps}: needed 1 to 256 rounds")
         if self.num_corrections == 1 or not 0 <= self.num_corrections <= 256:

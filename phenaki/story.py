@@ -117,12 +117,19 @@ class Story(BaseModel):
         return self.model_dump(mode="json", exclude_none=True)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Story:
+    def from_dict(cls, data: dict[str, Any], folder: str | os.PathLike | None = None) -> Story:
         """The story a dict describes, also that of `Video.script`, whose `model` and `edit` are passed over.
 
+        folder: where its pictures and videos lie and must lie; by default their paths are taken as they are.
         Raises StoryError naming the field, its value and what is allowed.
         """
-        return _checked(Parsed({key: data[key] for key in data if key not in OF_A_VIDEO} if isinstance(data, dict) else data))
+        parsed = Parsed({key: data[key] for key in data if key not in OF_A_VIDEO} if isinstance(data, dict) else data)
+        return _checked(parsed) if folder is None else _with_files(_checked(parsed), parsed, Path(folder))
+
+    @classmethod
+    def from_text(cls, text: str) -> Story:
+        """The story of a plain text, a prompt a line (`parse_text`). Raises StoryError."""
+        return _checked(parse_text(text))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Story:
@@ -153,7 +160,7 @@ class Story(BaseModel):
         if isinstance(value, os.PathLike) or (isinstance(value, str) and _looks_like_path(value)):
             return cls.load(value)
         if isinstance(value, str):
-            return _checked(parse_text(value))
+            return cls.from_text(value)
         if isinstance(value, dict):
             return cls.from_dict(value)
         if isinstance(value, (list, tuple)):

@@ -391,7 +391,7 @@ def test_a_folder_that_was_trained_on_is_loaded_anew(folder, tmp_path):
 
 
 def test_options_and_devices_that_are_none_are_told(ready, folder, monkeypatch):
-    with pytest.raises(TypeError, match="unknown option 'steps': allowed are seed, fps, guidance_scale, num_steps, negative, context"):
+    with pytest.raises(TypeError, match="unknown option 'steps': allowed are seed, fps, size, style, negative, guidance_scale, num_steps, context"):
         pipeline.generate_story(TWO, model=ready, steps=2)
     monkeypatch.setattr(pipeline, "choose_device", torch.device)
     with pytest.raises(ValueError, match="device 'cuda': the model that came is on cpu"):
@@ -546,6 +546,23 @@ def test_a_file_with_chapters_and_script(ready, tmp_path, fps):
     assert np.abs(read.frames.mean((1, 2)) - video.frames.mean((1, 2))).max() < 8
     assert Story.of(read.script) == Story.from_dict({key: value for key, value in read.script.items() if key not in ("model", "made_with")})
     assert Story.of({**read.script, "edit": {"clip": "a.mp4"}}).seed == 3
+
+
+def test_the_script_of_a_video_told_again_is_the_same_video(ready):
+    """Whatever was asked for in place of the model's own when it was made; a scene's own values stay what they are."""
+    story = [{"prompt": "a bear", "seconds": 1}, {"prompt": "a panda", "seconds": 1, "num_steps": 1}]
+    video = ready.generate_story(story, seed=3, num_steps=3, guidance_scale=4, style="a picture book", size=32, progress=False)
+    assert [scene["num_steps"] for scene in video.script["scenes"]] == [3, 1]
+    again = ready.generate_story(video.script, progress=False)
+    assert np.array_equal(again.frames, video.frames) and again.frames.shape[1] == 32 and again.script["scenes"] == video.script["scenes"]
+    other = ready.generate_story(story, seed=3, style="a picture book", size=32, progress=False)
+    assert "num_steps" not in other.script["scenes"][0] and not np.array_equal(other.frames, video.frames)
+
+
+@pytest.mark.parametrize(("option", "value", "words"), [("guidance_scale", "6", "guidance_scale 6: needed a finite number"), ("size", 8, "size = 8")])
+def test_values_of_the_wrong_kind_are_told(ready, option, value, words):
+    with pytest.raises(ValueError, match=words):
+        ready.prepare(TWO, **{option: value})
 
 
 def test_an_interrupt_leaves_what_was_made(ready, tmp_path, monkeypatch):

@@ -34,6 +34,7 @@ from phenaki.training.settings import GeneratorTraining, ModelSettings, load_set
 from phenaki.training.start import start_network
 from phenaki.training.stories import Prompts, made_with, open_stories
 from phenaki.training.tokenizer import override, silent
+from phenaki.vocabulary import MAX_WORDS, vocabulary
 
 HELD_OUT_STORIES = 64
 
@@ -170,6 +171,7 @@ class GeneratorTask:
 
     def __post_init__(self):
         self._longest_text = int(self.stories.text_spans.diff().max())
+        self._words = tuple(sorted({*self.info.words, *vocabulary(self.stories.captions)}))[:MAX_WORDS]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -224,7 +226,7 @@ class GeneratorTask:
     def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
         files = files | save_weights(folder, "tokenizer", self.tokenizer.state_dict())
         facts = {**self.info.training, "generator_steps": step, "generator_seed": self.training.optimizer.seed}
-        save_info(folder, replace(self.info, training=facts, files=files))
+        save_info(folder, replace(self.info, training=facts, files=files, words=self._words))
 
     def validate(self, model: MaskGIT, num_batches: int, num_parts: int) -> dict[str, float]:
         if self.held_out is None:
@@ -279,10 +281,13 @@ def _make_task(
     text_encoder = TextEncoder.load(settings.text, device=group.device)
     torch.manual_seed(training.optimizer.seed)
     config = replace(settings.generator, codebook_size=base.tokenizer.codebook_size)
-    model, facts = MaskGIT(config), dict(base.info.training)
+    model, facts, words = MaskGIT(config), dict(base.info.training), ()
     if init_from is not None:
-        facts |= start_network(model, "generator", load_model(init_from), init_from, on_note)
-    info = ModelInfo(name, base.info.tokenizer, config, settings.text, base.info.fps, settings.sampling, text_encoder.fingerprint, facts)
+        trained = load_model(init_from)
+        facts |= start_network(model, "generator", trained, init_from, on_note)
+        words = trained.info.words
+    encoder = text_encoder.fingerprint
+    info = ModelInfo(name, base.info.tokenizer, config, settings.text, base.info.fps, settings.sampling, encoder, facts, words=words)
 
     def stories_of(own: GeneratorTraining, source: Path | None, file: str):
         return open_stories(settings, own, base, text_encoder, source, out / "generator" / file, str(group.device), on_note)
