@@ -212,6 +212,8 @@ class VideoWriter:
                 part = self.encoder.abandon()
                 if part is not None:
                     error.add_note(f"what was made so far plays in {part}{'; the same run goes on from there' if self.label else ''}")
+                elif self.num_frames and isinstance(error, KeyboardInterrupt) and not isinstance(self.encoder, SequenceEncoder):
+                    error.add_note(f"nothing is kept of a {self.path.suffix} that is not whole; an .mp4 or .webm goes on where it was stopped")
 
     def _finish(self) -> None:
         if not self.num_frames:

@@ -565,6 +565,17 @@ def test_values_of_the_wrong_kind_are_told(ready, option, value, words):
         ready.prepare(TWO, **{option: value})
 
 
+@pytest.mark.parametrize("ending", [".gif", ".png"])
+def test_an_interrupt_says_what_is_not_kept(ready, tmp_path, ending):
+    def stop(chunk):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        generate_to_file(ready, TWO, tmp_path / f"a{ending}", on_chunk=stop)
+    assert caught.value.__notes__ == [f"nothing is kept of a {ending} that is not whole; an .mp4 or .webm goes on where it was stopped"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_interrupt_leaves_what_was_made(ready, tmp_path, monkeypatch):
     original, count = pipeline.direct, []
 
