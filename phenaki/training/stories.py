@@ -40,6 +40,8 @@ def open_stories(
     """The stories of `data`: a file of story tokens as it is; any other source tokenised to `path`, once."""
     if data is not None and (is_story_tokens(data) or _is_damaged(data)):
         tokens = prepared_tokens(data, base, text_encoder)
+        words, said = tokens.captions, [*tokens.caption[:, 0].tolist(), *tokens.image_caption.tolist()]
+        note_missing_captions(data, [words[number] for number in said], on_note)
         return TrainingStories(tokens, stored_prompts(tokens, base))
     report, world = path.with_name("unusable.jsonl"), replace(settings.world, fps=base.info.fps)
     source = open_source(world, base.info.tokenizer.image_size, data, device, settings.footage, report, on_note)
@@ -58,6 +60,8 @@ def story_tokens(
     """The tokenised stories in `path`, made anew where the file is missing, damaged, or was made by other weights or settings."""
     num_images = min(training.num_images, getattr(source, "num_images", 0))
     seed, pt = training.optimizer.seed, base.info.tokenizer.temporal_patch_size
+    if files := getattr(source, "files", ()):
+        note_missing_captions(source.path, [file.caption for file in files], on_note)
     plan = TokenPlan(seed, training.num_stories, training.num_slices, pt, training.max_scenes, num_images)
     made_by = json.dumps({**made_with(base, text_encoder), "source": source.fingerprint, "plan": str(plan)})
     if path.exists():
@@ -80,6 +84,14 @@ def story_tokens(
     stories = StoryTokens.load(path)
     note_cut_captions(stories.captions, source, text_encoder, on_note)
     return stories
+
+
+def note_missing_captions(data: Path, captions: list[str], on_note: Callable[[str], None]) -> None:
+    """Says how many clips have captions, where some have none: training goes on without, and only its videos would tell. captions: of each clip."""
+    told = sum(map(bool, captions))
+    if told < len(captions):
+        count = f"{told} of {len(captions)} clips have captions"
+        on_note(f"{data}: {count}: a model learns to follow prompts from them alone; write NAME.txt beside NAME.mp4")
 
 
 def note_cut_captions(captions: list[str], source: Source, text_encoder: TextEncoder, on_note: Callable[[str], None]) -> None:

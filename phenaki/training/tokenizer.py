@@ -1,5 +1,6 @@
 """`phenaki train tokenizer`: C-ViViT on the storybook world or on footage."""
 
+import hashlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,11 @@ class Source(Protocol):
     def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor:
         """Clips first .. first + count - 1 of a run, (b c f h w) float in [-1, 1]; a scene may change at frames 1 + align*k."""
         ...
+
+
+def data_hash(source: Source) -> str:
+    """What a model's config.json says of the data: footage by its clips, however they are cut, another source by its fingerprint."""
+    return getattr(source, "clips_hash", "") or hashlib.sha256(source.fingerprint.encode()).hexdigest()[:16]
 
 
 def distinct_share(tokens: Tensor) -> Tensor:
@@ -147,8 +153,8 @@ class TokenizerTask:
     def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
         if self.generator is not None:
             files = files | save_weights(folder, "generator", self.generator.state_dict())
-        facts = {**self.info.training, "tokenizer_steps": step, "tokenizer_seed": self.training.optimizer.seed}
-        save_info(folder, replace(self.info, training=facts, files=files))
+        facts = {"tokenizer_steps": step, "tokenizer_seed": self.training.optimizer.seed, "tokenizer_data": data_hash(self.source)}
+        save_info(folder, replace(self.info, training={**self.info.training, **facts}, files=files))
 
     @torch.no_grad()
     def validate(self, model: CViViT, num_batches: int, num_parts: int) -> dict[str, float]:
