@@ -20,6 +20,7 @@ from phenaki.pipeline import (
     StoryChunk,
     apply_overrides,
     check_not_empty,
+    files_of,
     load,
     model_info,
     plan_story,
@@ -30,7 +31,7 @@ from phenaki.recording import generate_to_file
 from phenaki.script_folder import Job, find_jobs, open_output
 from phenaki.story import Story
 from phenaki.video_encoders import part_path
-from phenaki.video_files import read_script
+from phenaki.video_files import check_spares, read_script
 
 
 class RenderError(ValueError):
@@ -161,10 +162,15 @@ def render_folder(
     jobs, info = find_jobs(scripts, output, ending), model_info(settings.model)
     check_settings(settings, info)
     open_output(output, ending)
-    waiting, kept, outcomes = [], [], []
-    for job in jobs:
+    stories, outcomes = read_stories(jobs)
+    waiting, kept = [], []
+    for job, story in stories.items():
         try:
-            (kept if is_finished(job, settings, info, watcher.note) else waiting).append(job)
+            if is_finished(job, story, settings, info, watcher.note):
+                kept.append(job)
+            else:
+                check_sources_spared(job, stories)
+                waiting.append(job)
         except (ValueError, OSError) as error:
             outcomes.append(Outcome(job, reason_of(error)))
     watcher.begin(len(kept), len(jobs) - len(kept))
@@ -187,12 +193,29 @@ def check_settings(settings: RenderSettings, info: ModelInfo) -> None:
     sampling_options(info.sampling, settings.guidance_scale, settings.num_steps, settings.context)
 
 
-def is_finished(job: Job, settings: RenderSettings, info: ModelInfo, on_note: Callable[[str], None]) -> bool:
+def read_stories(jobs: Sequence[Job]) -> tuple[dict[Job, Story], list[Outcome]]:
+    """The jobs' stories, and what became of those whose script cannot be read."""
+    stories, failed = {}, []
+    for job in jobs:
+        try:
+            stories[job] = Story.load(job.script)
+        except (ValueError, OSError) as error:
+            failed.append(Outcome(job, reason_of(error)))
+    return stories, failed
+
+
+def check_sources_spared(job: Job, stories: dict[Job, Story]) -> None:
+    """VideoError where a job's video would be written over a picture or video that any of the scripts names: its own, or another's."""
+    for other, story in stories.items():
+        check_spares(job.output, files_of(story), "it" if other == job else f"the video of {other.script.name}")
+
+
+def is_finished(job: Job, story: Story, settings: RenderSettings, info: ModelInfo, on_note: Callable[[str], None]) -> bool:
     """Whether a job's video is there, made with these weights and options; on_note is told of one that was made with others.
 
-    ValueError where its script cannot be told, or the video was made from something else. Opens no weights.
+    ValueError where its story cannot be told, or the video was made from something else. Opens no weights.
     """
-    story = apply_overrides(Story.load(job.script), seed=settings.seed, fps=settings.fps, negative=settings.negative)
+    story = apply_overrides(story, seed=settings.seed, fps=settings.fps, negative=settings.negative)
     check_not_empty(plan_story(story, info), story.fps or info.fps)
     if settings.overwrite or not job.output.exists():
         return False

@@ -78,15 +78,18 @@ def check_output_path(path: str | Path) -> Path:
     return path
 
 
-def check_spares(path: Path, sources: Iterable[Path]) -> Path:
-    """An output path; VideoError where writing it would write over one of `sources`: files, or folders whose pictures make a clip."""
+def check_spares(path: Path, sources: Iterable[Path], made: str = "it") -> Path:
+    """An output path; VideoError where writing it would write over one of `sources`: files, or folders whose pictures make a clip.
+
+    made: what is made from them, in the message.
+    """
     written = re.compile(re.sub("%0?[0-9]*d", "[0-9]+", re.escape(path.name)))  # of single frames: any of them
     for source in filter(os.path.exists, sources):
         beside = path.parent.samefile(source.parent)
         if (path.exists() and path.samefile(source)) or (beside and written.fullmatch(source.name)):
-            raise VideoError(f"{path}: would write over {source.name}, which it is made from; give the result another name")
+            raise VideoError(f"{path}: would write over {source.name}, which {made} is made from; give the result another name")
         if os.path.isdir(source) and path.suffix.lower() == ".png" and path.parent.samefile(source):
-            raise VideoError(f"{path}: would lie among the pictures that it is made from; write it into another folder")
+            raise VideoError(f"{path}: would lie among the pictures that {made} is made from; write it into another folder")
     return path
 
 
