@@ -241,6 +241,9 @@ def test_edit_writes_the_video(clip, model, tmp_path):
 
 def test_edit_takes_a_mask_and_keeps_a_share(clip, model, tmp_path):
     Image.new("L", (40, 32), "white").save(tmp_path / "mask.png")
+    before = (tmp_path / "mask.png").read_bytes()
+    told = fails("edit", clip, "a bear", "-o", tmp_path / "mask.png", "--model", model, "--mask", tmp_path / "mask.png", "--keep", 0.3)
+    assert "would write over mask.png, which it is made from" in told and (tmp_path / "mask.png").read_bytes() == before
     run("edit", clip, "a bear", "-o", tmp_path / "b.mp4", "--model", model, "--mask", tmp_path / "mask.png", "--keep", 0.3)
     assert read_video(tmp_path / "b.mp4").script["edit"]["mask"] is True
 
