@@ -146,6 +146,7 @@ class StreamEncoder:
     def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> Path:
         """Copies the packets of the part file into a whole file with chapters and script; returns that file."""
         whole = self._whole_path()
+        whole.unlink(missing_ok=True)  # never through a link of its name
         options = {"fflags": "+bitexact", "movflags": "faststart"} if self.path.suffix.lower() == ".mp4" else {"fflags": "+bitexact"}
         with av.open(address(self.part)) as source, av.open(address(whole), mode="w", options=options) as target:
             if script is not None:
@@ -230,6 +231,7 @@ class SequenceEncoder:
         for pixels in frames:
             target = self.path.with_name(self.path.name % self.count)
             part = target.with_name(f".{target.name}.part")
+            part.unlink(missing_ok=True)  # never through a link of its name
             Image.fromarray(pixels).save(part, format="PNG")
             os.replace(part, target)
             self.count += 1

@@ -576,6 +576,15 @@ def test_frames_that_last_for_days_are_not_written_out(tmp_path, monkeypatch, fp
         read_video(tmp_path / "a.mp4", fps=fps)
 
 
+@pytest.mark.parametrize(("name", "part"), [("o.mp4", ".o.whole.mp4"), ("o.webm", ".o.whole.webm"), ("%d.png", ".0.png.part")])
+def test_nothing_is_written_through_a_link_that_has_a_parts_name(tmp_path, name, part):
+    (tmp_path / "victim").write_text("not ours")
+    (tmp_path / part).symlink_to(tmp_path / "victim")
+    Video(gradient(2), 8).save(tmp_path / name)
+    assert (tmp_path / "victim").read_text() == "not ours" and not (tmp_path / part).is_symlink()
+    assert not any(path.is_symlink() for path in tmp_path.iterdir())
+
+
 def test_a_gif_of_more_than_a_hundred_frames_a_second(tmp_path):
     with pytest.raises(VideoError, match=r"120 frames a second.*at most 100.*mp4"):
         Video(gradient(3), 120).save(tmp_path / "a.gif")
