@@ -30,6 +30,7 @@ from phenaki.video_files import (
     VideoError,
     VideoScene,
     check_bytes,
+    check_fps,
     check_output_path,
     check_regular,
     check_spares,
@@ -63,8 +64,7 @@ class Video:
         if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
             found = f"{frames.dtype} {frames.shape}" if isinstance(frames, np.ndarray) else type(frames).__name__
             raise VideoError(f"frames are {found}: a Video needs uint8 (f, h, w, 3), at least one frame")
-        if not 0 < self.fps < 1000:
-            raise VideoError(f"fps {self.fps}: needed more than 0 and less than 1000 frames a second")
+        check_fps(self.fps)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -169,6 +169,7 @@ class VideoWriter:
         label: dict[str, Any] | None = None, resume: bool = False,
     ):  # fmt: skip
         self.path = check_output_path(path)
+        check_fps(fps)
         self.size, self.scenes, self.script, self.label = tuple(size), scenes, script, label
         for scene in scenes:
             if "\0" in scene.prompt or not 0 <= scene.start_frame <= scene.start_frame + scene.num_frames <= MAX_CHAPTER_FRAMES:
@@ -231,8 +232,8 @@ def read_video(path: str | Path, *, size: int | None = None, fps: float | None =
     path = Path(path)
     if size is not None and size < 1:
         raise VideoError(f"size {size}: needed at least 1 pixel a side")
-    if fps is not None and not 0 < fps < 1000:
-        raise VideoError(f"fps {fps}: needed more than 0 and less than 1000 frames a second")
+    if fps is not None:
+        check_fps(fps)
     if os.path.isdir(path):
         return Video(_read_folder(path, size), fps or 8.0)
     if path.suffix.lower() in IMAGE_ENDINGS:

@@ -21,7 +21,7 @@ from PIL import Image, ImageSequence
 
 from phenaki.atomic import why_unwritable
 from phenaki.nal_units import damage_of, length_size
-from phenaki.retiming import frame_at
+from phenaki.retiming import MIN_FPS, frame_at
 
 VIDEO_ENDINGS = (".mp4", ".webm", ".gif")
 OUTPUT_ENDINGS = (*VIDEO_ENDINGS, ".png")
@@ -91,6 +91,12 @@ def check_spares(path: Path, sources: Iterable[Path], made: str = "it") -> Path:
         if os.path.isdir(source) and path.suffix.lower() == ".png" and path.parent.samefile(source):
             raise VideoError(f"{path}: would lie among the pictures that {made} is made from; write it into another folder")
     return path
+
+
+def check_fps(fps: float) -> None:
+    """VideoError for a number of frames a second that no video has."""
+    if not MIN_FPS <= fps < 1000:
+        raise VideoError(f"fps {fps}: needed {MIN_FPS:.5f} or more, and less than 1000 frames a second", "rate")
 
 
 def check_regular(path: str | Path) -> None:
@@ -209,7 +215,7 @@ def shown_size(frame: av.VideoFrame) -> tuple[int, int]:
 def frame_rate(path: Path, stream: av.VideoStream) -> float:
     """Frames a second, on average."""
     fps = float(stream.average_rate or stream.guessed_rate or 0)
-    if not 0 < fps < 1000:
+    if not MIN_FPS <= fps < 1000:
         raise VideoError(f"{path}: {fps} frames a second is not a rate", "rate")
     return fps
 
@@ -278,7 +284,7 @@ def decode_gif(path: Path, resize: Resize | None = None, max_frames: int = MAX_F
         raise VideoError(f"{path}: not a whole GIF ({error})") from error
     values = parse_json_object(comment)
     fps = values.get("fps")
-    fps = float(fps) if isinstance(fps, (int, float)) and 0 < fps < 1000 else float(max(round(1000 / min(ms for _, ms in parts)), 1))
+    fps = float(fps) if isinstance(fps, (int, float)) and MIN_FPS <= fps < 1000 else float(max(round(1000 / min(ms for _, ms in parts)), 1))
     frames, elapsed = [], 0
     for pixels, milliseconds in parts:
         elapsed += milliseconds

@@ -225,7 +225,7 @@ def test_another_rate_has_the_exact_number_of_frames(tmp_path, fps, count):
     assert resampled_indices(17, 8, fps) == [min(int(n * 8 / fps), 16) for n in range(count)]
 
 
-@pytest.mark.parametrize("options", [{"fps": 0}, {"fps": -8}, {"fps": float("nan")}, {"fps": 1e9}, {"size": 0}])
+@pytest.mark.parametrize("options", [{"fps": 0}, {"fps": -8}, {"fps": 1e-6}, {"fps": float("nan")}, {"fps": 1e9}, {"size": 0}])
 def test_impossible_rates_and_sizes(tmp_path, options):
     Video(gradient(3), 8).save(tmp_path / "a.gif")
     with pytest.raises(VideoError, match=next(iter(options))):
@@ -585,9 +585,23 @@ def test_nothing_is_written_through_a_link_that_has_a_parts_name(tmp_path, name,
     assert not any(path.is_symlink() for path in tmp_path.iterdir())
 
 
-def test_a_gif_of_more_than_a_hundred_frames_a_second(tmp_path):
-    with pytest.raises(VideoError, match=r"120 frames a second.*at most 100.*mp4"):
-        Video(gradient(3), 120).save(tmp_path / "a.gif")
+@pytest.mark.parametrize(("fps", "told"), [(120, "120"), (0.001, "0.001")])
+def test_a_gif_of_more_than_a_hundred_frames_a_second_or_hardly_any(tmp_path, fps, told):
+    with pytest.raises(VideoError, match=rf"{told} frames a second.*at least 0\.002 and at most 100.*mp4"):
+        Video(gradient(3), fps).save(tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("ending", "fps"), [("mp4", 1e-5), ("webm", 1e-4), ("gif", 0.002)])
+def test_the_slowest_videos(tmp_path, ending, fps):
+    Video(gradient(3), fps).save(tmp_path / f"a.{ending}")
+    assert read_video(tmp_path / f"a.{ending}").fps == pytest.approx(fps)
+
+
+def test_a_writer_of_an_impossible_rate(tmp_path):
+    for fps in (0, 1e-6, float("nan"), 1000):
+        with pytest.raises(VideoError, match="fps"):
+            VideoWriter(tmp_path / "a.mp4", fps=fps, size=(32, 32))
     assert not list(tmp_path.iterdir())
 
 
@@ -616,7 +630,8 @@ def test_the_writer_takes_only_frames_of_its_own_kind(tmp_path, frames):
         (np.zeros((1, 2, 2, 3)), 8, ["float64 (1, 2, 2, 3)", "uint8"]),
         (np.zeros((2, 2, 3), np.uint8), 8, ["uint8 (2, 2, 3)"]),
         (np.zeros((0, 2, 2, 3), np.uint8), 8, ["(0, 2, 2, 3)", "at least one frame"]),
-        (gradient(1), 0, ["fps 0", "more than 0"]),
+        (gradient(1), 0, ["fps 0", "0.00001 or more"]),
+        (gradient(1), 1e-6, ["fps 1e-06", "0.00001 or more"]),
         (gradient(1), -1, ["fps -1"]),
         (gradient(1), float("nan"), ["fps nan"]),
         (gradient(1), 1000, ["fps 1000", "less than 1000"]),
