@@ -6,10 +6,12 @@ count its frames and see that it is whole, before anything is made of it, and fo
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
+from phenaki.gif_files import GifFacts, gif_facts, gif_pictures
 from phenaki.video import IMAGE_ENDINGS, Video, read_video
 from phenaki.video_files import (
     MAX_FRAMES,
@@ -36,6 +38,7 @@ class FrameSource:
     height: int
     width: int
     video: Video | None = field(default=None, repr=False)  # None: the frames are read from the file
+    gif: GifFacts | None = field(default=None, repr=False)  # of a file that is one
 
     @classmethod
     def of(cls, clip: "Clip") -> "FrameSource":
@@ -45,8 +48,11 @@ class FrameSource:
         if isinstance(clip, Video):
             return cls._of_video(clip, None)
         path = Path(clip)
-        if path.is_dir() or path.suffix.lower() in (".gif", *IMAGE_ENDINGS):
+        if path.is_dir() or path.suffix.lower() in IMAGE_ENDINGS:
             return cls._of_video(read_video(path), path)
+        if path.suffix.lower() == ".gif":
+            facts = gif_facts(path)
+            return cls(path, facts.num_frames, facts.fps, facts.height, facts.width, gif=facts)
         return cls._of_file(path)
 
     @classmethod
@@ -73,6 +79,10 @@ class FrameSource:
         """Every frame, uint8 (h w 3)."""
         if self.video is not None:
             yield from self.video.frames
+            return
+        if self.gif is not None:
+            for pixels, count in gif_pictures(self.path, self.gif):
+                yield from repeat(pixels, count)
             return
         reformatter = VideoReformatter()
         with open_strictly(self.path) as (container, stream):

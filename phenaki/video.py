@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from phenaki.atomic import put
+from phenaki.gif_files import decode_gif
 from phenaki.part_file import set_aside
 from phenaki.video_encoders import GifEncoder, SequenceEncoder, StreamEncoder, part_path
 from phenaki.video_files import (
@@ -34,9 +35,9 @@ from phenaki.video_files import (
     check_output_path,
     check_regular,
     check_spares,
-    decode_gif,
     decode_video,
     resampled_indices,
+    stacked,
 )
 
 __all__ = [
@@ -266,7 +267,7 @@ def _read_folder(path: Path, size: int | None) -> np.ndarray:
             raise VideoError(f"{file}: {w}x{h} pixels, {files[0].name} has {width}x{height}: give size=, or pictures of one size")
         if len(frames) * frames[0].nbytes > MAX_BYTES:
             raise VideoError(f"{path}: its pictures take more than {MAX_BYTES >> 30} GiB of memory; give fewer, or size=")
-    return np.stack(frames)
+    return stacked(frames)
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import re
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any, BinaryIO
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
-from PIL import Image, ImageSequence
 
 from phenaki.atomic import why_unwritable
 from phenaki.nal_units import damage_of, length_size
@@ -191,7 +189,7 @@ def _decode(path: Path, container: av.container.InputContainer, stream: av.Video
         num_bytes += frames[-1].nbytes
         check_bytes(path, num_bytes)
     scenes = tuple(_scene(chapter, frame_rate(path, stream)) for chapter in container.chapters())
-    return Decoded(np.stack(frames), frame_rate(path, stream), scenes, parse_script(_metadata(container).get("comment", "")))
+    return Decoded(stacked(frames), frame_rate(path, stream), scenes, parse_script(_metadata(container).get("comment", "")))
 
 
 def check_bytes(path: Path, num_bytes: int) -> None:
@@ -261,36 +259,12 @@ def parse_json_object(text: str) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def decode_gif(path: Path, resize: Resize | None = None, max_frames: int = MAX_FRAMES) -> Decoded:
-    """Decodes a GIF, each frame resized as it comes; its rate is that of the script in its comment, else that of its shortest frame."""
-    check_regular(path)
-    try:
-        with Image.open(path, formats=("GIF",)) as picture:
-            if max(picture.size) > MAX_SIDE or picture.n_frames > max_frames:
-                raise VideoError(f"{path}: {picture.n_frames} frames of {picture.width}x{picture.height}; that is more than is read")
-            parts, screen = [], picture.size
-            for part in ImageSequence.Iterator(picture):
-                if part.size != screen:  # Pillow takes a frame that reaches beyond the screen for a larger screen
-                    raise VideoError(f"{path}: a frame of {part.width}x{part.height} pixels in a GIF of {screen[0]}x{screen[1]}; save it anew")
-                pixels = np.asarray(part.convert("RGB"))
-                parts.append((pixels if resize is None else resize(pixels), part.info.get("duration") or 100))
-                check_bytes(path, len(parts) * parts[0][0].nbytes)
-            comment = picture.info.get("comment", b"").decode("utf-8", "replace")
-    except VideoError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise VideoError(f"{path}: too many pixels; at most {MAX_SIDE} a side are read") from error
-    except (OSError, ValueError, SyntaxError, IndexError, EOFError, struct.error) as error:
-        raise VideoError(f"{path}: not a whole GIF ({error})") from error
-    values = parse_json_object(comment)
-    fps = values.get("fps")
-    fps = float(fps) if isinstance(fps, (int, float)) and MIN_FPS <= fps < 1000 else float(max(round(1000 / min(ms for _, ms in parts)), 1))
-    frames, elapsed = [], 0
-    for pixels, milliseconds in parts:
-        elapsed += milliseconds
-        frames += [pixels] * max(min(round(elapsed * fps / 1000), max_frames) - len(frames), 0)  # the same array: no memory yet
-    check_bytes(path, len(frames) * parts[0][0].nbytes)
-    return Decoded(np.stack(frames or [parts[0][0]]), fps, (), values if "scenes" in values else None)
+def stacked(frames: list[np.ndarray]) -> np.ndarray:
+    """Frames (f h w 3) of a list that is empty then: each is let go once it is copied, or they would take their memory twice."""
+    whole = np.empty((len(frames), *frames[0].shape), np.uint8)
+    for index in reversed(range(len(frames))):
+        whole[index] = frames.pop()
+    return whole
 
 
 def address(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -74,6 +75,29 @@ def test_pictures_gifs_and_folders_are_clips(tmp_path):
     counts = {name: FrameSource.of(tmp_path / name).num_frames for name in ("a.png", "a.gif", "folder")}
     assert counts == {"a.png": 1, "a.gif": 6, "folder": 3}
     assert len(list(FrameSource.of(tmp_path / "a.png").frames_at(8))) == 1
+
+
+def test_a_gif_is_a_picture_at_a_time_in_memory(tmp_path):
+    """A few bytes may stand for a picture of 50 MB."""
+    Video(frames_of(50, 128, 128), 8.0).save(tmp_path / "a.gif")
+    tracemalloc.start()
+    try:
+        source = FrameSource.of(tmp_path / "a.gif")
+        assert len(source.last_frames(2, 8.0)) == 2 and sum(1 for _ in source.frames()) == source.num_frames == 50
+        assert tracemalloc.get_traced_memory()[1] < 8 * 128 * 128 * 3
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_gif_is_read_as_it_is_whole(tmp_path):
+    first, second, third = (Image.fromarray(pixels) for pixels in frames_of(3) * 9)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second, third], duration=[100, 10, 390])
+    source, whole = FrameSource.of(tmp_path / "a.gif"), read_video(tmp_path / "a.gif")
+    assert (source.num_frames, source.fps, source.height, source.width) == (50, 100, 32, 48) and source.gif.counts == (10, 1, 39)
+    assert np.array_equal(np.stack(list(source.frames())), whole.frames)
+    Video(frames_of(2), 8.0).save(tmp_path / "a.gif")
+    with pytest.raises(VideoError, match="fewer frames than a moment ago"):
+        source.last_frames(3, 100)
 
 
 @pytest.mark.parametrize(

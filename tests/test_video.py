@@ -24,7 +24,7 @@ import phenaki.video_files
 from phenaki.frame_source import FrameSource
 from phenaki.video import Video, VideoError, VideoScene, VideoWriter, check_output_path, contact_sheet, read_image, read_video
 from phenaki.video_encoders import part_path
-from phenaki.video_files import parse_script, resampled_indices
+from phenaki.video_files import parse_script, resampled_indices, stacked
 
 FILES = ("mp4", "webm", "gif")
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -494,6 +494,12 @@ def test_a_small_gif_that_is_shown_for_long_does_not_fill_the_memory(tmp_path, m
     with pytest.raises(VideoError, match=r"a\.gif: its frames take more than .*cut it into shorter files"):
         read_video(tmp_path / "a.gif")
     assert len(read_video(tmp_path / "a.gif", size=8)) == 6001, "of smaller frames more fit"
+
+
+def test_frames_are_let_go_as_they_are_stacked():
+    """Or they would take their memory twice, and it may be gigabytes."""
+    frames, pictures = list(gradient(9)), gradient(9)
+    assert np.array_equal(stacked(frames), pictures) and frames == []
 
 
 def test_a_gif_whose_frames_outgrow_its_screen_is_refused(tmp_path):
