@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from phenaki.checkpoint import ModelInfo
+from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script
 from phenaki.part_file import OtherPartError, difference
 from phenaki.pipeline import (
     DEFAULT_MODEL,
@@ -31,7 +32,7 @@ from phenaki.recording import generate_to_file
 from phenaki.script_folder import Job, find_jobs, open_output
 from phenaki.story import Story
 from phenaki.video_encoders import part_path
-from phenaki.video_files import check_spares, read_script
+from phenaki.video_files import check_spares
 
 
 class RenderError(ValueError):
@@ -164,15 +165,16 @@ def render_folder(
     open_output(output, ending)
     stories, outcomes = read_stories(jobs)
     waiting, kept = [], []
-    for job, story in stories.items():
-        try:
-            if is_finished(job, story, settings, info, watcher.note):
-                kept.append(job)
-            else:
-                check_sources_spared(job, stories)
-                waiting.append(job)
-        except (ValueError, OSError) as error:
-            outcomes.append(Outcome(job, reason_of(error)))
+    with Worker(OWN_TIME_LIMIT) as worker:
+        for job, story in stories.items():
+            try:
+                if is_finished(job, story, settings, info, worker, watcher.note):
+                    kept.append(job)
+                else:
+                    check_sources_spared(job, stories)
+                    waiting.append(job)
+            except (ValueError, OSError) as error:
+                outcomes.append(Outcome(job, reason_of(error)))
     watcher.begin(len(kept), len(jobs) - len(kept))
     for outcome in outcomes:
         watcher.outcome(outcome)
@@ -210,7 +212,7 @@ def check_sources_spared(job: Job, stories: dict[Job, Story]) -> None:
         check_spares(job.output, files_of(story), "it" if other == job else f"the video of {other.script.name}")
 
 
-def is_finished(job: Job, story: Story, settings: RenderSettings, info: ModelInfo, on_note: Callable[[str], None]) -> bool:
+def is_finished(job: Job, story: Story, settings: RenderSettings, info: ModelInfo, worker: Worker, on_note: Callable[[str], None]) -> bool:
     """Whether a job's video is there, made with these weights and options; on_note is told of one that was made with others.
 
     ValueError where its story cannot be told, or the video was made from something else. Opens no weights.
@@ -220,7 +222,7 @@ def is_finished(job: Job, story: Story, settings: RenderSettings, info: ModelInf
     if settings.overwrite or not job.output.exists():
         return False
     options = sampling_options(info.sampling, settings.guidance_scale, settings.num_steps, settings.context)
-    wanted, found = json.loads(json.dumps(resolved_script(story, info, options))), read_script(job.output)
+    wanted, found = json.loads(json.dumps(resolved_script(story, info, options))), read_script(job.output, worker)
     made_with, found_with = wanted.pop("made_with"), None if found is None else found.pop("made_with", None)
     other = difference(found, wanted)
     if other is None and found_with is None:

@@ -189,7 +189,7 @@ def _decode(path: Path, container: av.container.InputContainer, stream: av.Video
         num_bytes += frames[-1].nbytes
         check_bytes(path, num_bytes)
     scenes = tuple(_scene(chapter, frame_rate(path, stream)) for chapter in container.chapters())
-    return Decoded(stacked(frames), frame_rate(path, stream), scenes, parse_script(_metadata(container).get("comment", "")))
+    return Decoded(stacked(frames), frame_rate(path, stream), scenes, parse_script(comment_of(container)))
 
 
 def check_bytes(path: Path, num_bytes: int) -> None:
@@ -226,20 +226,15 @@ def _promised_frames(stream: av.VideoStream) -> int | None:
     return stream.frames or None
 
 
-def _metadata(container: av.container.InputContainer) -> dict[str, str]:
-    return {key.lower(): value for key, value in container.metadata.items()}
+def comment_of(container: av.container.InputContainer) -> str:
+    """Where this program puts a script; "" where a file has none."""
+    return {key.lower(): value for key, value in container.metadata.items()}.get("comment", "")
 
 
 def _scene(chapter: dict[str, Any], fps: float) -> VideoScene:
     base = float(chapter["time_base"] or 1)
     start, end = (round(chapter[key] * base * fps) for key in ("start", "end"))
     return VideoScene(chapter["metadata"].get("title", ""), start, max(end - start, 0))
-
-
-def read_script(path: Path) -> dict[str, Any] | None:
-    """The script that a video file was made from, read without its frames; None where it has none. VideoError: no video file."""
-    with open_strictly(path) as (container, _):
-        return parse_script(_metadata(container).get("comment", ""))
 
 
 def parse_script(text: str) -> dict[str, Any] | None:

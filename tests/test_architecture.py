@@ -49,14 +49,16 @@ ALLOWED = {
     "repainting": {"cvivit", "director", "maskgit", "masking", "past", "sampling"},
     "regions": {"video"},
     "retiming": set(),
-    "frame_source": {"gif_files", "video", "video_files"},
+    "frame_source": {"data/decoding", "gif_files", "video", "video_files"},
     "editing": {"frame_source", "pipeline", "pixels", "recording", "regions", "repainting", "story", "video"},
     "story": {"story_formats"},
     "story_plan": {"story"},
     "video": {"atomic", "gif_files", "part_file", "video_encoders", "video_files"},
     "recording": {"checkpoint", "config", "part_file", "pipeline", "sampling", "story", "video", "video_encoders"},
     "script_folder": {"story_formats", "video_files"},
-    "rendering": {"checkpoint", "part_file", "pipeline", "recording", "script_folder", "story", "video_encoders", "video_files"},
+    "rendering": {
+        "checkpoint", "data/decoding", "part_file", "pipeline", "recording", "script_folder", "story", "video_encoders", "video_files",
+    },
     "rendering_worker": {"pipeline", "rendering", "script_folder"},
     "rendering_processes": {"devices", "pipeline", "rendering", "script_folder"},
     "rendering_ray": {"atomic", "checkpoint", "devices", "pipeline", "rendering", "rendering_processes", "script_folder", "story"},
@@ -135,7 +137,7 @@ ALLOWED = {
     "data/listing": {"data/clip_files", "data/table"},
     "data/clip_decoder": {"data/clip_files", "video", "video_encoders", "video_files"},
     "data/decoding_worker": {"data/clip_decoder", "data/clip_files", "data/shards", "video_files"},
-    "data/decoding": {"data/clip_decoder", "data/clip_files"},
+    "data/decoding": {"data/clip_decoder", "data/clip_files", "video_files"},
     "data/check": {"atomic", "data/clip_decoder", "data/clip_files", "data/decoding", "data/listing"},
 }
 LIGHT = {"einops", "torch", "phenaki"}  # all that the algorithm files may import besides the standard library

@@ -3,11 +3,13 @@
 import os
 import struct
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import phenaki.frame_source
 from phenaki.frame_source import FrameSource
 from phenaki.video import Video, VideoError, read_video
 
@@ -15,6 +17,16 @@ from phenaki.video import Video, VideoError, read_video
 def frames_of(count: int, height: int = 32, width: int = 48) -> np.ndarray:
     """Each frame is grey as its number says."""
     return np.broadcast_to((np.arange(count, dtype=np.uint8) * 5)[:, None, None, None], (count, height, width, 3)).copy()
+
+
+def promising(path: Path, num_frames: int) -> Path:
+    """A small MP4 whose header promises so many frames of a byte each (ISO/IEC 14496-12, 8.6.1.2, 8.7.3 and 8.7.4)."""
+    Video(frames_of(1), 8.0).save(path)
+    data = bytearray(path.read_bytes())
+    for kind, place, numbers in ((b"stsz", 8, (1, num_frames)), (b"stsc", 16, (num_frames,)), (b"stts", 12, (num_frames,))):
+        struct.pack_into(f">{len(numbers)}I", data, data.index(kind) + place, *numbers)
+    path.write_bytes(data)
+    return path
 
 
 @pytest.fixture
@@ -105,7 +117,7 @@ def test_a_gif_is_read_as_it_is_whole(tmp_path):
     [
         ("gone.mp4", None, "gone.mp4: "),
         ("a.mp4", b"#EXTM3U\nfile:///etc/passwd\n", "not a whole video file"),
-        ("a.mkv", b"", "not a whole video file"),
+        ("a.mkv", b"", "holds no bytes"),
         ("a.png", b"x", "not a whole picture"),
     ],
 )
@@ -114,6 +126,19 @@ def test_what_is_no_clip(tmp_path, name, content, words):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(VideoError, match=words):
         FrameSource.of(tmp_path / name)
+
+
+def test_a_file_of_millions_of_frames_is_refused_before_it_is_opened_here(tmp_path, monkeypatch):
+    """Less than a kilobyte whose header promises them: the list of them alone would take hundreds of megabytes."""
+    monkeypatch.setattr(phenaki.frame_source, "open_strictly", lambda *given: pytest.fail("it was opened here"))
+    with pytest.raises(VideoError, match=r"a\.mp4: frame 0 is damaged"):
+        FrameSource.of(promising(tmp_path / "a.mp4", 3_000_000))
+
+
+def test_longer_files_than_are_read_are_told(clip, monkeypatch):
+    monkeypatch.setattr(phenaki.frame_source, "MAX_FRAMES", 29)
+    with pytest.raises(VideoError, match=r"a\.mp4: more than 29 frames; cut it into shorter files"):
+        FrameSource.of(clip)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.png"])

@@ -19,8 +19,10 @@ from PIL import Image
 from test_cli import fails, run, runner
 from test_pipeline import save_tiny
 
+import phenaki.data.clip_decoder
 import phenaki.pipeline
 import phenaki.rendering
+import phenaki.video_files
 from phenaki.checkpoint import load_model, save_model
 from phenaki.cli import app
 from phenaki.pipeline import Phenaki, load
@@ -194,6 +196,16 @@ def test_videos_made_with_other_options_are_made_anew_and_told(scripts, settings
         assert note.startswith(f"{out / video}: is made anew, it was made with sampling.{name} = ")
     assert book.notes[0].endswith(f", not {json.dumps(value)}")
     assert len(render_folder(scripts, out, other).kept) == 2
+
+
+def test_a_video_that_is_there_is_asked_for_its_script_in_another_process(scripts, settings, tmp_path, monkeypatch):
+    """Its header may promise more frames than there is memory for."""
+    for name in ("a.txt", "c.srt"):
+        (scripts / name).unlink()
+    render_folder(scripts, tmp_path / "out", settings)
+    monkeypatch.setattr(phenaki.video_files, "open_strictly", lambda *given: pytest.fail("it was opened here"))
+    monkeypatch.setattr(phenaki.data.clip_decoder, "open_strictly", lambda *given: pytest.fail("it was opened here"))
+    assert len(render_folder(scripts, tmp_path / "out", settings).kept) == 1
 
 
 def test_a_clip_that_another_script_goes_on_from_is_not_written_over(scripts, settings, tmp_path, no_models):
