@@ -576,6 +576,13 @@ def test_a_full_disk_is_told_with_what_to_do(capsys, number, told):
     assert os.strerror(number) in said and ("make room there, or give an output on another disk, and run the same command again" in said) == told
 
 
+@pytest.mark.parametrize(("error", "why"), [(MemoryError(), ""), (MemoryError("Unable to allocate 8.00 GiB"), " (Unable to allocate 8.00 GiB)")])
+def test_a_lack_of_memory_is_told_with_what_to_do(capsys, error, why):
+    with pytest.raises(typer.Exit), told_errors():
+        raise error
+    assert capsys.readouterr().err == f"error: not enough memory{why}: give a shorter or smaller clip or story, or close other programs\n"
+
+
 def test_usage_mistakes_are_exit_code_two():
     for arguments in (["generate"], ["plan"], ["nonsense"], ["train", "tokenizer"], ["generate", "a.txt", "-o", "a.mp4", "--seed", "x"]):
         result = runner.invoke(app, arguments)
