@@ -26,6 +26,7 @@ def put(part: Path, final: Path) -> None:
 def open_to_others(path: Path) -> None:
     """Gives a file the permissions that new files have here: some libraries make files that their owner alone can read."""
     probe = path.with_name(f".{path.name}.part-probe")
+    probe.unlink(missing_ok=True)  # never through a link of its name
     probe.touch()
     path.chmod(probe.stat().st_mode)
     probe.unlink()
@@ -71,6 +72,7 @@ def why_unwritable(path: Path) -> str:
     """Why no file can be written in the place of a path, in words that end its message; "" where one can."""
     probe = path.with_name(f".{path.name}.part-probe")
     try:
+        probe.unlink(missing_ok=True)  # never through a link of its name
         probe.touch()
         probe.unlink(missing_ok=True)  # another process may have asked the same
     except (OSError, ValueError) as error:

@@ -176,9 +176,18 @@ def _load_network(build: Callable[[], nn.Module], folder: Path, info: ModelInfo,
     _check_shapes(folder, part, {key: value.shape for key, value in needed.items()}, _stored_shapes(folder, names))
     for name in names:
         with _opened(folder / name) as file:
-            weights |= {key: file.get_tensor(key).to(needed[key].dtype, copy=True) for key in file.keys()}
+            read = {key: file.get_tensor(key).to(needed[key].dtype, copy=True) for key in file.keys()}
+        if wrong := first_not_finite(read):
+            raise CheckpointError(f"{folder / name}: {wrong} holds NaN or infinite numbers, nothing comes of it. Copy or train the model anew")
+        weights |= read
     network.load_state_dict(weights, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def first_not_finite(weights: dict[str, Tensor]) -> str:
+    """The name of the first tensor that holds a NaN or an infinite number, "" where none does."""
+    numbers = ((name, value) for name, value in weights.items() if value.is_floating_point() and value.numel())
+    return next((name for name, value in numbers if not torch.stack(value.aminmax()).isfinite().all()), "")
 
 
 def _check_shapes(folder: Path, part: str, needed: dict[str, torch.Size], stored: dict[str, torch.Size]) -> None:

@@ -141,7 +141,7 @@ def edit_command(
         region = Region.parse(box, outside, frames, mask)
         told = Edit(prompt, region, keep, extend, paste, size, seed, negative, guidance_scale, num_steps)
         source = FrameSource.of(clip)
-        check_result_path(output, source)
+        check_result_path(output, source, mask)
         written = edit_to_file(load(model, device, dtype.value), source, told, output, on_note=tell)
         tell(f"{output}: {written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s")
 

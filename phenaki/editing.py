@@ -231,9 +231,9 @@ def edit_to_file(
     return Written(total, total / fps, time.perf_counter() - started)
 
 
-def check_result_path(path: str | Path, source: FrameSource) -> Path:
-    """A path that the result can be written to; VideoError where it is not one, or where the clip itself lies."""
-    return check_spares(check_output_path(path), [source.path] if source.path else [])
+def check_result_path(path: str | Path, source: FrameSource, mask: Path | None = None) -> Path:
+    """A path that the result can be written to; VideoError where it is not one, or where the clip itself lies, or the picture of its mask."""
+    return check_spares(check_output_path(path), filter(None, [source.path, mask]))
 
 
 def edit_script(phenaki: Phenaki, source: FrameSource, told: Edit, num_frames: int) -> dict[str, Any]:

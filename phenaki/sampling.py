@@ -255,6 +255,8 @@ def choose_values(logits: Tensor, draws: Tensor, temperature: float) -> tuple[Te
     at_once = max(len(rows) if logits.is_cuda else PIECE_VALUES // logits.shape[-1], 1)
     for some, drawn in zip(rows.split(at_once), shares.split(at_once), strict=True):
         probs = (some.float() / temperature).softmax(-1)
+        if probs.is_cpu and probs[:, 0].isnan().any():  # with one a whole row has it; asking a GPU would hold it up
+            raise ValueError("the model gives NaN for probabilities: its weights are damaged, or what it computes in is too narrow; try float32")
         values = inverse_cdf(probs, drawn)
         pieces.append((values, probs.gather(-1, values[:, None]).squeeze(-1).log()))
     values, log_probs = (torch.cat(found).view(draws.shape) for found in zip(*pieces, strict=True))

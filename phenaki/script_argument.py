@@ -36,11 +36,12 @@ def read_standard_input() -> str:
 
 def story_of_video(path: Path) -> Story:
     """The story that a video was made of, whose pictures and clips lie beside it."""
-    from phenaki.video_files import read_script  # which needs the codec
+    from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script  # which needs the codec
 
     if not path.is_file():
         raise StoryError("no such file", file=str(path))
-    script = read_script(path)
+    with Worker(OWN_TIME_LIMIT) as worker:
+        script = read_script(path, worker)
     if script is None:
         raise StoryError(f"holds no script: only videos made of one do. A script ends in {' '.join(PARSERS)}", file=str(path))
     try:

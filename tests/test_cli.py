@@ -241,6 +241,9 @@ def test_edit_writes_the_video(clip, model, tmp_path):
 
 def test_edit_takes_a_mask_and_keeps_a_share(clip, model, tmp_path):
     Image.new("L", (40, 32), "white").save(tmp_path / "mask.png")
+    before = (tmp_path / "mask.png").read_bytes()
+    told = fails("edit", clip, "a bear", "-o", tmp_path / "mask.png", "--model", model, "--mask", tmp_path / "mask.png", "--keep", 0.3)
+    assert "would write over mask.png, which it is made from" in told and (tmp_path / "mask.png").read_bytes() == before
     run("edit", clip, "a bear", "-o", tmp_path / "b.mp4", "--model", model, "--mask", tmp_path / "mask.png", "--keep", 0.3)
     assert read_video(tmp_path / "b.mp4").script["edit"]["mask"] is True
 
@@ -628,6 +631,13 @@ def test_a_full_disk_is_told_with_what_to_do(capsys, number, told):
         raise OSError(number, os.strerror(number))
     said = capsys.readouterr().err
     assert os.strerror(number) in said and ("make room there, or give an output on another disk, and run the same command again" in said) == told
+
+
+@pytest.mark.parametrize(("error", "why"), [(MemoryError(), ""), (MemoryError("Unable to allocate 8.00 GiB"), " (Unable to allocate 8.00 GiB)")])
+def test_a_lack_of_memory_is_told_with_what_to_do(capsys, error, why):
+    with pytest.raises(typer.Exit), told_errors():
+        raise error
+    assert capsys.readouterr().err == f"error: not enough memory{why}: give a shorter or smaller clip or story, or close other programs\n"
 
 
 def test_usage_mistakes_are_exit_code_two():

@@ -1,6 +1,7 @@
 """Decoding in processes of their own: hangs, crashes and hunger for memory cost a file, never the run."""
 
 import os
+import resource
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from phenaki.data import decoding_worker
 from phenaki.data.clip_decoder import Cut, frames_at
 from phenaki.data.clip_files import ClipFile, clip_file
 from phenaki.data.decoding import ClipError, DecodingPool
@@ -60,6 +62,14 @@ def test_a_file_that_wants_more_memory_than_there_is(tmp_path, good):
             pool.check(clip_file(tmp_path / "wide.png", "wide.png", "")).result()
         assert error.value.kind in ("too much memory", "damaged picture", "crash")
         assert pool.check(good).result().num_frames == 12
+
+
+def test_a_system_that_does_not_take_the_bound_is_not_in_the_way(monkeypatch):
+    def refuse(kind, bounds):
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    decoding_worker.limit_memory(1 << 30)
 
 
 def test_workers_end_with_their_pool(good):

@@ -16,6 +16,7 @@ from phenaki.cli import app
 from phenaki.data.check import check_source
 from phenaki.data.footage import FootageSettings, open_footage
 from phenaki.data.sharding import ShardSettings, make_shards
+from phenaki.data.shards import ShardWriter
 from phenaki.video import Video
 
 
@@ -50,6 +51,12 @@ def test_shards_show_what_the_footage_shows(footage, tmp_path, pool):
     original, again = source.clips(0, 0, 6, 8, 1), shards.clips(0, 0, 6, 8, 1)
     assert (original - again).abs().mean() < 0.06  # neighbouring clips differ by 0.1, colour is kept at half the size
     assert (source.images(0, 0, 1)[0] - shards.images(0, 0, 1)[0]).abs().mean() < 0.01
+
+
+def test_a_shard_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "a.part").symlink_to(tmp_path / "victim")
+    ShardWriter(tmp_path / "a.part").close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.part"] and not (tmp_path / "a.part").is_symlink()
 
 
 def test_shards_at_another_rate_have_short_gops(footage, tmp_path, pool):

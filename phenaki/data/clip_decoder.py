@@ -25,6 +25,7 @@ from phenaki.video_files import (
     Stream,
     VideoError,
     VideoReformatter,
+    comment_of,
     frame_rate,
     open_strictly,
     scaled_pixels,
@@ -130,6 +131,12 @@ def check_clip(file: ClipFile, on_progress: Progress) -> ClipFacts:
             if last - first > MAX_SECONDS:
                 raise VideoError(f"{file.name}: longer than {MAX_SECONDS // 3600} hours; cut it into shorter files", "too long")
         return ClipFacts(width, height, count, last - first + 1 / fps, fps)
+
+
+def read_comment(file: ClipFile) -> str:
+    """What stands in a video's comment, read without its frames."""
+    with open_video(file) as (container, _):
+        return comment_of(container)
 
 
 def check_hash(file: ClipFile, on_progress: Progress) -> None:
