@@ -34,7 +34,6 @@ from phenaki.text import TextEncoder
 from phenaki.video import Video, VideoError, VideoScene, middle_square, pictures_in, read_image
 
 DEFAULT_MODEL = "storybook"
-OF_A_SCENE = ("num_steps", "guidance_scale")  # sampling options that a scene may have for itself
 MAX_CHUNK_BYTES = 4 << 30  # of a chunk's frames as they are shown
 
 
@@ -266,14 +265,11 @@ def plan_story(story: Story, info) -> StoryPlan:
 def resolved_script(story: Story, info: ModelInfo, options: SamplingOptions, networks: Sequence[nn.Module] = ()) -> dict[str, Any]:
     """A story with the model's own values where it has none, the model's name, and "made_with": its weights' hash, the sampling options.
 
-    Options in place of the model's own stand in the scenes, so that the script told again is the same video. Pictures and videos go by file
-    name alone, and in "made_with" by their SHA-256. networks: those of a model that was never saved.
+    Pictures and videos go by file name alone, and in "made_with" by their SHA-256. networks: those of a model that was never saved.
     """
     values = story.to_dict()
-    asked = {name: getattr(options, name) for name in OF_A_SCENE if getattr(options, name) != getattr(info.sampling, name)}
     for scene in values["scenes"]:
         scene |= {name: Path(scene[name]).name for name in FILE_FIELDS if name in scene}
-        scene |= {name: value for name, value in asked.items() if name not in scene}
     made_with = {"weights": weights_hash(info, networks), "sampling": as_dict(options)}
     if files := files_of(story):
         made_with["files"] = list(map(content_hash, files))

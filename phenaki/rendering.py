@@ -49,6 +49,7 @@ class RenderSettings:
     compile: bool = False  # the layers, before they run
     seed: int | None = None
     fps: float | None = None
+    size: int | None = None
     guidance_scale: float | None = None
     num_steps: int | None = None
     negative: str | None = None
@@ -58,7 +59,7 @@ class RenderSettings:
     @property
     def options(self) -> dict[str, Any]:
         """Those of `Phenaki.prepare`."""
-        return {name: getattr(self, name) for name in ("seed", "fps", "guidance_scale", "num_steps", "negative", "context")}
+        return {name: getattr(self, name) for name in ("seed", "fps", "size", "guidance_scale", "num_steps", "negative", "context")}
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def is_finished(job: Job, story: Story, settings: RenderSettings, info: ModelInf
 
     ValueError where its story cannot be told, or the video was made from something else. Opens no weights.
     """
-    story = apply_overrides(story, seed=settings.seed, fps=settings.fps, negative=settings.negative)
+    story = apply_overrides(story, seed=settings.seed, fps=settings.fps, size=settings.size, negative=settings.negative)
     check_not_empty(plan_story(story, info), story.fps or info.fps)
     if settings.overwrite or not job.output.exists():
         return False

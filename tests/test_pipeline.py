@@ -1,5 +1,6 @@
 """From a script to a video, with a tiny random model and the real text encoder: exact counts, seeds, and what is refused."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -544,7 +545,9 @@ def test_a_file_with_chapters_and_script(ready, tmp_path, fps):
     assert written.num_frames == len(video) == len(read) and written.video_seconds == 3.5 and written.wall_seconds > 0
     assert read.fps == video.fps and read.scenes == video.scenes and read.script == video.script and read.script["seed"] == 3
     assert np.abs(read.frames.mean((1, 2)) - video.frames.mean((1, 2))).max() < 8
-    assert Story.of(read.script) == Story.from_dict({key: value for key, value in read.script.items() if key not in ("model", "made_with")})
+    told, plain = Story.of(read.script), Story.from_dict({key: value for key, value in read.script.items() if key not in ("model", "made_with")})
+    assert [scene.model_copy(update={"num_steps": None, "guidance_scale": None}) for scene in told.scenes] == list(plain.scenes)
+    assert [(scene.num_steps, scene.guidance_scale) for scene in told.scenes] == [(1, ready.info.sampling.guidance_scale)] * 2
     assert Story.of({**read.script, "edit": {"clip": "a.mp4"}}).seed == 3
 
 
@@ -552,11 +555,13 @@ def test_the_script_of_a_video_told_again_is_the_same_video(ready):
     """Whatever was asked for in place of the model's own when it was made; a scene's own values stay what they are."""
     story = [{"prompt": "a bear", "seconds": 1}, {"prompt": "a panda", "seconds": 1, "num_steps": 1}]
     video = ready.generate_story(story, seed=3, num_steps=3, guidance_scale=4, style="a picture book", size=32, progress=False)
-    assert [scene["num_steps"] for scene in video.script["scenes"]] == [3, 1]
     again = ready.generate_story(video.script, progress=False)
-    assert np.array_equal(again.frames, video.frames) and again.frames.shape[1] == 32 and again.script["scenes"] == video.script["scenes"]
-    other = ready.generate_story(story, seed=3, style="a picture book", size=32, progress=False)
-    assert "num_steps" not in other.script["scenes"][0] and not np.array_equal(other.frames, video.frames)
+    assert np.array_equal(again.frames, video.frames) and again.frames.shape[1] == 32
+    assert [scene["num_steps"] for scene in again.script["scenes"]] == [3, 1]
+    assert not np.array_equal(ready.generate_story(story, seed=3, style="a picture book", size=32, progress=False).frames, video.frames)
+    for made_with in (None, {"sampling": 3}, {"sampling": {"num_steps": 0}}):
+        with pytest.raises(ValueError, match="num_steps = 0") if made_with and isinstance(made_with["sampling"], dict) else contextlib.nullcontext():
+            Story.from_dict({**video.script, "made_with": made_with})
 
 
 @pytest.mark.parametrize(("option", "value", "words"), [("guidance_scale", "6", "guidance_scale 6: needed a finite number"), ("size", 8, "size = 8")])
