@@ -21,11 +21,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from training_toys import Stop, Toy, little, log, newest, settings, state
 
-from phenaki import atomic
+from phenaki import atomic, locks
 from phenaki.data.ahead import Ahead, drawn_ahead
+from phenaki.locks import BusyError
 from phenaki.training import checkpoints
 from phenaki.training import run as run_module
-from phenaki.training.checkpoints import BusyError, Progress, changed, damage
+from phenaki.training.checkpoints import Progress, changed, damage
 from phenaki.training.interrupts import Stopped
 from phenaki.training.journal import Journal
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate
@@ -54,7 +55,7 @@ def test_the_average_is_that_of_the_formula():
     assert ema.weights["1.num_batches_tracked"] == 200
 
 
-@pytest.mark.skipif(checkpoints.fcntl is None, reason="there are no locks here")
+@pytest.mark.skipif(locks.fcntl is None, reason="there are no locks here")
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
     program = "import pathlib, sys; from phenaki.training.checkpoints import take; kept = take(pathlib.Path(sys.argv[1])); print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
