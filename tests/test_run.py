@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from training_toys import Stop, Toy, little, log, newest, settings, state
 
-from phenaki import atomic, locks
+from phenaki import atomic
 from phenaki.data.ahead import Ahead, drawn_ahead
 from phenaki.locks import BusyError
 from phenaki.training import checkpoints
@@ -55,14 +55,9 @@ def test_the_average_is_that_of_the_formula():
     assert ema.weights["1.num_batches_tracked"] == 200
 
 
-@pytest.mark.skipif(locks.fcntl is None, reason="there are no locks here")
-def test_two_processes_do_not_train_in_one_folder(tmp_path):
-    program = "import pathlib, sys; from phenaki.training.checkpoints import take; kept = take(pathlib.Path(sys.argv[1])); print(flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline()
-        with pytest.raises(BusyError, match="another process trains in this folder; wait for it, or give another --out"):
-            Run(tmp_path, Toy(), settings())
-        other.kill()
+def test_two_processes_do_not_train_in_one_folder(tmp_path, held_elsewhere):
+    with held_elsewhere(tmp_path), pytest.raises(BusyError, match="another process trains in this folder; wait for it, or give another --out"):
+        Run(tmp_path, Toy(), settings())
     assert Run(tmp_path, Toy(), settings()).step == 0
 
 

@@ -1,7 +1,5 @@
 """Tokenising in parts: merged they are what one go would have made, an interruption costs one part, damage is told."""
 
-import subprocess
-import sys
 import weakref
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -10,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from phenaki import locks
 from phenaki.data import token_parts
 from phenaki.data.tensor_file import write_tensors
 from phenaki.data.token_parts import TokenPlan, drop_parts, merge, parts_folder, tokenize_source
@@ -159,22 +156,16 @@ def test_the_parts_stay_until_the_file_has_been_read(tmp_path, monkeypatch):
     assert not again.painted and len(StoryTokens.load(tmp_path / "a.safetensors").tokens) == 10
 
 
-HOLDER = "import pathlib, sys; from phenaki.locks import take_folder; kept = take_folder(pathlib.Path(sys.argv[1]), ''); print(flush=True); input()"
-
-
-@pytest.mark.skipif(locks.fcntl is None, reason="there are no locks here")
-def test_two_processes_do_not_make_one_file(tmp_path):
+def test_two_processes_do_not_make_one_file(tmp_path, held_elsewhere):
     """The second one is told, and takes no part away from the first: not even as the left-overs of a file that is whole."""
     path = tmp_path / "a.safetensors"
     with pytest.raises(KeyboardInterrupt):
         tokenize(path, Source(fail_at=8))
     left = sorted(parts_folder(path).glob("*.safetensors"))
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(parts_folder(path))], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline()
+    with held_elsewhere(parts_folder(path)):
         with pytest.raises(BusyError, match=r"a\.safetensors: another process makes this file; wait for it"):
             tokenize(path, Source())
         drop_parts(path)
-        other.kill()
     assert sorted(parts_folder(path).glob("*.safetensors")) == left and len(left) == 2
     drop_parts(path)
     assert not list(tmp_path.iterdir())
