@@ -134,7 +134,7 @@ ALLOWED = {
     "data/shards": {"data/clip_files"},
     "data/listing": {"data/clip_files", "data/table"},
     "data/clip_decoder": {"data/clip_files", "video", "video_encoders", "video_files"},
-    "data/decoding_worker": {"data/clip_decoder", "data/clip_files", "data/shards", "video_files"},
+    "data/decoding_worker": {"atomic", "data/clip_decoder", "data/clip_files", "data/shards", "video_files"},
     "data/decoding": {"data/clip_decoder", "data/clip_files"},
     "data/check": {"atomic", "data/clip_decoder", "data/clip_files", "data/decoding", "data/listing"},
 }
