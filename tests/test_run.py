@@ -292,6 +292,13 @@ def test_the_best_checkpoint_on_held_out_clips_stays(tmp_path):
     assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path / "last")] == ["08", "10"]
 
 
+def test_a_loss_that_is_no_number_is_not_the_best(tmp_path):
+    little(tmp_path, task=Toy(held_out=[math.nan, 1.0, math.inf, 5.0, math.nan]), save_every=2, keep_last=1)
+    assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path)] == ["04", "10"]
+    little(tmp_path / "none", task=Toy(held_out=[math.nan] * 5), save_every=2, keep_last=1)
+    assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path / "none")] == ["10"]
+
+
 SAVE_CALLS = [(checkpoints, "save_file"), (checkpoints, "sync"), (atomic, "sync"), (atomic.os, "replace")]
 
 

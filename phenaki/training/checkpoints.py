@@ -7,6 +7,7 @@ when it is whole. What is read is checked against the manifest before a tensor i
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -107,7 +108,7 @@ def drop_old(run: Path, keep_last: int, keep_best: bool) -> None:
 def best_checkpoint(run: Path) -> Path | None:
     """The checkpoint with the lowest loss on held-out clips."""
     losses = {folder: read_manifest(folder).get("validation") for folder in checkpoint_folders(run) if not damaged_manifest(folder)}
-    known = {folder: loss for folder, loss in losses.items() if loss is not None}
+    known = {folder: loss for folder, loss in losses.items() if loss is not None and math.isfinite(loss)}
     return min(known, key=known.get) if known else None
 
 
