@@ -1,10 +1,13 @@
 """Files that stand under their name whole or not at all, also when the power goes."""
 
 import contextlib
+import errno
 import io
 import os
 from pathlib import Path
 from typing import Any
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sync(path: Path) -> None:

@@ -271,12 +271,14 @@ def shard_command(
     fps: Annotated[float | None, typer.Option(help="frames a second; each clip's own by default")] = None,
     shard_size: Annotated[int, typer.Option(help="MB after which a shard is ended")] = 256,
     num_workers: Annotated[int, typer.Option(help="decoding processes; 0 = half of the cores")] = 0,
+    leave_out_failing: Annotated[bool, typer.Option("--leave-out-failing", help="do not stop at a whole clip that is too slow or too large")] = False,
 ) -> None:
     """Encode footage anew at the training size, with captions, in tar shards. Run it again to go on after an interruption."""
     with told_errors():
         from phenaki.data.sharding import ShardSettings, make_shards
 
-        made = make_shards(path, out, ShardSettings(size, fps, shard_size * 1_000_000), num_workers=num_workers, on_note=tell)
+        settings = ShardSettings(size, fps, shard_size * 1_000_000)
+        made = make_shards(path, out, settings, num_workers=num_workers, leave_out_failing=leave_out_failing, on_note=tell)
         tell(f"{out}: {made.num_clips} clips in {made.num_shards} shards, {made.num_bytes / 1e6:.1f} MB; {len(made.unusable)} files left out")
 
 

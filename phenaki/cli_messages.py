@@ -1,7 +1,6 @@
 """What all commands share: how errors and notes are told, and the values that options may have."""
 
 import contextlib
-import errno
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 
@@ -9,8 +8,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from phenaki.atomic import NO_ROOM
+
 errors = Console(stderr=True)
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class NumberKind(StrEnum):

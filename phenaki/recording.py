@@ -92,7 +92,7 @@ def open_writer(path: Path, resume: bool | None, about: dict[str, Any], on_note:
 def keep_unfinished(path: Path) -> str:
     """Moves what another run left of a video out of the way; says where it is, "" where no frames were left.
 
-    PartFileError where that run is still at work.
+    BusyError where that run is still at work.
     """
     part = part_path(path)
     aside = set_aside(part)

@@ -191,7 +191,7 @@ def render_folder(
 
 def check_settings(settings: RenderSettings, info: ModelInfo) -> None:
     """ValueError for values that no script could be made with."""
-    anything = apply_overrides(Story.of(["anything"]), seed=settings.seed, fps=settings.fps, negative=settings.negative)
+    anything = apply_overrides(Story.of(["anything"]), seed=settings.seed, fps=settings.fps, size=settings.size, negative=settings.negative)
     plan_story(anything, info)
     sampling_options(info.sampling, settings.guidance_scale, settings.num_steps, settings.context)
 

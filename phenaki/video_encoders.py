@@ -163,7 +163,7 @@ class StreamEncoder:
         kept, written = checksums(self.part), checksums(whole)
         lost_chapters = {scene.prompt for scene in scenes} - chapter_titles(whole)
         if kept != written or len(written) != self.count or lost_chapters:
-            raise VideoError(f"{self.path}: what was written does not read back; is the disk full?")
+            raise VideoError(f"{self.path}: what was written does not read back; is the disk full?", "no room")
         return whole
 
     def discard(self) -> None:

@@ -139,7 +139,8 @@ def open_strictly(path: Path, file: BinaryIO | None = None) -> Iterator[tuple[av
         raise VideoError(f"{path}: {error.strerror or 'no such file'}", "no such file") from error
     except DECODE_ERRORS as error:
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise VideoError(f"{path}: not a whole video file ({reason})", "damaged" if opened else "not a video") from error
+        kind = "too much memory" if isinstance(error, MemoryError) else "damaged" if opened else "not a video"
+        raise VideoError(f"{path}: not a whole video file ({reason})", kind) from error
 
 
 def strict_frames(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:

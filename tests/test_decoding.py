@@ -1,5 +1,6 @@
 """Decoding in processes of their own: hangs, crashes and hunger for memory cost a file, never the run."""
 
+import errno
 import os
 import resource
 import signal
@@ -11,13 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phenaki.data import decoding_worker
+from phenaki.data import clip_decoder, decoding_worker
+from phenaki.data.check import PASSING
 from phenaki.data.clip_decoder import Cut, frames_at
 from phenaki.data.clip_files import ClipFile, clip_file
 from phenaki.data.decoding import ClipError, DecodingPool
 from phenaki.data.listing import list_clips
 from phenaki.nal_units import damage_of, length_size
 from phenaki.video import Video
+from phenaki.video_files import VideoError
 
 
 @pytest.fixture
@@ -70,6 +73,16 @@ def test_a_system_that_does_not_take_the_bound_is_not_in_the_way(monkeypatch):
 
     monkeypatch.setattr(resource, "setrlimit", refuse)
     decoding_worker.limit_memory(1 << 30)
+
+
+def test_a_codec_that_gets_no_memory_says_nothing_of_the_file(good, monkeypatch):
+    def starved(*_):
+        raise av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(clip_decoder, "whole_frames", starved)
+    with pytest.raises(VideoError, match="Cannot allocate memory") as error:
+        clip_decoder.check_clip(good, lambda: None)
+    assert error.value.kind in PASSING
 
 
 def test_workers_end_with_their_pool(good):

@@ -20,10 +20,12 @@ from phenaki.checkpoint import ModelInfo, load_model, sha256
 from phenaki.cvivit import CViViT, Reconstruction
 from phenaki.data.storybook import StorybookWorld, open_world
 from phenaki.data.tokens import StoryTokens
+from phenaki.locks import BusyError
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, MaskGIT, MaskGITConfig, TokenScores
 from phenaki.text import TextEncoder
 from phenaki.training import batches as batches_module
 from phenaki.training import generator as generator_module
+from phenaki.training import tokenizer as tokenizer_module
 from phenaki.training.batches import Batch, corrupt, draw_batch, draw_windows
 from phenaki.training.generator import GeneratorTask, generator_loss, run_generator_training, validation_loss
 from phenaki.training.losses import TokenizerLosses, with_psnr
@@ -959,3 +961,9 @@ def test_stories_are_made_anew_for_other_weights_and_only_then(trained, tmp_path
     before = sha256(path)
     assert not go(3) and sha256(path) == before
     assert not go(3)
+
+
+def test_a_folder_in_which_another_process_trains_is_refused_before_any_data_is_made(tmp_path, monkeypatch, held_elsewhere):
+    monkeypatch.setattr(tokenizer_module, "open_source", lambda *_: pytest.fail("the work began"))
+    with held_elsewhere(tmp_path / "tokenizer"), pytest.raises(BusyError, match="another process trains in this folder"):
+        run_tokenizer_training(CONFIGS / "tiny.toml", tmp_path, steps=1)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from phenaki.atomic import NO_ROOM
 from phenaki.data.clip_decoder import Cut, check_clip, cut_clip, read_comment, reencode_clip
 from phenaki.data.clip_files import ClipFile
 from phenaki.data.shards import index_shard
@@ -63,7 +64,7 @@ def told_answer(request: dict[str, Any], out: BinaryIO) -> tuple[dict[str, Any],
     except MemoryError:
         kind, reason = "too much memory", "decoding it takes more memory than a worker has"
     except OSError as error:
-        kind, reason = "unreadable", str(error.strerror or error)
+        kind, reason = "no room" if error.errno in NO_ROOM else "unreadable", str(error.strerror or error)
     except Exception as error:
         kind, reason = "damaged", f"{type(error).__name__}: {error}"
     return {"status": "unusable", "kind": kind, "reason": reason[:2000]}, b""

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ from phenaki.maskgit import Context, MaskGIT, MaskGITConfig, TextCache
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.batches import Batch, draw_batch, share
+from phenaki.training.checkpoints import take
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.rollouts import least_slices, own_context
-from phenaki.training.run import Run
+from phenaki.training.run import Run, check_start
 from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.start import start_network
@@ -154,6 +156,12 @@ def with_own_context(model: MaskGIT, given: TextBatch, num_steps: int) -> TextBa
     return replace(given, batch=replace(batch, context=context, rollout=None))
 
 
+def identity_of(config: MaskGITConfig, made_with: dict[str, Any]) -> dict[str, Any]:
+    """What a run that goes on must have alike. made_with: what the tokens and texts depend on."""
+    tokens = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:12]
+    return {"generator": as_dict(config), "tokens and texts": tokens}
+
+
 @dataclass
 class GeneratorTask:
     """What a generator run trains (phenaki/training/run.py: Task)."""
@@ -175,8 +183,7 @@ class GeneratorTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        tokens = hashlib.sha256(json.dumps(self.made_with, sort_keys=True).encode()).hexdigest()[:12]
-        return {"generator": as_dict(self.model.config), "tokens and texts": tokens}
+        return identity_of(self.model.config, self.made_with)
 
     @property
     def habits(self) -> dict[str, Any]:
@@ -252,12 +259,12 @@ def run_generator_training(
     check_folder(out)
     training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, steps, seed))
     origin = tokenizer or (out / "model" if (out / "model" / "config.json").is_file() else "storybook")
-    with joined(device) as group:
+    with joined(device) as group, take(out / "generator") if group.leads else nullcontext() as lock:
         note = on_note if group.leads else silent
         note(f"tokenizer: {origin}")
         base = load_model(origin, group.device)
         task = _make_task(settings, training, config.stem, group, base, data, validation, init_from, out, note)
-        run = Run(out / "generator", task, training.optimizer, group, note)
+        run = Run(out / "generator", task, training.optimizer, group, note, lock)
         run.train(on_log)
         averaged = run.averaged()
         if group.leads:
@@ -286,6 +293,11 @@ def _make_task(
         trained = load_model(init_from)
         facts |= start_network(model, "generator", trained, init_from, on_note)
         words = trained.info.words
+    made = made_with(base, text_encoder)
+    check_start(out / "generator", training.optimizer, identity_of(config, made), group)
+    is_prepared = data is not None and is_story_tokens(data)
+    if not is_prepared:
+        check_rollouts(config, training, training.num_slices)
     encoder = text_encoder.fingerprint
     info = ModelInfo(name, base.info.tokenizer, config, settings.text, base.info.fps, settings.sampling, encoder, facts, words=words)
 
@@ -295,13 +307,20 @@ def _make_task(
     stories = stories_of(training, data, "stories.safetensors") if group.leads else None
     group.wait()  # the others read what the first has made
     stories = stories or stories_of(training, data, "stories.safetensors")
-    least, found = least_slices(config), stories.tokens.tokens.shape[1]
-    if training.rollout_prob and (found < least or not config.context_slices):
-        raise ValueError(f"rollout_prob {training.rollout_prob}: needs context_slices, and stories of {least} slices; found {found}, set num_slices")
-    drawn = data is None or not (is_footage(data) or is_story_tokens(data))  # the storybook world: another seed tells other stories
+    check_rollouts(config, training, stories.tokens.tokens.shape[1])
+    drawn = data is None or not (is_footage(data) or is_prepared)  # the storybook world: another seed tells other stories
     held_out = None
     if training.optimizer.validation_batches and group.leads and (validation is not None or drawn):
         fewer = replace(training, num_stories=HELD_OUT_STORIES, optimizer=replace(training.optimizer, seed=HELD_OUT_SEED))
         held_out = stories_of(fewer, data if validation is None else validation, "held-out.safetensors").tokens
     look = lambda network, path: show_stories(stories.prompts, network, base, text_encoder, settings.sampling, path)
-    return GeneratorTask(model.to(group.device), stories.tokens, training, info, base.tokenizer, held_out, look, made_with(base, text_encoder))
+    return GeneratorTask(model.to(group.device), stories.tokens, training, info, base.tokenizer, held_out, look, made)
+
+
+def check_rollouts(config: MaskGITConfig, training: GeneratorTraining, num_slices: int) -> None:
+    """ValueError where stories of so many slices, or a generator of this kind, have no room for a context that the model makes."""
+    least = least_slices(config)
+    if training.rollout_prob and (num_slices < least or not config.context_slices):
+        raise ValueError(
+            f"rollout_prob {training.rollout_prob}: needs context_slices, and stories of {least} slices; found {num_slices}, set num_slices"
+        )

@@ -1,7 +1,6 @@
 """Where the tokenised stories of generator training come from: a source of clips, or a file made before by `phenaki data tokenize`."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from phenaki.checkpoint import Model, load_model, state_sha256
 from phenaki.cvivit import CViViT
 from phenaki.data.storybook import WORLDS
 from phenaki.data.tensor_file import read_metadata
-from phenaki.data.token_parts import TokenPlan, parts_folder, tokenize_source
+from phenaki.data.token_parts import TokenPlan, drop_parts, tokenize_source
 from phenaki.data.tokens import StoryTokens, TokensError, is_story_tokens
 from phenaki.text import TextEncoder
 from phenaki.training.heap import keep_freed_memory
@@ -68,7 +67,7 @@ def story_tokens(
         try:
             stories = StoryTokens.load(path)
             if stories.description == made_by:
-                shutil.rmtree(parts_folder(path), ignore_errors=True)  # a run killed after its last part has left them
+                drop_parts(path)
                 return stories
             on_note("the stories on disk were tokenised by other weights or settings: making them anew")
         except TokensError as error:
@@ -80,8 +79,7 @@ def story_tokens(
         return [text[mask].cpu() for text, mask in zip(encoded.text, encoded.text_mask, strict=True)]
 
     keep_freed_memory()
-    tokenize_source(source, base.tokenizer.encode, encode_text, plan, path, made_by, on_note)
-    stories = StoryTokens.load(path)
+    stories = tokenize_source(source, base.tokenizer.encode, encode_text, plan, path, made_by, on_note)
     note_cut_captions(stories.captions, source, text_encoder, on_note)
     return stories
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from phenaki.data.order import is_image_step
 from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
 from phenaki.data.tokens import is_story_tokens
 from phenaki.maskgit import MaskGIT
-from phenaki.training.checkpoints import changed
+from phenaki.training.checkpoints import changed, take
 from phenaki.training.clip_bank import ClipBank
 from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for
@@ -200,10 +201,10 @@ def run_tokenizer_training(
         raise ValueError(f"{config}: decoder_only = true keeps the tokens, revive_after changes them: set one of them back")
     if training.decoder_only and init_from is None:
         raise ValueError(f"{config}: decoder_only = true needs --init-from MODEL, whose tokens are kept")
-    with joined(device) as group:
+    with joined(device) as group, take(out / "tokenizer") if group.leads else nullcontext() as lock:
         note = on_note if group.leads else silent
         task = _make_task(settings, training, config.stem, group, data, validation, init_from, out / "tokenizer" / "unusable.jsonl", note)
-        run = Run(out / "tokenizer", task, training.optimizer, group, note)
+        run = Run(out / "tokenizer", task, training.optimizer, group, note, lock)
         run.train(on_log)
         averaged = run.averaged()
         if group.leads:
