@@ -231,7 +231,7 @@ class MaskGIT(nn.Module):
     def drop_text(self, text: Tensor, text_mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
         """Puts the null text in place of the prompts where `dropped` (b,) is True."""
         first = torch.zeros_like(text_mask)
-        first[:, 0] = True
+        first[:, :1].fill_(True)
         text = torch.where(dropped[:, None, None], self.null_text.to(text.dtype), text)
         return text, torch.where(dropped[:, None], first, text_mask)
 

@@ -100,7 +100,7 @@ ALLOWED = {
     "training/discriminator": set(),
     "training/adversarial": {"quantizer"},
     "training/losses": {
-        "config", "cvivit", "evaluation/i3d", "evaluation/lpips", "evaluation/metrics", "training/adversarial", "training/discriminator",
+        "config", "cvivit", "devices", "evaluation/i3d", "evaluation/lpips", "evaluation/metrics", "training/adversarial", "training/discriminator",
     },
     "evaluation/metrics": set(),
     "evaluation/frechet": set(),

@@ -13,23 +13,31 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from training_toys import PLAIN, Toy, little
 
+import phenaki.training.losses as losses_module
 import phenaki.training.run as run_module
 from phenaki.compiling import compile_layers
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.art import draw_art
 from phenaki.data.storybook import SMALL_WORLD, StorybookWorld
+from phenaki.data.tokens import StoryTokens
 from phenaki.director import fill_scene, see_context
+from phenaki.evaluation.i3d import I3D
+from phenaki.evaluation.lpips import LPIPS
 from phenaki.evaluation.referee import Referee, labels_of
 from phenaki.layers import short_attention
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.past import begin_with, decode_after
 from phenaki.sampling import NoiseKey, SamplingOptions, prepare_rounds
-from phenaki.training.losses import TokenizerLosses
+from phenaki.training.batches import draw_batch
+from phenaki.training.generator import generator_loss, told, with_own_context
+from phenaki.training.journal import Meter
+from phenaki.training.losses import LossSettings, TokenizerLosses
 from phenaki.training.optimizers import EMA, OptimizerSettings, generator_for
 from phenaki.training.parallel import Part
 from phenaki.training.referee import Batch, RefereeTask, as_batch, referee_losses
 from phenaki.training.referee_augmentation import blurred, in_blocks, noisy
 from phenaki.training.referee_examples import Examples, reconstructed
+from phenaki.training.settings import GeneratorTraining
 
 META = torch.device("meta")
 TOKENIZER = CViViTConfig(image_size=16, patch_size=8, dim=16, heads=2, mlp_dim=24, stem_dim=8, head_blocks=1, fsq_levels=(4, 4))
@@ -44,7 +52,7 @@ def test_a_tokenizers_step():
     network, video = CViViT(TOKENIZER).to(META), torch.zeros(2, 3, 5, 16, 16, device=META)
     losses = TokenizerLosses(PLAIN)(network(video), video, 0, generator_for(0, 0))
     losses["loss"].backward()
-    EMA(network, 0.9).update(network, 3)
+    EMA(network, 0.9).update(3)
     assert {value.device for value in losses.values()} == {META}
     assert network.decode(network.encode(video)).shape == video.shape
 
@@ -73,6 +81,91 @@ class MeetsTheCpu(TorchDispatchMode):
         if "cpu" in places or "copy_." in str(function):
             self.met.append(str(function))
         return function(*args, **(kwargs or {}))
+
+
+class IsWaitedFor(MeetsTheCpu):
+    """Notes what takes a GPU numbers of the CPU by a copy that is waited for: in a step only `sent` may, which pins them."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        places = {value.device.type for value in tree_leaves((args, kwargs, made)) if isinstance(value, torch.Tensor)}
+        if len(places) > 1 or ("copy_." in str(function) and not any(args[1].stride())):  # one number
+            self.met.append(str(function))
+        return made
+
+
+def pinned(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """In place of `sent`."""
+    return torch.empty(values.shape, dtype=values.dtype, device=device)
+
+
+@pytest.mark.parametrize("balance", ["constant", "adaptive"])
+def test_a_tokenizers_losses_are_not_waited_for(monkeypatch, balance):
+    monkeypatch.setattr(losses_module, "sent", pinned)
+    weights = {f"{name}_weight": 0.1 for name in ("l1", "change", "motion", "still", "lpips", "i3d", "adversarial", "lecam")}
+    own = LossSettings(**weights, first_frame_weight=0.5, start_step=0, balance=balance, r1_weight=0, discriminator_dim=8, discriminator_stages=1)
+    with META:
+        losses = TokenizerLosses(own, LPIPS(), I3D())
+    network, video = CViViT(TOKENIZER).to(META), torch.zeros(2, 3, 5, 16, 16, device=META)
+    with IsWaitedFor() as seen:
+        said = losses(network(video), video, 0, generator_for(0, 0))
+        (said["loss"] + said["discriminator_loss"]).backward()
+    assert seen.met == [] and said["lecam"].device == META
+    with seen:
+        video[0] = 5
+    assert seen.met
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_a_generators_loss_is_not_waited_for(monkeypatch, anchored):
+    """Nor are the contexts that it makes itself."""
+    config = MaskGITConfig(codebook_size=16, token_factors=2, dim=16, depth=1, heads=2, mlp_dim=24, text_dim=8, critic=True)
+    network, (stories, training) = MaskGIT(config).to(META), stories_for(config)
+    batch = next(one for one in (draw_batch(stories, config, training, step) for step in range(99)) if one.rollout and (2 in one.kinds) == anchored)
+    given = told(stories, batch, Part(), META)
+    assert given.batch.places.device == META and {one.device.type for one in given.batch.shares.values()} == {"cpu"}, "which costs the device nothing"
+    own = with_own_context(network, given, 2)
+    with IsWaitedFor() as seen:
+        losses = generator_loss(network, own.batch, own.text, own.text_mask, 0.1, own.num_hidden)
+        losses["loss"].backward()
+    assert seen.met == [] and losses["critic"].device == META and own.batch.context.shape == batch.context.shape
+
+
+def stories_for(config: MaskGITConfig) -> tuple[StoryTokens, GeneratorTraining]:
+    """Of one long scene each, and a training with contexts that the network makes."""
+    spans = torch.tensor([[0, 5], [5, 12]])
+    starts, ends, said = torch.zeros(4, 20, dtype=torch.long), torch.full((4, 20), 20), torch.arange(4)[:, None].expand(4, 20) % 2
+    stories = StoryTokens(torch.zeros(4, 20, 2, 2, dtype=torch.int32), starts, ends, said, torch.zeros(12, config.text_dim).half(), spans, "zeros")
+    return stories, GeneratorTraining(rollout_prob=1.0, image_prob=0.0, from_text_prob=0.0, optimizer=OptimizerSettings(batch_size=2))
+
+
+class Counted(TorchDispatchMode):
+    """How often a device is given something to do."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += any(value.is_meta for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor))
+        return function(*args, **(kwargs or {}))
+
+
+def test_what_a_log_tells_of_a_step_is_summed_at_once():
+    meter, values = Meter(), {f"loss {number}": torch.zeros((), device=META) for number in range(20)} | {"skipped": torch.tensor(0.0)}
+    meter.add(values, 1, 0.0)
+    with Counted() as counted:
+        meter.add(values, 1, 0.0)
+    assert counted.count <= 2 + 20, "each is detached; one stack, one sum"
+    assert list(meter.sums) == list(values) and meter.sums["skipped"].device.type == "cpu"
+
+
+def test_an_average_moves_all_weights_at_once():
+    network = CViViT(TOKENIZER).to(META)
+    average = EMA(network, 0.9)
+    with Counted() as counted:
+        average.update(3)
+    assert counted.count == 1 + sum(not one.is_floating_point() for one in network.state_dict().values())
 
 
 @torch.no_grad()
@@ -174,12 +267,18 @@ def test_layers_of_a_kind_share_few_graphs_whatever_the_shapes(graphs):
     assert 0 < len(graphs) < 12  # not one for each of three layers and six shapes
 
 
-def test_counting_the_operations_of_a_step_leaves_it_compiled(tmp_path, monkeypatch, graphs):
-    """torch never compiles what it first meets while operations are counted."""
+def test_every_step_is_compiled_the_first_of_a_process_too(tmp_path, monkeypatch):
+    """On a GPU whose use is told, too: run another way, as while operations are counted, a step rounds otherwise, and a resumed run is another."""
     monkeypatch.setattr(run_module, "peak_operations", lambda device: 1e12)
-    task = Toy(model=Layered())
-    task.build = Layered
-    task.rehearse = lambda network, num_rows: network.layers[0](torch.zeros(num_rows, 3)).mean()
-    task.loss_at = lambda step: {"loss": task.model.layers[0](torch.ones(4, 3)).square().mean()}
-    little(tmp_path, num_steps=4, task=task, compile=True)
-    assert graphs
+    calls, compiled = [], torch.compile
+    backend = lambda graph, _: lambda *args: calls.append(graph) or graph(*args)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled(function, backend=backend))
+    torch._dynamo.reset()
+    for num_steps in (2, 4):
+        task = Toy(model=Layered())
+        task.build = Layered
+        task.rehearse = lambda network, num_rows: network.layers[0](torch.zeros(num_rows, 3)).mean()
+        task.loss_at = lambda step, task=task: {"loss": task.model.layers[0](torch.ones(4, 3)).square().mean()}
+        lines = []
+        little(tmp_path, num_steps=num_steps, task=task, on_log=lines.append, compile=True)
+        assert len(calls) == num_steps and lines[-1]["mfu"] > 0

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from training_toys import Stop, newest
 
 from phenaki import atomic, checkpoint
@@ -15,6 +16,7 @@ from phenaki.text import TextEncoder
 from phenaki.training import generator as generator_module
 from phenaki.training.generator import run_generator_training
 from phenaki.training.settings import load_settings
+from phenaki.training.tokenizer import run_tokenizer_training
 
 pytestmark = pytest.mark.usefixtures("synced")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -46,8 +48,18 @@ def shipped(tmp_path, config, monkeypatch) -> Path:
 def train(config: Path, out: Path, steps: int, **options) -> list[str]:
     """What a run says."""
     notes: list[str] = []
-    run_generator_training(config, out, steps=steps, **options, on_log=lambda line: None, on_note=notes.append)
+    run_generator_training(config, out, steps=steps, on_log=lambda line: None, on_note=notes.append, **options)
     return notes
+
+
+def changed(config: Path, name: str, *changes: tuple[str, str]) -> Path:
+    """The settings with something else in place of each text."""
+    text = config.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (config.parent / name).write_text(text)
+    return config.parent / name
 
 
 def test_a_run_with_the_shipped_tokenizer_goes_on(config, shipped, tmp_path):
@@ -140,13 +152,61 @@ def test_a_command_that_is_refused_leaves_the_tokens_of_the_run_alone(config, sh
 
 
 def test_roll_outs_that_no_story_is_long_enough_for_are_refused(config, shipped, tmp_path):
-    text = config.read_text().replace("num_stories = 3", "num_stories = 3\nrollout_prob = 0.5")
-    short = tmp_path / "short.toml"
-    short.write_text(text.replace("num_slices = 9", "num_slices = 6"))
-    assert "num_slices = 6" in short.read_text()
+    long = changed(config, "long.toml", ("num_stories = 3", "num_stories = 3\nrollout_prob = 0.5"))
+    short = changed(long, "short.toml", ("num_slices = 9", "num_slices = 6"))
     with pytest.raises(ValueError, match=r"rollout_prob 0\.5: needs context_slices, and stories of 7 slices; found 6, set num_slices"):
         train(short, tmp_path / "out", 1)
     assert not list(tmp_path.glob("out/generator/*.safetensors")), "before any work"
-    long = tmp_path / "long.toml"
-    long.write_text(text)
     train(long, tmp_path / "other", 1)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A folder of four, each with its caption."""
+    (tmp_path / "pictures").mkdir()
+    for number in range(4):
+        Image.new("RGB", (40, 32), (60 * number, 0, 0)).save(tmp_path / f"pictures/{number}.png")
+        (tmp_path / f"pictures/{number}.txt").write_text(f"red number {number}")
+    return tmp_path / "pictures"
+
+
+def test_a_generator_is_trained_and_validated_on_pictures_alone(config, shipped, pictures, tmp_path, monkeypatch):
+    looks = []
+    monkeypatch.setattr(generator_module, "show_stories", lambda prompts, *_: looks.append(prompts))
+    alone = changed(config, "alone.toml", ("num_stories = 3", "num_stories = 0\nimage_prob = 1"))
+    assert "tokenising 0 stories and 4 pictures" in train(alone, tmp_path / "out", 1, data=pictures, validation=pictures)
+    assert [sorted(prompt for ((prompt, _),) in prompts) for prompts in looks] == [[f"red number {number}" for number in range(4)]]
+    assert '"validation": null' not in (newest(tmp_path / "out/generator") / "manifest.json").read_text()
+
+
+def test_stories_too_short_for_a_step_are_refused_before_the_first(config, shipped, tmp_path):
+    """Held-out ones too: a run that met them at its first checkpoint lost all steps before."""
+    short = changed(config, "short.toml", ("num_slices = 9", "num_slices = 4"))
+    with pytest.raises(ValueError, match=r"no scene of the training stories has 3 slices after 2 others: make the stories longer"):
+        train(short, tmp_path / "short", 1)
+    with pytest.raises(ValueError, match=r"no scene of the held-out stories has 3 slices after 2 others: make the stories longer"):
+        train(config, tmp_path / "out", 5, validation=tmp_path / "short/generator/stories.safetensors")
+    assert not (tmp_path / "out/generator/checkpoints").exists()
+
+
+def test_unusable_files_of_held_out_footage_are_listed_apart(config, shipped, pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "held")
+    for folder, name in ((pictures, "broken.png"), (tmp_path / "held", "other.png")):
+        (folder / name).write_bytes(b"no picture")
+    alone = changed(config, "alone.toml", ("num_stories = 3", "num_stories = 0\nimage_prob = 1"))
+    train(alone, tmp_path / "out", 1, data=pictures, validation=tmp_path / "held")
+    for name, met in (("stories", "broken.png"), ("held-out", "other.png")):
+        (line,) = (tmp_path / f"out/generator/{name}-unusable.jsonl").read_text().splitlines()
+        assert met in line
+
+
+@pytest.mark.parametrize("program", [run_tokenizer_training, run_generator_training])
+def test_a_machine_without_a_compiler_is_told_before_anything_is_made(config, shipped, tmp_path, monkeypatch, program):
+    def refuse(*_, **__):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    compiled = changed(config, "compiled.toml", ("batch_size = 2", "batch_size = 2\ncompile = true"))
+    with pytest.raises(ValueError, match=r"torch cannot compile for cpu here \(no C\+\+ compiler\)"):
+        program(compiled, tmp_path / "out", steps=1, on_log=lambda line: None, on_note=lambda note: None)
+    assert not (tmp_path / "out/generator").exists() and not (tmp_path / "out/tokenizer").exists()

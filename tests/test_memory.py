@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from training_toys import Toy, little, settings
 from typer.testing import CliRunner
 
@@ -17,7 +18,7 @@ from phenaki.data.storybook import open_world
 from phenaki.maskgit import MaskGIT
 from phenaki.training import memory as memory_module
 from phenaki.training.generator import GeneratorTask
-from phenaki.training.memory import StepMemory, free_memory, judge, kept_bytes, left_of_container, step_memory
+from phenaki.training.memory import StepMemory, free_memory, judge, left_of_container, rehearsed, step_memory
 from phenaki.training.optimizers import make_optimizers
 from phenaki.training.run import Run
 from phenaki.training.settings import TokenizerTraining, load_settings
@@ -58,12 +59,34 @@ def generator_task() -> GeneratorTask:
 def test_activations_are_reckoned_to_the_byte(make, num_rows):
     task = make()
     forward = lambda network: task.rehearse(network, num_rows)
+    kept = lambda bf16=False, **changes: rehearsed(task.build, task.rehearse, num_rows, settings(**changes), CPU, bf16).kept
     state = torch.get_rng_state()
-    reckoned = kept_bytes(task.build, forward, settings(), CPU, bf16=False)
+    reckoned = kept()
     assert torch.equal(state, torch.get_rng_state()), "no randomness of training is used up"
     assert reckoned == pytest.approx(really_kept(task.build(), forward), rel=0.02) and reckoned > 10_000
-    assert kept_bytes(task.build, forward, settings(activation_checkpointing=True), CPU, bf16=False) < reckoned
-    assert kept_bytes(task.build, forward, settings(), CPU, bf16=True) < reckoned
+    assert kept(activation_checkpointing=True) < reckoned and kept(bf16=True) < reckoned
+
+
+@pytest.mark.parametrize("make", [tokenizer_task, generator_task])
+def test_operations_are_those_of_a_step_and_the_same_for_each_clip(make):
+    """Three times a forward pass, but for products of which one side is given, as pixels and texts are: no gradient goes there."""
+    task = make()
+    made = [rehearsed(task.build, task.rehearse, num_rows, settings(), CPU, bf16=False).operations_per_clip for num_rows in (1, 6)]
+    with FlopCounterMode(display=False) as counter:
+        task.rehearse(task.build(), 6).backward()
+    assert made[1] == pytest.approx(made[0], rel=0.05) and 0.85 < counter.get_total_flops() / 6 / made[1] <= 1
+
+
+def test_a_batch_is_so_many_clips_worth_of_a_rehearsal():
+    task = tokenizer_task()
+    assert task.effort(torch.zeros(4, 3, 5, 32, 32)) == 4 and task.effort(torch.zeros(4, 3, 1, 32, 32)) == pytest.approx(4 / 3)
+    task, config = generator_task(), TINY.generator
+    longest = config.chunk_slices + config.context_slices + 1
+    chunk, context = torch.zeros(5, config.chunk_slices, 4, 4), torch.zeros(5, config.context_slices + 1, 4, 4)
+    effort = lambda **own: task.effort(SimpleNamespace(batch=SimpleNamespace(**{"tokens": chunk, "context": None, "rollout": None} | own)))
+    assert effort(context=context) == 5 and effort(tokens=chunk[:, :1]) == pytest.approx(5 / longest)
+    passed = task.training.num_rollout_steps * config.chunk_slices + config.context_slices  # forward alone
+    assert effort(context=context, rollout=()) == 5 and effort(context=context, rollout="one") == pytest.approx(5 + 5 * passed / 3 / longest)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

@@ -18,7 +18,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from training_toys import Stop, Toy, little, log, newest, settings, state
 
 from phenaki import atomic
@@ -28,7 +27,7 @@ from phenaki.training import checkpoints
 from phenaki.training import run as run_module
 from phenaki.training.checkpoints import Progress, changed, damage
 from phenaki.training.interrupts import Stopped
-from phenaki.training.journal import Journal
+from phenaki.training.journal import Journal, Meter
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate
 from phenaki.training.run import MAX_SKIPPED, Run, TrainingError
 
@@ -46,7 +45,7 @@ def test_the_average_is_that_of_the_formula():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
             model[1].num_batches_tracked += 1
-        ema.update(model, step)
+        ema.update(step)
         decay = min(0.9, (1 + step) / (10 + step))
         for name, tensor in model.state_dict().items():
             slow[name] = decay * slow[name] + (1 - decay) * tensor if tensor.is_floating_point() else tensor.clone()
@@ -120,6 +119,19 @@ def test_the_log_has_the_mean_of_its_interval(tmp_path):
     assert [(line["step"], line["loss"]) for line in log(tmp_path)] == [(5, 2.0), (7, 5.5)]
 
 
+def test_sums_are_those_of_single_numbers_to_the_bit_and_go_on_as_they_were():
+    torch.manual_seed(0)
+    steps = [{"loss": torch.rand(()), "skipped": torch.tensor(0.0), "rate": torch.rand((), dtype=torch.float64)} for _ in range(40)]
+    sums, whole, cut = dict.fromkeys(steps[0], 0.0), Meter(), Meter()
+    for number, values in enumerate(steps):
+        sums = {name: sums[name] + value.item() for name, value in values.items()}
+        whole.add(values, 1, 0.0)
+        cut.add(values, 1, 0.0)
+        if number % 7 == 3:
+            cut = Meter(cut.since, {name: value.item() for name, value in cut.sums.items()})
+    assert {name: value.item() for name, value in whole.sums.items()} == {name: value.item() for name, value in cut.sums.items()} == sums
+
+
 @pytest.mark.parametrize("stop_at", [None, 3])
 def test_a_skipped_step_is_counted_and_spoils_no_mean(tmp_path, stop_at):
     """Also after a stop within its interval; an interval of such steps alone has null, which is JSON."""
@@ -142,21 +154,13 @@ def test_a_skipped_step_is_counted_and_spoils_no_mean(tmp_path, stop_at):
 
 
 def test_the_share_of_the_peak_is_that_of_the_interval(tmp_path, monkeypatch):
-    """Steps of two kinds, one with twice the operations; each is counted once, and each line has those of its own steps."""
+    """Operations are those of the rehearsal, three times its forward pass; each line has the clips' worth of its own steps."""
     monkeypatch.setattr(run_module, "peak_operations", lambda device: 1e6)
-    counters, lines = [], []
-    monkeypatch.setattr(run_module, "FlopCounterMode", lambda display: counters.append(FlopCounterMode(display=display)) or counters[-1])
-
-    def loss_at(model, step, loss):
-        inner = model(torch.ones(4 if step < 3 else 8, 3))
-        return {"loss": inner.square().mean()}
-
-    task = Toy(kind_at=lambda step: "small" if step < 3 else "large")
-    little(tmp_path, num_steps=6, log_every=3, loss_at=loss_at, task=task, on_log=lines.append)
-    assert len(counters) == 2
+    lines, task = [], Toy(effort_at=lambda step: 4 if step < 3 else 8)
+    little(tmp_path, num_steps=6, log_every=3, task=task, on_log=lines.append, batch_size=2, accumulate=2)
     operations = [line["mfu"] * 1e6 * 3 * line["seconds_per_step"] for line in lines]
-    once = 2 * 4 * 3 * 2 * 2  # a product and a sum for each of 4 rows, 3 x 2 weights: forward, and backward to the weights
-    assert operations == pytest.approx([3 * once, 3 * 2 * once], rel=1e-6)
+    once = 3 * 2 * 3 * 2  # forward and backward, a product and a sum for each of 3 x 2 weights
+    assert operations == pytest.approx([3 * 2 * 4 * once, 3 * 2 * 8 * once], rel=1e-6)
 
 
 def test_small_figures_of_the_log_keep_their_digits_and_steps_all_of_them(tmp_path):
@@ -297,6 +301,27 @@ def test_a_loss_that_is_no_number_is_not_the_best(tmp_path):
     assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path)] == ["04", "10"]
     little(tmp_path / "none", task=Toy(held_out=[math.nan] * 5), save_every=2, keep_last=1)
     assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path / "none")] == ["10"]
+def test_a_validation_that_fails_costs_no_checkpoint(tmp_path, capsys):
+    """The same command goes on behind it, where it would else come to the same end each time."""
+    task = Toy()
+    task.validate = lambda *_: (_ for _ in ()).throw(ValueError("no clips to validate on"))
+    for step in (5, 10):
+        with pytest.raises(ValueError, match="no clips to validate on"):
+            little(tmp_path, task=task)
+        assert newest(tmp_path).name == f"step-{step:07d}" and not damage(newest(tmp_path)) and state(tmp_path)["validation"] is None
+        assert f"step {step} is saved, but its validation failed" in capsys.readouterr().out
+    little(tmp_path / "other", task=Toy())
+    assert state(tmp_path)["sha256"] == state(tmp_path / "other")["sha256"]
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_highest_step_however_many_digits_it_has(tmp_path):
+    folder = tmp_path / "checkpoints"
+    for step in (9_999_990, 9_999_995, 10_000_000, 12_000_000):
+        (folder / f"step-{step:07d}").mkdir(parents=True)
+    (folder / "step-9999990.copy").mkdir()
+    assert [path.name for path in checkpoints.checkpoint_folders(tmp_path)] == ["step-9999990", "step-9999995", "step-10000000", "step-12000000"]
+    checkpoints.drop_old(tmp_path, keep_last=2, keep_best=False)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-10000000", "step-12000000", "step-9999990.copy"]
 
 
 SAVE_CALLS = [(checkpoints, "save_file"), (checkpoints, "sync"), (atomic, "sync"), (atomic.os, "replace")]

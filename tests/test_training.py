@@ -26,7 +26,7 @@ from phenaki.text import TextEncoder
 from phenaki.training import batches as batches_module
 from phenaki.training import generator as generator_module
 from phenaki.training import tokenizer as tokenizer_module
-from phenaki.training.batches import Batch, corrupt, draw_batch, draw_windows
+from phenaki.training.batches import Batch, check_lengths, corrupt, draw_batch, draw_windows
 from phenaki.training.generator import GeneratorTask, generator_loss, run_generator_training, validation_loss
 from phenaki.training.losses import TokenizerLosses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for, make_optimizers
@@ -427,8 +427,26 @@ def test_no_anchor_where_the_configuration_has_none():
 
 
 def test_stories_too_short_to_train_on_are_refused():
-    with pytest.raises(ValueError, match=r"no scene of the training stories has .* make the stories longer"):
+    with pytest.raises(ValueError, match=r"no scene of the stories .* make the stories longer"):
         list(draws(30, stories=numbered_stories(slices=3)))
+
+
+def test_stories_too_short_for_what_some_step_may_draw_are_told_before_the_first():
+    begins_short, long = numbered_stories(slices=9, cut=2), numbered_stories(slices=9, cut=4)
+    own = training()
+    check_lengths(long, GENERATOR, own, "training")
+    with pytest.raises(ValueError, match="no scene of the held-out stories has 3 slices after 2 others: make the stories longer"):
+        check_lengths(numbered_stories(slices=4, cut=3), GENERATOR, own, "held-out")
+    with pytest.raises(ValueError, match="no scene of the training stories of 3 slices begins a video"):
+        check_lengths(begins_short, GENERATOR, own, "training")
+    check_lengths(begins_short, GENERATOR, replace(own, from_text_prob=0.0), "training")
+    check_lengths(numbered_stories(slices=4, cut=3), GENERATOR, replace(own, from_text_prob=1.0), "training")
+    for stories, probs in ((long, {}), (begins_short, {"from_text_prob": 0.0})):
+        assert len([draw_batch(stories, GENERATOR, replace(own, **probs), step) for step in range(200)]) == 200, "what passes can be drawn"
+    none = long.stories(slice(0, 0))
+    check_lengths(none, GENERATOR, replace(own, image_prob=1.0), "training")
+    with pytest.raises(ValueError, match="no scene of the training stories"):
+        check_lengths(none, GENERATOR, own, "training")
 
 
 @pytest.mark.parametrize("where", ["video start", "scene start", "deep in scene", ""])

@@ -50,7 +50,7 @@ class Toy:
     habits: dict = field(default_factory=dict)
     held_out: list[float] = field(default_factory=list)  # losses on held-out clips, one a checkpoint
     on_sample: Callable[[nn.Module, Path], None] = lambda model, path: None
-    kind_at: Callable[[int], str] | None = None  # of a step
+    effort_at: Callable[[int], float] = lambda step: 4.0  # clips of a rehearsal that a step's take as much work as
 
     def build(self) -> nn.Module:
         return nn.Linear(3, 2)
@@ -71,8 +71,8 @@ class Toy:
     def rehearse(self, network: nn.Module, num_rows: int) -> Tensor:
         return network(torch.zeros(num_rows, 3)).square().mean()
 
-    def kind(self, batch: int, step: int) -> str:
-        return self.kind_at(step) if self.kind_at else ""
+    def effort(self, batch: int) -> float:
+        return self.effort_at(batch)
 
     def figures(self, means: dict[str, float]) -> dict[str, float]:
         return means

@@ -37,7 +37,7 @@ def our_step(network: nn.Module, loss: Callable[[], torch.Tensor], settings: Opt
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        average.update(network, taken)
+        average.update(taken)
         taken += 1
 
     return step

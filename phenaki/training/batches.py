@@ -34,7 +34,7 @@ class Batch:
     captions: (b,) indices; dropped: (b,) True = no caption. context: (b c h w) int64 or None; kinds: (c,) of its slices;
     corruption: (b,) level of corruption of the context. starts: the chunks begin their videos. rollout: what the network makes
     the context from itself, or None where it is the true one. draws: (b k h w token_factors) in [0, 1), from which the tokens are
-    drawn that the critic judges, or None where there is none. hidden: `places`, once they are found.
+    drawn that the critic judges, or None where there is none. hidden, said: `places` and `shares`, once they are found.
     """
 
     tokens: Tensor
@@ -49,11 +49,17 @@ class Batch:
     rollout: Rollout | None = None
     draws: Tensor | None = None
     hidden: Tensor | None = None
+    said: dict[str, Tensor] | None = None
 
     @property
     def places(self) -> Tensor:
         """(n,) int64: where the mask is True, all rows in a row."""
         return self.mask.flatten().nonzero()[:, 0] if self.hidden is None else self.hidden
+
+    @property
+    def shares(self) -> dict[str, Tensor]:
+        """Scalars that a log tells: how much of the tokens is hidden, of the captions dropped."""
+        return {name: one.float().mean() for name, one in (("hidden", self.mask), ("dropped", self.dropped))} if self.said is None else self.said
 
     @property
     def num_hidden(self) -> int:
@@ -63,15 +69,16 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
         told = {**vars(self), "hidden": self.places}  # found here: a GPU that is asked for them would be waited for
+        said = self.shares  # and these stay here, where they cost it nothing
         tensors = {name: sent(value, torch.device(device)) for name, value in told.items() if isinstance(value, Tensor)}
-        return replace(self, **tensors, rollout=self.rollout and self.rollout.to(device))
+        return replace(self, **tensors, said=said, rollout=self.rollout and self.rollout.to(device))
 
 
 def share(batch: Batch, rows: slice) -> Batch:
     """Some examples of a batch, as one process or one part of an accumulated step takes them."""
     by_row = ("tokens", "mask", "tasks", "captions", "dropped", "context", "corruption", "draws")
-    rollout = batch.rollout and batch.rollout.rows(rows)
-    return replace(batch, rollout=rollout, hidden=None, **{name: value[rows] for name in by_row if (value := getattr(batch, name)) is not None})
+    cut = {name: value[rows] for name in by_row if (value := getattr(batch, name)) is not None}
+    return replace(batch, rollout=batch.rollout and batch.rollout.rows(rows), hidden=None, said=None, **cut)
 
 
 def corrupt(tokens: Tensor, rate: Tensor, codebook_size: int, rng: torch.Generator) -> Tensor:
@@ -171,11 +178,26 @@ def draw_windows(stories: StoryTokens, length: int, recent: int, where: str, cou
     """
     bounds, rank = _places(stories, length, recent, where)
     if not int(bounds[-1]):
-        raise ValueError(f"no scene of the training stories has {length} slices after {recent} others: make the stories longer")
+        raise ValueError(too_short("stories", length, recent))
     chosen = torch.randint(int(bounds[-1]), (count,), generator=rng)
     story = torch.searchsorted(bounds, chosen, right=True) - 1
     places = _windows(stories.scene_start[story], stories.scene_end[story], length, recent, where)[rank]
     return story, (places.cumsum(1) > (chosen - bounds[story])[:, None]).int().argmax(1)
+
+
+def check_lengths(stories: StoryTokens, config: MaskGITConfig, training: GeneratorTraining, whose: str) -> None:
+    """ValueError where a step may be drawn that no story is long enough for: with the longest chunk, from text or after the longest context."""
+    if training.image_prob == 1:
+        return
+    longest = config.context_slices if training.from_text_prob < 1 else 0
+    for recent in {0, longest} if training.from_text_prob else {longest}:
+        if not int(_places(stories, config.chunk_slices, recent, "")[0][-1]):
+            raise ValueError(too_short(f"{whose} stories", config.chunk_slices, recent))
+
+
+def too_short(stories: str, length: int, recent: int) -> str:
+    where = f"has {length} slices after {recent} others" if recent else f"of {length} slices begins a video"
+    return f"no scene of the {stories} {where}: make the stories longer"
 
 
 def _windows(scene_start: Tensor, scene_end: Tensor, length: int, recent: int, where: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -42,8 +42,9 @@ def take(run: Path) -> BinaryIO:
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
-    """Finished checkpoint folders, oldest first."""
-    return sorted((run / "checkpoints").glob("step-*"))
+    """Finished checkpoint folders, oldest first; what else lies there is left alone."""
+    steps = {folder: folder.name.removeprefix("step-") for folder in (run / "checkpoints").glob("step-*")}
+    return sorted((folder for folder, step in steps.items() if step.isdecimal()), key=lambda folder: int(steps[folder]))
 
 
 def begin_checkpoint(run: Path, step: int) -> Path:

@@ -6,8 +6,7 @@ What a step is shown: `batches.py`. Where the tokens come from: `stories.py`.
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable, Hashable
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,10 @@ from phenaki.devices import sent
 from phenaki.maskgit import Context, MaskGIT, MaskGITConfig, TextCache
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
-from phenaki.training.batches import Batch, draw_batch, share
-from phenaki.training.checkpoints import take
+from phenaki.training.batches import Batch, check_lengths, draw_batch, share
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.rollouts import least_slices, own_context
-from phenaki.training.run import Run, check_start
+from phenaki.training.run import Run, check_start, folder_alone
 from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.start import start_network
@@ -65,8 +63,7 @@ def generator_loss(
         "loss": sum(judged.values(), loss),
         **judged,
         "correct": correct.sum() / divisor,
-        "hidden": batch.mask.float().mean(),
-        "dropped": batch.dropped.float().mean(),
+        **batch.shares,
     }
 
 
@@ -191,6 +188,15 @@ class GeneratorTask:
         return {name: value for name, value in own.items() if name != "optimizer"} | {"stories": self.stories.description}
 
     @property
+    def _longest(self) -> tuple[int, int]:
+        """Slices of the longest chunk and of its context."""
+        config = self.model.config
+        if self.training.image_prob == 1:
+            return 1, 0
+        sees_context = config.context_slices and self.training.from_text_prob < 1
+        return config.chunk_slices, config.context_slices + config.anchor if sees_context else 0
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
@@ -213,16 +219,21 @@ class GeneratorTask:
         config, device, (h, w) = network.config, next(network.parameters()).device, self.stories.tokens.shape[2:]
         text = torch.zeros(num_rows, self._longest_text, config.text_dim, device=device)
         cache = network.encode_text(text, torch.ones(text.shape[:2], dtype=torch.bool, device=device))
-        chunk = torch.zeros(num_rows, config.chunk_slices, h, w, dtype=torch.long, device=device)
-        kinds = torch.zeros(config.context_slices + config.anchor, dtype=torch.long, device=device)
-        context = network.encode_context(chunk[:, :1].expand(-1, len(kinds), -1, -1), kinds) if len(kinds) else None
+        length, known = self._longest
+        chunk = torch.zeros(num_rows, length, h, w, dtype=torch.long, device=device)
+        kinds = torch.zeros(known, dtype=torch.long, device=device)
+        context = network.encode_context(chunk[:, :1].expand(-1, known, -1, -1), kinds) if known else None
         features = network.features(chunk, cache, context, False).flatten(0, -2)
         half = len(features) // 2
         return network.score(features[:half], chunk.flatten()[:half], self.training.label_smoothing).cross_entropy.mean()
 
-    def kind(self, batch: TextBatch, step: int) -> Hashable:
-        context = batch.batch.context
-        return batch.batch.tokens.shape[1:], None if context is None else context.shape[1], batch.batch.rollout is not None
+    def effort(self, batch: TextBatch) -> float:
+        """By slices of chunk and context; those that pass forward alone, for a roll-out or the critic, at a third."""
+        config, context = self.model.config, batch.batch.context
+        length, known = batch.batch.tokens.shape[1], 0 if context is None else context.shape[1]
+        rolled_out = config.context_slices + self.training.num_rollout_steps * config.chunk_slices if batch.batch.rollout else 0
+        judged = length if config.critic else 0
+        return len(batch.batch.tokens) * (length + known + (rolled_out + judged) / 3) / sum(self._longest)
 
     def figures(self, means: dict[str, float]) -> dict[str, float]:
         return means
@@ -259,7 +270,7 @@ def run_generator_training(
     check_folder(out)
     training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, steps, seed))
     origin = tokenizer or (out / "model" if (out / "model" / "config.json").is_file() else "storybook")
-    with joined(device) as group, take(out / "generator") if group.leads else nullcontext() as lock:
+    with joined(device) as group, folder_alone(out / "generator", training.optimizer, group) as lock:
         note = on_note if group.leads else silent
         note(f"tokenizer: {origin}")
         base = load_model(origin, group.device)
@@ -307,12 +318,14 @@ def _make_task(
     stories = stories_of(training, data, "stories.safetensors") if group.leads else None
     group.wait()  # the others read what the first has made
     stories = stories or stories_of(training, data, "stories.safetensors")
+    check_lengths(stories.tokens, config, training, "training")
     check_rollouts(config, training, stories.tokens.tokens.shape[1])
     drawn = data is None or not (is_footage(data) or is_prepared)  # the storybook world: another seed tells other stories
     held_out = None
     if training.optimizer.validation_batches and group.leads and (validation is not None or drawn):
-        fewer = replace(training, num_stories=HELD_OUT_STORIES, optimizer=replace(training.optimizer, seed=HELD_OUT_SEED))
+        fewer = replace(training, num_stories=min(HELD_OUT_STORIES, training.num_stories), optimizer=replace(training.optimizer, seed=HELD_OUT_SEED))
         held_out = stories_of(fewer, data if validation is None else validation, "held-out.safetensors").tokens
+        check_lengths(held_out, config, training, "held-out")
     look = lambda network, path: show_stories(stories.prompts, network, base, text_encoder, settings.sampling, path)
     return GeneratorTask(model.to(group.device), stories.tokens, training, info, base.tokenizer, held_out, look, made)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from phenaki.atomic import write_text
+from phenaki.devices import sent
 from phenaki.training.parallel import Group
 
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12, "4090": 165e12}  # dense bf16 operations a second
@@ -25,20 +26,31 @@ class Meter:
 
     def __init__(self, since: int = 0, sums: dict[str, float] | None = None):
         self.since = since  # steps
-        self.sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in (sums or {}).items()}
+        self._saved, self._totals = dict(sums or {}), {}  # by names and device: all of a device are summed at once
         self._restart()
+
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """By name, float64."""
+        sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in self._saved.items()}
+        for (names, _), total in self._totals.items():
+            sums |= {name: sums[name].to(one.device) + one if name in sums else one for name, one in zip(names, total.unbind(), strict=True)}
+        return sums
 
     def _restart(self) -> None:
         self.began, self.timed, self.tokens, self.waited, self.operations = time.perf_counter(), 0, 0, 0.0, 0.0
 
     def add(self, values: dict[str, Tensor], tokens: int, waited: float, operations: float = 0.0) -> None:
         """A step's scalars, "skipped" (1 or 0) among them; tokens of all processes; seconds it waited for its clips; this process's operations."""
-        was_skipped = bool(values["skipped"])
-        for name, value in values.items():
-            value = value.detach().double()
-            if was_skipped and name != "skipped":
-                value = torch.zeros_like(value)
-            self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
+        if values["skipped"]:
+            values = {name: value if name == "skipped" else torch.zeros_like(value) for name, value in values.items()}
+        for device in dict.fromkeys(value.device for value in values.values()):
+            here = {name: value.detach() for name, value in values.items() if value.device == device}
+            key = tuple(here), device
+            if key not in self._totals:
+                saved = [self._saved.pop(name, 0.0) for name in here]
+                self._totals[key] = sent(torch.tensor(saved, dtype=torch.float64), device)
+            self._totals[key] += torch.stack(list(here.values()))
         self.since, self.timed, self.tokens = self.since + 1, self.timed + 1, self.tokens + tokens
         self.waited, self.operations = self.waited + waited, self.operations + operations
 
@@ -71,7 +83,7 @@ class Meter:
         }
         if peak:
             line["mfu"] = self.operations / seconds / peak
-        self.since, self.sums = 0, {}
+        self.since, self._saved, self._totals = 0, {}, {}
         self._restart()
         return line
 

@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from phenaki.config import check_range
 from phenaki.cvivit import Reconstruction
+from phenaki.devices import sent
 from phenaki.evaluation.i3d import I3D, MIN_SIZE, load_i3d
 from phenaki.evaluation.lpips import LPIPS, load_lpips, unit_channels
 from phenaki.evaluation.metrics import psnr, squared_error
@@ -156,7 +157,7 @@ class TokenizerLosses(nn.Module):
 def frame_weights(num_frames: int, first: float, device: torch.device) -> Tensor:
     """Weights (f 1 1) with mean 1: `first` for the first frame against 1 for each other."""
     weights = torch.ones(num_frames, device=device)
-    weights[0] = first
+    weights[:1].fill_(first)
     return (weights / weights.mean())[:, None, None]
 
 
@@ -207,7 +208,8 @@ def still_error(made: Tensor, truth: Tensor) -> Tensor:
 
 def frame_perceptual(lpips: LPIPS, made: Tensor, truth: Tensor, num_frames: int, rng: torch.Generator) -> Tensor:
     """L_IP: mean LPIPS of `num_frames` frames (0 = all) of videos (b c f h w), the same frames of each clip, drawn by `rng`."""
-    chosen = torch.randperm(truth.shape[2], generator=rng)[: num_frames or None].to(truth.device)
+    chosen = torch.randperm(truth.shape[2], generator=rng)[: num_frames or None]
+    chosen = sent(chosen, truth.device)
     pictures = (rearrange(video[:, :, chosen], "b c f h w -> (b f) c h w") for video in (made, truth))
     return lpips(*pictures).mean()
 

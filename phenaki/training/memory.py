@@ -3,7 +3,7 @@
 Reckoned is the least that a step must hold at once. Weights, gradients, optimiser state and averages are counted to the byte.
 What the forward pass keeps for the backward one is found by a rehearsal on tensors without memory (torch's FakeTensorMode),
 to the byte too; it leaves out the losses' own networks, temporary buffers and what torch keeps in reserve, so a run that just
-fits by these figures may still not.
+fits by these figures may still not. The same rehearsal counts the operations of which the log tells.
 """
 
 import os
@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from phenaki.training.optimizers import OptimizerSettings, is_muons
 from phenaki.training.parallel import Group, layers_of
@@ -45,6 +46,20 @@ class StepMemory:
         return ", ".join(f"{name} {gigabytes(count)}" for name, count in parts)
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a forward pass of `num_rows` made-up clips takes; 0 where torch cannot tell."""
+
+    num_rows: int
+    kept: int = 0  # bytes, for the backward pass
+    operations: int = 0  # of its products of matrices
+
+    @property
+    def operations_per_clip(self) -> float:
+        """Forward and backward: to a product belong two of the backward pass, one for each of what was multiplied."""
+        return 3 * self.operations / self.num_rows
+
+
 def gigabytes(count: float) -> str:
     return f"{count / 1e9:.3g} GB"
 
@@ -60,14 +75,17 @@ class Trained(Protocol):
     def rehearse(self, network: nn.Module, num_rows: int) -> Tensor: ...
 
 
-def check_memory(task: Trained, settings: OptimizerSettings, group: Group, bf16: bool) -> str:
-    """A warning where memory is tight, "" where it is not; ValueError where a step cannot fit."""
+def rehearse_step(task: Trained, settings: OptimizerSettings, group: Group, bf16: bool) -> Rehearsal:
+    """The forward pass of one part of a process's batch."""
     rows = group.parts(settings.accumulate)[0].of(settings.batch_size)
-    num_rows = rows.stop - rows.start
-    activations = kept_bytes(task.build, lambda network: task.rehearse(network, num_rows), settings, group.device, bf16)
+    return rehearsed(task.build, task.rehearse, rows.stop - rows.start, settings, group.device, bf16)
+
+
+def check_memory(rehearsal: Rehearsal, task: Trained, settings: OptimizerSettings, group: Group) -> str:
+    """A warning where memory is tight, "" where it is not; ValueError where a step cannot fit."""
     networks = [task.model] + ([] if task.discriminator is None else [task.discriminator])
-    memory = step_memory(networks, task.model, settings, activations, group.size if settings.sharded else 1)
-    return judge(memory, free_memory(group.device), str(group.device), settings, num_rows)
+    memory = step_memory(networks, task.model, settings, rehearsal.kept, group.size if settings.sharded else 1)
+    return judge(memory, free_memory(group.device), str(group.device), settings, rehearsal.num_rows)
 
 
 def step_memory(
@@ -81,12 +99,13 @@ def step_memory(
     return StepMemory(*shared, copy, activations, settings.accumulate > 1)
 
 
-def kept_bytes(
-    build: Callable[[], nn.Module], rehearse: Callable[[nn.Module], Tensor], settings: OptimizerSettings, device: torch.device, bf16: bool
-) -> int:
-    """Bytes that a forward pass keeps for the backward one, of a network that is only made up; 0 where torch cannot tell.
+def rehearsed(
+    build: Callable[[], nn.Module], rehearse: Callable[[nn.Module, int], Tensor], num_rows: int, settings: OptimizerSettings,
+    device: torch.device, bf16: bool,
+) -> Rehearsal:  # fmt: skip
+    """What a forward pass takes, of a network that is only made up.
 
-    With activation_checkpointing: those of one layer and the rest, were all parts of the network alike.
+    With activation_checkpointing: what is kept of one layer and the rest, were all parts of the network alike.
     """
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no number is given twice
     try:
@@ -99,12 +118,13 @@ def kept_bytes(
                 return tensor
 
             hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-            with hooks, torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                rehearse(network)
+            with hooks, torch.autocast(device.type, torch.bfloat16, enabled=bf16), FlopCounterMode(display=False) as counter:
+                rehearse(network, num_rows)
     except RuntimeError:  # an operation that another torch does not know how to make up
-        return 0
+        return Rehearsal(num_rows)
     total = sum(storage.nbytes() for number, storage in kept.items() if number not in own)
-    return total // max(len(layers_of(network)), 1) if settings.activation_checkpointing else total
+    kept_at_once = total // max(len(layers_of(network)), 1) if settings.activation_checkpointing else total
+    return Rehearsal(num_rows, kept_at_once, counter.get_total_flops())
 
 
 def id_of(tensor: Tensor) -> int:

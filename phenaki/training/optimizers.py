@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from phenaki.config import check_range
 from phenaki.training.muon import Muon
+from phenaki.training.parallel import shared_as
 
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -99,13 +100,22 @@ class EMA:
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
-        self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        own = model.state_dict(keep_vars=True)  # the parameters themselves: to ask for them in every step takes a millisecond
+        self.weights = {name: tensor.detach().clone() for name, tensor in own.items()}
+        pairs = [(self.weights[name], tensor) for name, tensor in own.items()]
+        self.moved, self.copied = ([pair for pair in pairs if pair[1].is_floating_point() == moves] for moves in (True, False))
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
+        """After a step that has changed the model in place."""
         decay = min(self.decay, (1 + step) / (10 + step))  # early on the average follows faster
-        state = model.state_dict()
-        moved = [name for name, tensor in state.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([self.weights[name] for name in moved], [state.pop(name) for name in moved], 1 - decay)
-        for name, tensor in state.items():
-            self.weights[name].copy_(tensor)
+        averages, tensors = zip(*self.moved, strict=True)
+        torch._foreach_lerp_(averages, tensors, 1 - decay)
+        for average, tensor in self.copied:
+            average.copy_(tensor)
+
+    @torch.no_grad()
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Goes on from an average that was saved; a sharded one takes its part of each tensor."""
+        for name, average in self.weights.items():
+            average.copy_(shared_as(weights[name], average))

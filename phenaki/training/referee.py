@@ -4,7 +4,6 @@ A part of the clips are blends of two, whose right answer is both in their share
 The bank lies on the referee's device as bytes, and all that happens to its clips happens there; what it is, is drawn on the CPU.
 """
 
-from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -100,7 +99,7 @@ class RefereeTask:
         video = torch.zeros(num_rows, 3, self.bank.video.shape[2], SIZE, SIZE, device=next(network.parameters()).device)
         return sum(one.mean() for one in network.see(video, slice(self.frames_judged)).values())
 
-    def kind(self, batch: Batch, step: int) -> Hashable:
+    def effort(self, batch: Batch) -> float:
         return len(batch.share)
 
     def figures(self, means: dict[str, float]) -> dict[str, float]:

@@ -68,7 +68,7 @@ def own_context(
     text (b l d), text_mask (b l): the rollout's captions, encoded. num_steps: rounds in which the chunk before is filled.
     """
     config = model.config
-    count = min(int((kinds != ANCHOR).sum()), config.chunk_slices)
+    count = min(context.shape[1], config.chunk_slices)
     past = model.encode_context(rollout.context, torch.zeros(rollout.context.shape[1], dtype=torch.long, device=kinds.device))
     told = model.encode_text(text, text_mask)
 
@@ -84,5 +84,6 @@ def own_context(
     options = SamplingOptions(num_steps, guidance_scale=1, temperature=TEMPERATURE, order="halton")
     made = sample_chunk(predict, blank, everywhere, options, keys, **sizes)
     torch.clear_autocast_cache()  # or what is learnt from would use weights that were cast here, in older torch without gradients
-    recent = torch.where(rollout.chosen[:, None, None, None], made[:, -count:], context[:, -count:])
+    replaced = rollout.chosen[:, None] & (kinds[-count:] != ANCHOR)
+    recent = torch.where(replaced[:, :, None, None], made[:, -count:], context[:, -count:])
     return torch.cat([context[:, :-count], recent], dim=1)

@@ -7,17 +7,17 @@ steps to the bit. What is trained, on what and by which loss is a Task; this fil
 import json
 import shutil
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from phenaki.checkpoint import save_weights
-from phenaki.compiling import compile_layers
+from phenaki.compiling import check_compiler, compile_layers
 from phenaki.config import as_dict
 from phenaki.data.ahead import Ahead
 from phenaki.training.checkpoints import (
@@ -43,7 +43,7 @@ from phenaki.training.checkpoints import (
 from phenaki.training.heap import keep_freed_memory
 from phenaki.training.interrupts import Interrupts, Stopped
 from phenaki.training.journal import Journal, Meter, peak_operations
-from phenaki.training.memory import check_memory
+from phenaki.training.memory import check_memory, rehearse_step
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate, make_optimizers
 from phenaki.training.parallel import Group, Objective, Part, checkpoint_activations, shared_as, spread, whole
 
@@ -77,8 +77,8 @@ class Task(Protocol):
     def rehearse(self, network: nn.Module, num_rows: int) -> Tensor:
         """A forward pass of a network of `build` on so many made-up clips of a training step's size, to a scalar."""
 
-    def kind(self, batch: Any, step: int) -> Hashable:
-        """What decides how many operations a token of a batch costs; a few kinds in all."""
+    def effort(self, batch: Any) -> float:
+        """How many clips of a rehearsal take as many operations as a step on a batch, about: as its share of their tokens."""
 
     def figures(self, means: dict[str, float]) -> dict[str, float]:
         """What a line says of the means of an interval's losses."""
@@ -112,13 +112,14 @@ class Run:
         for part in self.parts:
             part.of(settings.batch_size)
         self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and has_bf16(self.group.device))
-        self._note(check_memory(task, settings, self.group, self.bf16))
+        rehearsal = rehearse_step(task, settings, self.group, self.bf16)
+        self._note(check_memory(rehearsal, task, settings, self.group))
+        self.peak, self.operations = peak_operations(self.group.device), rehearsal.operations_per_clip
         self.objective = self._objective()
         trained = [task.model] if task.discriminator is None else [task.model, task.discriminator]
         self.optimizers = [optimizer for network in trained for optimizer in make_optimizers(network, settings)]
         self.ema = EMA(task.model, settings.ema_decay)
         self.progress, self.meter = Progress(), Meter()
-        self.peak, self.operations_per_token = peak_operations(self.group.device), {}
         self.saved_step = -1
         self.journal = Journal(self.folder) if self.group.leads else None
         self.resume()
@@ -146,10 +147,9 @@ class Run:
         with Interrupts() as interrupts, Ahead(draw, self.step, settings.num_steps) as ahead:
             while self.step < settings.num_steps:
                 batches, waited = ahead.take()
-                values, kind = self._step(batches), self.task.kind(batches[0], self.step)
-                num_tokens = sum(map(self.task.num_tokens, batches))
-                operations = self.operations_per_token.get(kind, 0.0) * num_tokens
-                self.meter.add(values, num_tokens * self.group.size, waited, operations)
+                values = self._step(batches)
+                num_tokens, effort = (sum(map(count, batches)) for count in (self.task.num_tokens, self.task.effort))
+                self.meter.add(values, num_tokens * self.group.size, waited, self.operations * effort)
                 skipped = self.progress.skipped_in_a_row + 1 if values["skipped"] else 0
                 self.progress = Progress(self.step + 1, skipped)
                 self._report(on_log)
@@ -166,7 +166,7 @@ class Run:
         settings, rate = self.settings, learning_rate(self.step, self.settings)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        values = self._backward(batches) if self._knows_cost(batches) else self._measured(batches)
+        values = self._backward(batches)
         values["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.task.model.parameters(), settings.max_grad_norm))
         finite = values["grad_norm"].isfinite()
         if self.task.discriminator is not None:
@@ -179,7 +179,7 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
         if finite:
             self.task.after_step(self.step)
-        self.ema.update(self.task.model, self.step)
+        self.ema.update(self.step)
         return {**values, "skipped": torch.tensor(float(not finite)), "learning_rate": torch.tensor(rate)}
 
     def _backward(self, batches: list[Any]) -> dict[str, Tensor]:
@@ -192,20 +192,7 @@ class Run:
             total = losses["loss"] + losses["discriminator_loss"] if "discriminator_loss" in losses else losses["loss"]
             (total / len(batches)).backward()
             said.append({name: value.detach() for name, value in losses.items()})
-        return {name: sum(one[name] for one in said) / len(said) for name in said[0]}
-
-    def _knows_cost(self, batches: list[Any]) -> bool:
-        """Whether a step of this kind has been measured, or need not be: only GPUs whose peak is known are told a share of it."""
-        return not self.peak or self.task.kind(batches[0], self.step) in self.operations_per_token
-
-    def _measured(self, batches: list[Any]) -> dict[str, Tensor]:
-        """The first backward pass of its kind: its operations are counted, those that checkpointed layers do again too."""
-        eagerly = torch.compiler.set_stance("force_eager")  # what torch first meets while it counts it never compiles
-        with eagerly, FlopCounterMode(display=False) as counter:
-            values = self._backward(batches)
-        per_token = counter.get_total_flops() / max(sum(map(self.task.num_tokens, batches)), 1)
-        self.operations_per_token[self.task.kind(batches[0], self.step)] = per_token
-        return values
+        return said[0] if len(said) == 1 else {name: sum(one[name] for one in said) / len(said) for name in said[0]}
 
     def _report(self, on_log: Callable[[dict], None]) -> None:
         """A line of the log after a step, where one is due."""
@@ -256,11 +243,17 @@ class Run:
         discriminator = None if self.task.discriminator is None else self._gathered(self.task.discriminator.state_dict())
         sums = {name: total.item() for name, total in self.group.mean(self.meter.sums).items()}
         if self.group.leads:
-            wanted = self.settings.validation_batches if validate else 0
-            losses = self.task.validate(averaged, wanted, self.parts[0].count) if wanted else {}
+            wanted, losses, failure = self.settings.validation_batches if validate else 0, {}, None
+            try:
+                losses = self.task.validate(averaged, wanted, self.parts[0].count) if wanted else {}
+            except Exception as error:  # raised when the step is saved: else the run could never pass it
+                failure = error
             self.progress = Progress(self.step, self.progress.skipped_in_a_row, self.meter.since, sums, losses.get("loss"))
             self._write(averaged, {WEIGHTS: weights, OPTIMIZER: optimizer, DISCRIMINATOR: discriminator})
             drop_old(self.folder, self.settings.keep_last, self.settings.keep_best)
+            if failure is not None:
+                self.on_note(f"step {self.step} is saved, but its validation failed")
+                raise failure
             if losses:
                 self.on_note(f"step {self.step}, held-out clips: " + "  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
         self.saved_step = self.step
@@ -320,8 +313,7 @@ class Run:
         self._fill(self.task.model, read_part(folder, "weights"))
         if self.task.discriminator is not None:
             self._fill(self.task.discriminator, read_part(folder, "discriminator"))
-        averaged = read_part(folder, self.task.part)
-        self.ema.weights = {name: shared_as(averaged[name], like) for name, like in self.ema.weights.items()}
+        self.ema.load(read_part(folder, self.task.part))
         self._load_optimizer(read_part(folder, "optimizer"))
         self.progress = read_progress(folder)
 
@@ -354,6 +346,16 @@ class Run:
             parameter = parameters[name]
             moved = shared_as(value, parameter) if value.shape == parameter.shape else value.to(parameter.device)
             owners[parameter].state[parameter][field] = moved
+
+
+def folder_alone(folder: Path, settings: OptimizerSettings, group: Group) -> AbstractContextManager[BinaryIO | None]:
+    """A run's folder, this process's own where it leads: entered before data is made for the run, and handed to it.
+
+    BusyError where it is another's; ValueError first, where training is to be compiled and cannot be.
+    """
+    if settings.compile:
+        check_compiler(group.device)
+    return take(folder) if group.leads else nullcontext()
 
 
 def check_start(folder: Path, settings: OptimizerSettings, identity: dict[str, Any], group: Group) -> None:

@@ -42,10 +42,11 @@ def open_stories(
         words, said = tokens.captions, [*tokens.caption[:, 0].tolist(), *tokens.image_caption.tolist()]
         note_missing_captions(data, [words[number] for number in said], on_note)
         return TrainingStories(tokens, stored_prompts(tokens, base))
-    report, world = path.with_name("unusable.jsonl"), replace(settings.world, fps=base.info.fps)
+    report, world = path.with_name(f"{path.stem}-unusable.jsonl"), replace(settings.world, fps=base.info.fps)
     source = open_source(world, base.info.tokenizer.image_size, data, device, settings.footage, report, on_note)
     tokens = story_tokens(source, base, text_encoder, training, path, on_note)
-    return TrainingStories(tokens, sample_prompts(source, base, training.num_slices))
+    told = len(tokens.tokens) > 0
+    return TrainingStories(tokens, sample_prompts(source, base, training.num_slices) if told else stored_prompts(tokens, base))
 
 
 def _is_damaged(data: Path) -> bool:

@@ -1,8 +1,7 @@
 """`phenaki train tokenizer`: C-ViViT on the storybook world or on footage."""
 
 import hashlib
-from collections.abc import Callable, Hashable
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,12 +20,12 @@ from phenaki.data.order import is_image_step
 from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
 from phenaki.data.tokens import is_story_tokens
 from phenaki.maskgit import MaskGIT
-from phenaki.training.checkpoints import changed, take
+from phenaki.training.checkpoints import changed
 from phenaki.training.clip_bank import ClipBank
 from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Group, Part, joined
-from phenaki.training.run import Run
+from phenaki.training.run import Run, folder_alone
 from phenaki.training.samples import HELD_OUT_SEED, SAMPLE_SEED, save_video_rows
 from phenaki.training.settings import ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_network
@@ -91,6 +90,11 @@ class TokenizerTask:
         return None if self.losses_of.discriminator is None else self.losses_of
 
     @property
+    def _shows_pictures(self) -> bool:
+        """And nothing else."""
+        return self.training.image_prob == 1 and bool(getattr(self.source, "num_images", 0))
+
+    @property
     def num_frames(self) -> int:
         return self.model.num_frames(self.training.num_slices)
 
@@ -130,15 +134,13 @@ class TokenizerTask:
         return {**self.losses_of(result, batch, step, rng), "distinct_tokens": distinct_share(result.tokens)}
 
     def rehearse(self, network: CViViT, num_rows: int) -> Tensor:
-        shows_pictures = self.training.image_prob == 1 and getattr(self.source, "num_images", 0)
-        size = network.config.image_size
-        result = network(torch.zeros(num_rows, 3, 1 if shows_pictures else self.num_frames, size, size, device=next(network.parameters()).device))
+        size, num_frames = network.config.image_size, 1 if self._shows_pictures else self.num_frames
+        result = network(torch.zeros(num_rows, 3, num_frames, size, size, device=next(network.parameters()).device))
         return result.video.square().mean() + result.quantizer_loss
 
-    def kind(self, batch: Tensor, step: int) -> Hashable:
-        losses = self.training.losses
-        is_judged = self.discriminator is not None and step >= losses.start_step
-        return batch.shape[2:], is_judged, is_judged and losses.r1_weight > 0 and step % losses.r1_every == 0
+    def effort(self, batch: Tensor) -> float:
+        """The tokenizer's own: not what discriminator and metric networks do."""
+        return batch.shape[0] * self.model.num_slices(batch.shape[2]) / (1 if self._shows_pictures else self.training.num_slices)
 
     def figures(self, means: dict[str, float]) -> dict[str, float]:
         return with_psnr(means)
@@ -201,7 +203,7 @@ def run_tokenizer_training(
         raise ValueError(f"{config}: decoder_only = true keeps the tokens, revive_after changes them: set one of them back")
     if training.decoder_only and init_from is None:
         raise ValueError(f"{config}: decoder_only = true needs --init-from MODEL, whose tokens are kept")
-    with joined(device) as group, take(out / "tokenizer") if group.leads else nullcontext() as lock:
+    with joined(device) as group, folder_alone(out / "tokenizer", training.optimizer, group) as lock:
         note = on_note if group.leads else silent
         task = _make_task(settings, training, config.stem, group, data, validation, init_from, out / "tokenizer" / "unusable.jsonl", note)
         run = Run(out / "tokenizer", task, training.optimizer, group, note, lock)
@@ -250,7 +252,7 @@ def _make_task(
     if training.num_stories:
         source = bank_of(source, training, tokenizer, note=on_note)
     if validation is not None:
-        held_out = opened(validation, None)
+        held_out = opened(validation, report.with_name(f"held-out-{report.name}"))
     return TokenizerTask(tokenizer.to(group.device), source, training, info, held_out, generator)
 
 
