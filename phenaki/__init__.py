@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "phenaki.editing": ("Edit", "edit", "stream_edit"),
     "phenaki.pipeline": ("Phenaki", "StoryChunk", "generate_story", "load", "stream_story"),
+    "phenaki.recording": ("generate_to_file",),
     "phenaki.regions": ("Region", "RegionError"),
     "phenaki.story": ("Scene", "Story", "StoryError"),
     "phenaki.video": ("Video", "VideoError"),

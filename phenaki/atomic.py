@@ -1,10 +1,13 @@
 """Files that stand under their name whole or not at all, also when the power goes."""
 
 import contextlib
+import errno
 import io
 import os
 from pathlib import Path
 from typing import Any
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sync(path: Path) -> None:
@@ -26,6 +29,7 @@ def put(part: Path, final: Path) -> None:
 def open_to_others(path: Path) -> None:
     """Gives a file the permissions that new files have here: some libraries make files that their owner alone can read."""
     probe = path.with_name(f".{path.name}.part-probe")
+    probe.unlink(missing_ok=True)  # never through a link of its name
     probe.touch()
     path.chmod(probe.stat().st_mode)
     probe.unlink()
@@ -71,6 +75,7 @@ def why_unwritable(path: Path) -> str:
     """Why no file can be written in the place of a path, in words that end its message; "" where one can."""
     probe = path.with_name(f".{path.name}.part-probe")
     try:
+        probe.unlink(missing_ok=True)  # never through a link of its name
         probe.touch()
         probe.unlink(missing_ok=True)  # another process may have asked the same
     except (OSError, ValueError) as error:

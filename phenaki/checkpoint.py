@@ -25,6 +25,7 @@ from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextConfig
+from phenaki.vocabulary import MAX_WORDS
 
 FORMAT_VERSION = 1
 PRETRAINED = Path(__file__).parent / "pretrained"  # models that ship with the package, a folder each
@@ -50,9 +51,12 @@ class ModelInfo:
     text_encoder: str = ""  # fingerprint of the text encoder the generator was trained with
     training: dict[str, Any] = field(default_factory=dict)  # what is known of it: steps, world, ...
     files: dict[str, str] = field(default_factory=dict)  # weight file -> SHA-256
+    words: tuple[str, ...] = ()  # of the captions that its generator was trained on; none where that is not known
 
     def __post_init__(self):
         check_range(self, "fps", above=0, below=1000)
+        if len(self.words) > MAX_WORDS or not all(isinstance(word, str) and word.isalpha() for word in self.words):
+            raise ValueError(f"words: needed a list of at most {MAX_WORDS} words")
 
 
 @dataclass
@@ -111,13 +115,14 @@ def read_info(folder: Path) -> ModelInfo:
         unknown, missing = set(values) - known, {"name", "tokenizer", "generator", "text", "fps"} - set(values)
         if unknown or missing:
             raise CheckpointError(f"{path}: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}; known: {sorted(known)}")
-        kinds = {**parts, "generator": MaskGITConfig | None, "name": str, "fps": int | float, "text_encoder": str, "training": dict, "files": dict}
+        plain = {"name": str, "fps": int | float, "text_encoder": str, "training": dict, "files": dict, "words": list}
+        kinds = {**parts, "generator": MaskGITConfig | None, **plain}
         wrong = [key for key, kind in kinds.items() if key in values and not isinstance(values[key], kind)]
         if wrong:
             raise CheckpointError(f"{path}: {wrong[0]} = {values[wrong[0]]!r} is not what a model folder has there. Copy the folder again")
         if not values["name"].isprintable():
             raise CheckpointError(f"{path}: name = {values['name']!a}: needed characters that can be printed")
-        return ModelInfo(**values)
+        return ModelInfo(**{**values, "words": tuple(values.get("words", ()))})
     except CheckpointError:
         raise
     except ConfigError as error:  # names the file
@@ -171,9 +176,18 @@ def _load_network(build: Callable[[], nn.Module], folder: Path, info: ModelInfo,
     _check_shapes(folder, part, {key: value.shape for key, value in needed.items()}, _stored_shapes(folder, names))
     for name in names:
         with _opened(folder / name) as file:
-            weights |= {key: file.get_tensor(key).to(needed[key].dtype, copy=True) for key in file.keys()}
+            read = {key: file.get_tensor(key).to(needed[key].dtype, copy=True) for key in file.keys()}
+        if wrong := first_not_finite(read):
+            raise CheckpointError(f"{folder / name}: {wrong} holds NaN or infinite numbers, nothing comes of it. Copy or train the model anew")
+        weights |= read
     network.load_state_dict(weights, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def first_not_finite(weights: dict[str, Tensor]) -> str:
+    """The name of the first tensor that holds a NaN or an infinite number, "" where none does."""
+    numbers = ((name, value) for name, value in weights.items() if value.is_floating_point() and value.numel())
+    return next((name for name, value in numbers if not torch.stack(value.aminmax()).isfinite().all()), "")
 
 
 def _check_shapes(folder: Path, part: str, needed: dict[str, torch.Size], stored: dict[str, torch.Size]) -> None:

@@ -24,6 +24,9 @@ app.add_typer(metrics_app, name="metrics")
 app.add_typer(evaluate_app, name="evaluate")
 
 
+SCRIPT_HELP = "story script: .yaml, .json, .txt, .srt, .vtt, or a video made of one; - for plain text on standard input; or a prompt, in quotes"
+
+
 class VideoFormat(StrEnum):
     mp4 = "mp4"
     webm = "webm"
@@ -31,7 +34,7 @@ class VideoFormat(StrEnum):
 
 @app.command()
 def generate(
-    script: Annotated[Path | None, typer.Argument(help="story script: .yaml, .json, .txt, .srt, .vtt")] = None,
+    script: Annotated[str | None, typer.Argument(help=SCRIPT_HELP)] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="video file: .mp4, .webm, .gif, .png; with --scripts a folder")] = ...,
     model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
     seed: Annotated[int | None, typer.Option(help="the script's own by default")] = None,
@@ -39,6 +42,7 @@ def generate(
     guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
     negative: Annotated[str | None, typer.Option(help="what the video should not show")] = None,
     fps: Annotated[float | None, typer.Option(help="frames a second of the video")] = None,
+    size: Annotated[int | None, typer.Option(help="pixels a side of the video")] = None,
     context: Annotated[ContextKind | None, typer.Option(help="what a chunk sees of the ones before: tokens, or frames encoded anew")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
     dtype: Annotated[NumberKind, typer.Option(help="what is computed in; auto: bfloat16 where the machine is much faster in it")] = NumberKind.auto,
@@ -52,13 +56,13 @@ def generate(
     ray: Annotated[str | None, typer.Option(help="address of a Ray cluster that does the work: auto, host:port, local; with --scripts")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="make finished videos anew too; with --scripts")] = False,
 ) -> None:
-    """Make a video of a story script. While it is made, it plays from a part file beside OUTPUT.
+    """Make a video of a story script. While it is made, an .mp4 or .webm plays from a part file beside OUTPUT, and goes on from it when stopped.
 
     With --scripts: a video of every script in a folder. Run it again to go on: videos that were made with other options or
     weights are made anew; exit code 1 where a script failed.
     """
     with told_errors():
-        options = {"seed": seed, "fps": fps, "guidance_scale": guidance_scale, "num_steps": num_steps, "negative": negative}
+        options = {"seed": seed, "fps": fps, "size": size, "guidance_scale": guidance_scale, "num_steps": num_steps, "negative": negative}
         options["context"] = context and context.value
         if scripts is not None:
             if script is not None:
@@ -76,18 +80,21 @@ def generate(
             generate_one(script, output, (model, device, dtype.value, compiled), resume, options)
 
 
-def generate_one(script: Path, output: Path, model: tuple[str, str, str, bool], resume: bool | None, options: dict[str, Any]) -> None:
+def generate_one(script: str, output: Path, model: tuple[str, str, str, bool], resume: bool | None, options: dict[str, Any]) -> None:
     """One script into one file. model: its name, device and dtype, and whether it is compiled."""
-    from phenaki.story import Story
+    from phenaki.script_argument import read_script_argument
     from phenaki.video import check_output_path
 
     check_output_path(output)
-    story = Story.load(script)
+    story, name = read_script_argument(script)
     from phenaki.pipeline import load, model_info
-    from phenaki.planning import plan_script
+    from phenaki.planning import plan_script, unfamiliar
     from phenaki.recording import generate_to_file
 
-    plan_script(story, script, model_info(model[0]), **options)  # what is wrong with it is told before weights are loaded
+    info = model_info(model[0])
+    told = plan_script(story, name, info, **options)  # what is wrong with it is told before weights are loaded
+    for note in unfamiliar(told.plan, info):
+        tell(note)
     written = generate_to_file(load(*model), story, output, resume=resume, on_note=tell, **options)
     figures = f"{written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s"
     tell(f"{output}: {figures}")
@@ -134,38 +141,44 @@ def edit_command(
         region = Region.parse(box, outside, frames, mask)
         told = Edit(prompt, region, keep, extend, paste, size, seed, negative, guidance_scale, num_steps)
         source = FrameSource.of(clip)
-        check_result_path(output, source)
+        check_result_path(output, source, mask)
         written = edit_to_file(load(model, device, dtype.value), source, told, output, on_note=tell)
         tell(f"{output}: {written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s")
 
 
 @app.command(name="plan")
 def plan_command(
-    script: Annotated[Path, typer.Argument(help="story script")],
+    script: Annotated[str, typer.Argument(help=SCRIPT_HELP)],
     model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
     num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
+    negative: Annotated[str | None, typer.Option(help="what the video should not show")] = None,
+    fps: Annotated[float | None, typer.Option(help="frames a second of the video")] = None,
+    size: Annotated[int | None, typer.Option(help="pixels a side of the video")] = None,
 ) -> None:
     """Show scenes, frames, chunks, tokens and the expected seconds on this machine, without loading weights."""
     with told_errors():
         from phenaki.pipeline import model_info
-        from phenaki.planning import expected_seconds, plan_script
-        from phenaki.story import Story
+        from phenaki.planning import expected_seconds, plan_script, unfamiliar
+        from phenaki.script_argument import read_script_argument
 
-        story, info = Story.load(script), model_info(model)
-        planned = plan_script(story, script, info, num_steps=num_steps)
-        per_slice = (info.tokenizer.image_size // info.tokenizer.patch_size) ** 2
-        table = Table(title=Text(story.title or script.name))
+        (story, name), info = read_script_argument(script), model_info(model)
+        told = plan_script(story, name, info, num_steps=num_steps, guidance_scale=guidance_scale, negative=negative, fps=fps, size=size)
+        planned, per_slice = told.plan, (info.tokenizer.image_size // info.tokenizer.patch_size) ** 2
+        table = Table(title=Text(told.story.title or name.name))
         for column in ("scene", "from", "seconds", "frames", "chunks", "tokens", "prompt"):
             table.add_column(column, justify="left" if column == "prompt" else "right")
-        for scene in planned.scenes:
+        for scene, shown in zip(planned.scenes, told.shown, strict=True):
             mark = f"{scene.index + 1}{' cut' if scene.starts_segment and scene.index else ''}"
-            tokens = scene.num_slices * per_slice
-            figures = (f"{scene.start_frame / planned.fps:.2f}", f"{scene.num_frames / planned.fps:.2f}", scene.num_frames, len(scene.chunks), tokens)
-            table.add_row(mark, *map(str, figures), Text(scene.prompt))
+            times = (f"{frames / told.fps:.2f}" for frames in (shown.start_frame, shown.num_frames))
+            table.add_row(mark, *times, *map(str, (shown.num_frames, len(scene.chunks), scene.num_slices * per_slice)), Text(scene.prompt))
         Console().print(table)
-        seconds = expected_seconds(planned, info, num_steps)
+        for note in unfamiliar(planned, info):
+            tell(note)
+        seconds = expected_seconds(planned, info, num_steps, guidance_scale)
         counts = f"{planned.num_chunks} chunks, {planned.num_slices * per_slice} tokens"
-        total = f"{planned.num_frames} frames, {planned.seconds:.2f} s at {planned.fps:g} fps, {counts}"
+        made = f" (made at {planned.fps:g} fps)" if told.fps != planned.fps else ""
+        total = f"{told.num_frames} frames, {told.num_frames / told.fps:.2f} s at {told.fps:g} fps{made}, {counts}"
         Console().print(f"{total}; about {seconds:.0f} s on this machine's CPU", highlight=False)
 
 
@@ -258,12 +271,14 @@ def shard_command(
     fps: Annotated[float | None, typer.Option(help="frames a second; each clip's own by default")] = None,
     shard_size: Annotated[int, typer.Option(help="MB after which a shard is ended")] = 256,
     num_workers: Annotated[int, typer.Option(help="decoding processes; 0 = half of the cores")] = 0,
+    leave_out_failing: Annotated[bool, typer.Option("--leave-out-failing", help="do not stop at a whole clip that is too slow or too large")] = False,
 ) -> None:
     """Encode footage anew at the training size, with captions, in tar shards. Run it again to go on after an interruption."""
     with told_errors():
         from phenaki.data.sharding import ShardSettings, make_shards
 
-        made = make_shards(path, out, ShardSettings(size, fps, shard_size * 1_000_000), num_workers=num_workers, on_note=tell)
+        settings = ShardSettings(size, fps, shard_size * 1_000_000)
+        made = make_shards(path, out, settings, num_workers=num_workers, leave_out_failing=leave_out_failing, on_note=tell)
         tell(f"{out}: {made.num_clips} clips in {made.num_shards} shards, {made.num_bytes / 1e6:.1f} MB; {len(made.unusable)} files left out")
 
 

@@ -100,7 +100,7 @@ def evaluate_story_command(
         settings = ScriptSettings(scripts, seconds=seconds, seed=seed)
         exam = StoryExam(model, world.value, data, settings, sampling, str(choose_device(device)), dtype.value, fvd)
         with count_progress("stories") as show:
-            figures = run_story_evaluation(exam, output, html=html, work=work, on_story=show, command=command_line())
+            figures = run_story_evaluation(exam, output, html=html, work=work, on_story=show, on_note=tell, command=command_line())
         typer.echo("\n".join(summary(figures)))
         tell(" ".join(str(path) for path in (output, html) if path))
 
@@ -140,6 +140,6 @@ def evaluate_drift_command(
         contexts, place = tuple(one.value for one in context), str(choose_device(device))
         exam = DriftExam(model, world.value, data, settings, contexts, sampling, place, dtype.value, fvd)
         with count_progress("windows") as show:
-            figures = run_drift_evaluation(exam, output, plot=plot, work=work, on_window=show, command=command_line())
+            figures = run_drift_evaluation(exam, output, plot=plot, work=work, on_window=show, on_note=tell, command=command_line())
         typer.echo("\n".join(summary(figures)))
         tell(f"{output} {plot or output.with_suffix('.png')}")

@@ -1,7 +1,6 @@
 """What all commands share: how errors and notes are told, and the values that options may have."""
 
 import contextlib
-import errno
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 
@@ -9,8 +8,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from phenaki.atomic import NO_ROOM
+
 errors = Console(stderr=True)
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class NumberKind(StrEnum):
@@ -34,7 +34,7 @@ class World(StrEnum):
 
 @contextlib.contextmanager
 def told_errors() -> Iterator[None]:
-    """Turns the errors of bad input into one message and exit code 2, an interrupt into exit code 130."""
+    """Turns the errors of bad input, and a lack of memory, into one message and exit code 2, an interrupt into exit code 130."""
     notes = lambda error: "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
     try:
         yield
@@ -42,6 +42,10 @@ def told_errors() -> Iterator[None]:
         if getattr(error, "errno", None) in NO_ROOM:
             error.add_note("make room there, or give an output on another disk, and run the same command again")
         errors.print(Text.assemble(("error:", "red"), f" {error}{notes(error)}"), soft_wrap=True)
+        raise typer.Exit(2) from error
+    except MemoryError as error:
+        told = f"not enough memory{f' ({error})' if str(error) else ''}: give a shorter or smaller clip or story, or close other programs"
+        errors.print(Text.assemble(("error:", "red"), f" {told}{notes(error)}"), soft_wrap=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         tell((str(error) or "stopped") + notes(error))

@@ -71,7 +71,8 @@ def check_range(settings: Any, *names: str, **limits: float) -> None:
     """For `__post_init__`: ValueError unless the fields of these names are finite and within all limits (at_least, above, at_most, below)."""
     for name in names:
         value = getattr(settings, name)
-        if isinstance(value, bool) or not -sys.float_info.max <= value <= sys.float_info.max:  # TOML has nan and inf, JSON any number of digits
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not -sys.float_info.max <= value <= sys.float_info.max:  # TOML has nan and inf, JSON any number of digits
             raise ValueError(f"{name} {value!s:.40}: needed a finite number")
         if not all(LIMITS[limit](value, bound) for limit, bound in limits.items()):
             needed = " and ".join(f"{limit.replace('_', ' ')} {bound:g}" for limit, bound in limits.items())

@@ -1,25 +1,27 @@
 """The frames of one's own clip, one after the other at a model's rate: a file is read as a stream, whatever its length.
 
 A clip is a `Video` in memory, a video file, a GIF, a picture (one frame) or a folder of pictures. A file is read twice: to
-count its frames and see that it is whole, before anything is made of it, and for its pixels.
+count its frames and see that it is whole, before anything is made of it, and for its pixels; a video file the first time in a
+process of its own, for a few bytes may promise millions of frames, and the promise alone takes gigabytes.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
+from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, check_video
+from phenaki.gif_files import GifFacts, gif_facts, gif_pictures
 from phenaki.video import IMAGE_ENDINGS, Video, read_video
 from phenaki.video_files import (
     MAX_FRAMES,
     VideoError,
     VideoReformatter,
-    frame_rate,
     open_strictly,
     resampled_indices,
     scaled_pixels,
-    shown_size,
     whole_frames,
 )
 
@@ -36,6 +38,7 @@ class FrameSource:
     height: int
     width: int
     video: Video | None = field(default=None, repr=False)  # None: the frames are read from the file
+    gif: GifFacts | None = field(default=None, repr=False)  # of a file that is one
 
     @classmethod
     def of(cls, clip: "Clip") -> "FrameSource":
@@ -45,8 +48,11 @@ class FrameSource:
         if isinstance(clip, Video):
             return cls._of_video(clip, None)
         path = Path(clip)
-        if path.is_dir() or path.suffix.lower() in (".gif", *IMAGE_ENDINGS):
+        if path.is_dir() or path.suffix.lower() in IMAGE_ENDINGS:
             return cls._of_video(read_video(path), path)
+        if path.suffix.lower() == ".gif":
+            facts = gif_facts(path)
+            return cls(path, facts.num_frames, facts.fps, facts.height, facts.width, gif=facts)
         return cls._of_file(path)
 
     @classmethod
@@ -55,15 +61,11 @@ class FrameSource:
 
     @classmethod
     def _of_file(cls, path: Path) -> "FrameSource":
-        with open_strictly(path) as (container, stream):
-            frames = whole_frames(path, container, stream)
-            height, width = shown_size(next(frames))
-            count = 1
-            for _ in frames:
-                count += 1
-                if count > MAX_FRAMES:
-                    raise VideoError(f"{path}: more than {MAX_FRAMES} frames; cut it into shorter files", "too long")
-            return cls(path, count, frame_rate(path, stream), height, width)
+        with Worker(OWN_TIME_LIMIT) as worker:
+            facts = check_video(path, worker)
+        if facts.num_frames > MAX_FRAMES:
+            raise VideoError(f"{path}: more than {MAX_FRAMES} frames; cut it into shorter files", "too long")
+        return cls(path, facts.num_frames, facts.fps, facts.height, facts.width)
 
     def numbers(self, fps: float) -> list[int]:
         """The clip's own frames that show it at another rate."""
@@ -73,6 +75,10 @@ class FrameSource:
         """Every frame, uint8 (h w 3)."""
         if self.video is not None:
             yield from self.video.frames
+            return
+        if self.gif is not None:
+            for pixels, count in gif_pictures(self.path, self.gif):
+                yield from repeat(pixels, count)
             return
         reformatter = VideoReformatter()
         with open_strictly(self.path) as (container, stream):

@@ -8,7 +8,6 @@ checksum of it all. The file only grows, by one write a piece, so whatever ends 
 stands behind that is cut off by whoever goes on. The first record is the label: what this video is to become.
 """
 
-import contextlib
 import json
 import os
 import struct
@@ -20,11 +19,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
-try:
-    import fcntl
-except ImportError:  # Windows: nobody is kept from writing at the same time
-    fcntl = None
+from phenaki.locks import open_alone
 
+BUSY = "another run is writing this video; wait for it, or give another name"
 RECORD = b"phenaki record 1"  # the 16 bytes that tell our `uuid` boxes from others
 HEAD = struct.Struct(">I4s16sII")  # size of the box in bytes, "uuid", RECORD, checksum, frames of the piece
 BOX = struct.Struct(">I4s")  # size, type
@@ -123,7 +120,7 @@ class PartFile:
     """A part file, held by one writer at a time. `begin` or `go_on`, then `append`, then `close` or `discard`."""
 
     def __init__(self, path: Path):
-        self.path, self.file = path, open_alone(path)
+        self.path, self.file = path, open_alone(path, f"{path}: {BUSY}")
         self.end, self.num_frames = 0, 0  # of what is whole
 
     def begin(self, start: bytes, label: dict[str, Any]) -> None:
@@ -187,38 +184,15 @@ class PartFile:
         self.file.close()
 
 
-def open_alone(path: Path) -> BinaryIO:
-    """Opens a file, made where it is missing, for one writer alone. Unbuffered.
-
-    PartFileError where another holds it, or where it is a link: what that leads to is not ours to write over.
-    """
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-    while True:
-        if path.is_symlink():
-            raise PartFileError(f"{path}: is a link, and would be written through; remove it, or give another name")
-        file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
-        try:
-            if fcntl is None:
-                return file
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                    return file
-        except BlockingIOError as error:
-            file.close()
-            raise PartFileError(f"{path}: another run is writing this video; wait for it, or give another name") from error
-        file.close()  # the run before removed it between our opening and our locking
-
-
 def set_aside(part: Path, *, only_labelled: bool = False) -> Path | None:
     """Gives a part file in which frames lie another name beside it, the first free one of .story.part-1.mp4, -2 and so on; returns that.
 
     None where there is none, or no whole piece in it, or, with only_labelled, where it has an empty label, by which nobody goes on.
-    PartFileError where another run is writing it.
+    BusyError where another run is writing it.
     """
     if not part.exists():
         return None
-    with open_alone(part) as file:
+    with open_alone(part, f"{part}: {BUSY}") as file:
         whole = entries(file)
         label = next(whole, None)
         if label is None or (only_labelled and label.note == UNLABELLED) or not any(entry.num_frames for entry in whole):

@@ -25,6 +25,7 @@ from phenaki.devices import choose_device, choose_dtype, hold_matrices
 from phenaki.director import Given, SceneText, direct
 from phenaki.frame_source import FrameSource
 from phenaki.pixels import to_pixels, to_video
+from phenaki.progress import story_progress
 from phenaki.retiming import retimed, retimed_length, retimed_start
 from phenaki.sampling import SamplingOptions
 from phenaki.story import FILE_FIELDS, Story
@@ -137,16 +138,19 @@ class Phenaki:
         *,
         seed: int | None = None,
         fps: float | None = None,
+        size: int | None = None,
+        style: str | None = None,
+        negative: str | None = None,
         guidance_scale: float | None = None,
         num_steps: int | None = None,
-        negative: str | None = None,
         context: str | None = None,
         **unknown: Any,
     ) -> Prepared:
         """Checks a story, its prompts, pictures and the values that go before its own, before anything is made."""
         if unknown:
-            raise TypeError(f"unknown option {next(iter(unknown))!r}: allowed are seed, fps, guidance_scale, num_steps, negative, context")
-        story = apply_overrides(Story.of(story), seed=seed, fps=fps, negative=negative)
+            known = "seed, fps, size, style, negative, guidance_scale, num_steps, context"
+            raise TypeError(f"unknown option {next(iter(unknown))!r}: allowed are {known}")
+        story = apply_overrides(Story.of(story), seed=seed, fps=fps, size=size, style=style, negative=negative)
         planned = plan_story(story, self.info)
         check_not_empty(planned, story.fps or self.info.fps)
         check_can_recall(planned, self.info)
@@ -154,14 +158,14 @@ class Phenaki:
         options = sampling_options(self.info.sampling, guidance_scale, num_steps, context)
         for scene in planned.scenes:
             for prompt in filter(None, (scene.prompt, scene.negative)):
-                self.text_encoder.tokenize(prompt)
+                self.text_encoder.check(prompt)
         return Prepared(story, planned, SceneTexts(planned.scenes, self.scene_text), options, self._given(planned))
 
     def stream_story(self, story: Any, **options: Any) -> Iterator[StoryChunk]:
         """Yields the video chunk by chunk, in memory that does not grow with its length.
 
-        Options (see `prepare`): seed, fps, guidance_scale, num_steps, negative, context. Left out, they take the story's own value,
-        then the model's. guidance_scale 1 = off. A scene's own guidance_scale, num_steps and negative go first. context: what a chunk
+        Options (see `prepare`): seed, fps, size, style, negative, guidance_scale, num_steps, context. Left out, they take the story's own
+        value, then the model's. guidance_scale 1 = off. A scene's own guidance_scale, num_steps and negative go first. context: what a chunk
         sees of the ones before, "tokens" or "frames" (`SamplingOptions`).
         """
         return self.stream(self.prepare(story, **options))
@@ -329,27 +333,6 @@ def apply_overrides(story: Story, **values: Any) -> Story:
     """The story with the values that are not None put in place of its own; checked as a script is."""
     given = {key: value for key, value in values.items() if value is not None}
     return Story.from_dict({**story.to_dict(), **given}) if given else story
-
-
-@contextlib.contextmanager
-def story_progress(shown: bool) -> Iterator[Callable[[StoryChunk], None]]:
-    """A progress bar with time left on the terminal; nothing where there is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not shown or not console.is_terminal:
-        yield lambda chunk: None
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total} frames"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda chunk: bar.update(
-            task,
-            total=chunk.num_frames_total,
-            completed=chunk.start_frame + len(chunk.frames),
-            description=f"scene {chunk.scene + 1}: {chunk.prompt[:40]}",
-        )
 
 
 def load(name: str | Path = DEFAULT_MODEL, device: str | None = None, dtype: str = "auto", compile: bool = False) -> Phenaki:

@@ -1,6 +1,7 @@
 """What a script becomes, and how long that will take on this machine: operations of the plan over a measured speed. Touches no weights."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,55 +11,84 @@ from phenaki.checkpoint import CheckpointError, ModelInfo
 from phenaki.cvivit import CViViT
 from phenaki.devices import choose_dtype
 from phenaki.maskgit import MaskGIT
-from phenaki.pipeline import apply_overrides, check_can_recall, check_not_empty, check_pictures, plan_story, sampling_options
+from phenaki.pipeline import apply_overrides, check_can_recall, check_not_empty, check_pictures, plan_story, sampling_options, video_scenes
 from phenaki.story import Story, StoryError
 from phenaki.story_plan import StoryPlan
-from phenaki.text import TextConfig, check_length, load_counter
+from phenaki.text import TextConfig, load_checker
+from phenaki.video_files import VideoScene
+from phenaki.vocabulary import familiar, unfamiliar_words
 
 EFFICIENCY = 0.45  # of a large matrix product's speed that a whole generation reaches; measured on two CPU cores
 BFLOAT16_GAIN = 2.0  # times faster a story is where the CPU computes in bfloat16; measured on one that multiplies matrices 4.5 times as fast in it
+MAX_TOLD = 5  # scenes, and words of a scene, that a note names
 START_SECONDS = 6.0  # loading python's libraries, the text encoder and the weights; measured on the same
+
+
+@dataclass(frozen=True)
+class PlannedScript:
+    """A story with what was asked for in place of its own values, what the model makes of it, and the video's own scenes and rate."""
+
+    story: Story
+    plan: StoryPlan
+    shown: tuple[VideoScene, ...]
+    fps: float
+
+    @property
+    def num_frames(self) -> int:
+        return sum(scene.num_frames for scene in self.shown)
 
 
 def plan_script(
     story: Story, file: Path, info: ModelInfo, *, guidance_scale: float | None = None, num_steps: int | None = None, context: str | None = None,
     **overrides: Any,
-) -> StoryPlan:  # fmt: skip
+) -> PlannedScript:  # fmt: skip
     """The plan of a script's story, checked as `Phenaki.prepare` does as far as that needs no weights. StoryError names the file."""
     story = apply_overrides(story, **overrides)
     sampling_options(info.sampling, guidance_scale, num_steps, context)
     try:
-        planned = plan_story(story, info)
-        check_not_empty(planned, story.fps or info.fps)
+        planned, fps = plan_story(story, info), story.fps or info.fps
+        check_not_empty(planned, fps)
         check_can_recall(planned, info)
-        check_pictures(story.size or info.tokenizer.image_size, story.fps or info.fps, info)
+        check_pictures(story.size or info.tokenizer.image_size, fps, info)
         check_prompts(planned, info.text)
     except CheckpointError:
         raise
     except ValueError as error:
         raise StoryError(getattr(error, "problem", str(error)), file=str(file)) from None
-    return planned
+    return PlannedScript(story, planned, video_scenes(story, info.fps, planned), fps)
 
 
 def check_prompts(planned: StoryPlan, config: TextConfig) -> None:
-    """ValueError where a scene tells more than the text encoder reads; nothing where that cannot be known without loading it."""
-    count = load_counter(config)
-    for scene in planned.scenes if count else ():
+    """ValueError where a scene tells more than the text encoder reads, or nothing that it knows; nothing where only the encoder itself could say."""
+    check = load_checker(config)
+    for scene in planned.scenes if check else ():
         for name in ("prompt", "negative"):
-            words = getattr(scene, name)
             try:
-                check_length(words, count(words), config)
+                check(getattr(scene, name))
             except ValueError as error:
                 raise ValueError(f"scenes[{scene.index}].{name}: {error}") from None
 
 
-def expected_seconds(plan: StoryPlan, info: ModelInfo, num_steps: int | None = None) -> float:
+def unfamiliar(planned: StoryPlan, info: ModelInfo) -> list[str]:
+    """A line for each of the first scenes whose prompts have words that the model never learnt; none where a model does not name its words."""
+    known = familiar(info.words)
+    by_scene = {scene.index: unfamiliar_words(scene.prompt, known) for scene in planned.scenes if info.words}
+    notes = [
+        f"scene {index + 1}: {info.name} was not trained on {', '.join(map(repr, words[:MAX_TOLD]))}{' and more' * (len(words) > MAX_TOLD)}; "
+        f"it may not show what that means"
+        for index, words in by_scene.items()
+        if words
+    ]
+    return notes[:MAX_TOLD] + ([f"and {len(notes) - MAX_TOLD} scenes more"] if len(notes) > MAX_TOLD else [])
+
+
+def expected_seconds(plan: StoryPlan, info: ModelInfo, num_steps: int | None = None, guidance_scale: float | None = None) -> float:
     """Seconds of `phenaki generate` for this plan on this machine's CPU."""
     gain = BFLOAT16_GAIN if choose_dtype("auto", torch.device("cpu")) is torch.bfloat16 else 1.0
-    return START_SECONDS + story_operations(plan, info, num_steps) / (EFFICIENCY * gain * matrix_speed())
+    return START_SECONDS + story_operations(plan, info, num_steps, guidance_scale) / (EFFICIENCY * gain * matrix_speed())
 
 
-def story_operations(plan: StoryPlan, info: ModelInfo, num_steps: int | None = None) -> float:
+def story_operations(plan: StoryPlan, info: ModelInfo, num_steps: int | None = None, guidance_scale: float | None = None) -> float:
     """Multiplications and additions of a story: 2 x weights x tokens for every pass of both networks, and attention."""
     with torch.device("meta"):
         generator, tokenizer = MaskGIT(info.generator), CViViT(info.tokenizer)
@@ -68,7 +98,7 @@ def story_operations(plan: StoryPlan, info: ModelInfo, num_steps: int | None = N
     operations = 0.0
     for scene in plan.scenes:
         rounds = (scene.num_steps or num_steps or info.sampling.num_steps) + info.sampling.num_corrections  # as in `director.py`
-        branches = 1 if (scene.guidance_scale or info.sampling.guidance_scale) == 1 else 2
+        branches = 1 if (scene.guidance_scale or guidance_scale or info.sampling.guidance_scale) == 1 else 2
         for chunk in scene.chunks:
             tokens = chunk.num_slices * tokens_per_slice
             context = (info.generator.context_slices + info.generator.anchor) * tokens_per_slice
@@ -79,10 +109,12 @@ def story_operations(plan: StoryPlan, info: ModelInfo, num_steps: int | None = N
 
 
 def decoder_operations_per_token(tokenizer: CViViT) -> float:
-    """Of the transformer, and of the head, whose convolutions run at four positions a token."""
-    transformer = sum(parameter.numel() for parameter in tokenizer.decoder.parameters())
-    head = sum(parameter.numel() for parameter in tokenizer.head.parameters())
-    return 2 * transformer + 8 * head
+    """Of the transformer, of the head, whose convolutions run at four positions a token, and of its refiner, at a quarter of a token's pixels."""
+    count = lambda network: sum(parameter.numel() for parameter in network.parameters())
+    refiner, config = getattr(tokenizer.head, "refiner", None), tokenizer.config
+    fine = 0 if refiner is None else count(refiner) - count(refiner.from_head)
+    positions = (config.patch_size // 2) ** 2 * config.temporal_patch_size
+    return 2 * count(tokenizer.decoder) + 8 * (count(tokenizer.head) - fine) + 2 * positions * fine
 
 
 def matrix_speed() -> float:

@@ -20,7 +20,8 @@ from phenaki import __version__
 from phenaki.checkpoint import weights_hash
 from phenaki.config import as_dict
 from phenaki.part_file import OtherPartError, set_aside
-from phenaki.pipeline import Phenaki, Prepared, StoryChunk, content_hash, files_of, story_progress
+from phenaki.pipeline import Phenaki, Prepared, StoryChunk, content_hash, files_of
+from phenaki.progress import story_progress
 from phenaki.sampling import ARITHMETIC
 from phenaki.story import FILE_FIELDS
 from phenaki.video import VideoWriter, check_output_path, check_spares
@@ -91,7 +92,7 @@ def open_writer(path: Path, resume: bool | None, about: dict[str, Any], on_note:
 def keep_unfinished(path: Path) -> str:
     """Moves what another run left of a video out of the way; says where it is, "" where no frames were left.
 
-    PartFileError where that run is still at work.
+    BusyError where that run is still at work.
     """
     part = part_path(path)
     aside = set_aside(part)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from phenaki.checkpoint import ModelInfo
+from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script
 from phenaki.part_file import OtherPartError, difference
 from phenaki.pipeline import (
     DEFAULT_MODEL,
@@ -20,6 +21,7 @@ from phenaki.pipeline import (
     StoryChunk,
     apply_overrides,
     check_not_empty,
+    files_of,
     load,
     model_info,
     plan_story,
@@ -30,7 +32,7 @@ from phenaki.recording import generate_to_file
 from phenaki.script_folder import Job, find_jobs, open_output
 from phenaki.story import Story
 from phenaki.video_encoders import part_path
-from phenaki.video_files import read_script
+from phenaki.video_files import check_spares
 
 
 class RenderError(ValueError):
@@ -47,6 +49,7 @@ class RenderSettings:
     compile: bool = False  # the layers, before they run
     seed: int | None = None
     fps: float | None = None
+    size: int | None = None
     guidance_scale: float | None = None
     num_steps: int | None = None
     negative: str | None = None
@@ -56,7 +59,7 @@ class RenderSettings:
     @property
     def options(self) -> dict[str, Any]:
         """Those of `Phenaki.prepare`."""
-        return {name: getattr(self, name) for name in ("seed", "fps", "guidance_scale", "num_steps", "negative", "context")}
+        return {name: getattr(self, name) for name in ("seed", "fps", "size", "guidance_scale", "num_steps", "negative", "context")}
 
 
 @dataclass(frozen=True)
@@ -161,12 +164,18 @@ def render_folder(
     jobs, info = find_jobs(scripts, output, ending), model_info(settings.model)
     check_settings(settings, info)
     open_output(output, ending)
-    waiting, kept, outcomes = [], [], []
-    for job in jobs:
-        try:
-            (kept if is_finished(job, settings, info, watcher.note) else waiting).append(job)
-        except (ValueError, OSError) as error:
-            outcomes.append(Outcome(job, reason_of(error)))
+    stories, outcomes = read_stories(jobs)
+    waiting, kept = [], []
+    with Worker(OWN_TIME_LIMIT) as worker:
+        for job, story in stories.items():
+            try:
+                if is_finished(job, story, settings, info, worker, watcher.note):
+                    kept.append(job)
+                else:
+                    check_sources_spared(job, stories)
+                    waiting.append(job)
+            except (ValueError, OSError) as error:
+                outcomes.append(Outcome(job, reason_of(error)))
     watcher.begin(len(kept), len(jobs) - len(kept))
     for outcome in outcomes:
         watcher.outcome(outcome)
@@ -182,22 +191,39 @@ def render_folder(
 
 def check_settings(settings: RenderSettings, info: ModelInfo) -> None:
     """ValueError for values that no script could be made with."""
-    anything = apply_overrides(Story.of(["anything"]), seed=settings.seed, fps=settings.fps, negative=settings.negative)
+    anything = apply_overrides(Story.of(["anything"]), seed=settings.seed, fps=settings.fps, size=settings.size, negative=settings.negative)
     plan_story(anything, info)
     sampling_options(info.sampling, settings.guidance_scale, settings.num_steps, settings.context)
 
 
-def is_finished(job: Job, settings: RenderSettings, info: ModelInfo, on_note: Callable[[str], None]) -> bool:
+def read_stories(jobs: Sequence[Job]) -> tuple[dict[Job, Story], list[Outcome]]:
+    """The jobs' stories, and what became of those whose script cannot be read."""
+    stories, failed = {}, []
+    for job in jobs:
+        try:
+            stories[job] = Story.load(job.script)
+        except (ValueError, OSError) as error:
+            failed.append(Outcome(job, reason_of(error)))
+    return stories, failed
+
+
+def check_sources_spared(job: Job, stories: dict[Job, Story]) -> None:
+    """VideoError where a job's video would be written over a picture or video that any of the scripts names: its own, or another's."""
+    for other, story in stories.items():
+        check_spares(job.output, files_of(story), "it" if other == job else f"the video of {other.script.name}")
+
+
+def is_finished(job: Job, story: Story, settings: RenderSettings, info: ModelInfo, worker: Worker, on_note: Callable[[str], None]) -> bool:
     """Whether a job's video is there, made with these weights and options; on_note is told of one that was made with others.
 
-    ValueError where its script cannot be told, or the video was made from something else. Opens no weights.
+    ValueError where its story cannot be told, or the video was made from something else. Opens no weights.
     """
-    story = apply_overrides(Story.load(job.script), seed=settings.seed, fps=settings.fps, negative=settings.negative)
+    story = apply_overrides(story, seed=settings.seed, fps=settings.fps, size=settings.size, negative=settings.negative)
     check_not_empty(plan_story(story, info), story.fps or info.fps)
     if settings.overwrite or not job.output.exists():
         return False
     options = sampling_options(info.sampling, settings.guidance_scale, settings.num_steps, settings.context)
-    wanted, found = json.loads(json.dumps(resolved_script(story, info, options))), read_script(job.output)
+    wanted, found = json.loads(json.dumps(resolved_script(story, info, options))), read_script(job.output, worker)
     made_with, found_with = wanted.pop("made_with"), None if found is None else found.pop("made_with", None)
     other = difference(found, wanted)
     if other is None and found_with is None:

@@ -5,10 +5,13 @@ from fractions import Fraction
 
 import numpy as np
 
+MAX_DENOMINATOR = 100_000  # of a rate as files state it
+MIN_FPS = 1 / MAX_DENOMINATOR
+
 
 def rate(fps: float) -> Fraction:
     """A number of frames a second as files state it: 8.4 is 42/5, and not the binary number beside it."""
-    return Fraction(fps).limit_denominator(100_000)
+    return Fraction(fps).limit_denominator(MAX_DENOMINATOR)
 
 
 def frame_at(frame: int, from_fps: float, to_fps: float) -> int:

@@ -42,6 +42,7 @@ class SamplingOptions:
     context: str = "tokens"  # of a story's chunk: the last slices as they were made, or "frames": their frames, decoded and encoded anew
 
     def __post_init__(self):
+        check_range(self, "num_steps", "num_corrections", "guidance_scale")
         if not 1 <= self.num_steps <= 256:
             raise ValueError(f"num_steps {self.num_steps}: needed 1 to 256 rounds")
         if self.num_corrections == 1 or not 0 <= self.num_corrections <= 256:
@@ -254,6 +255,8 @@ def choose_values(logits: Tensor, draws: Tensor, temperature: float) -> tuple[Te
     at_once = max(len(rows) if logits.is_cuda else PIECE_VALUES // logits.shape[-1], 1)
     for some, drawn in zip(rows.split(at_once), shares.split(at_once), strict=True):
         probs = (some.float() / temperature).softmax(-1)
+        if probs.is_cpu and probs[:, 0].isnan().any():  # with one a whole row has it; asking a GPU would hold it up
+            raise ValueError("the model gives NaN for probabilities: its weights are damaged, or what it computes in is too narrow; try float32")
         values = inverse_cdf(probs, drawn)
         pieces.append((values, probs.gather(-1, values[:, None]).squeeze(-1).log()))
     values, log_probs = (torch.cat(found).view(draws.shape) for found in zip(*pieces, strict=True))

@@ -22,6 +22,7 @@ MAX_STORY_SECONDS = 24 * 3600
 MAX_FILE_BYTES = 1 << 20
 MAX_ERRORS_TOLD = 5
 MAX_NAME_CHARS = 64
+OF_A_SCENE = ("num_steps", "guidance_scale")  # sampling options that a scene may have for itself
 OF_A_VIDEO = ("model", "made_with", "edit")  # keys that the script inside a video has besides those of a story
 MAX_REMEMBERED = 16  # names in a story: each is a slice of tokens that is held to its end
 FILE_FIELDS = ("image", "video", "end_image")  # of a scene
@@ -117,12 +118,19 @@ class Story(BaseModel):
         return self.model_dump(mode="json", exclude_none=True)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Story:
-        """The story a dict describes, also that of `Video.script`, whose `model` and `edit` are passed over.
+    def from_dict(cls, data: dict[str, Any], folder: str | os.PathLike | None = None) -> Story:
+        """The story a dict describes, also that of `Video.script`: then scenes have the rounds and guidance that the video was made with.
 
+        folder: where its pictures and videos lie and must lie; by default their paths are taken as they are.
         Raises StoryError naming the field, its value and what is allowed.
         """
-        return _checked(Parsed({key: data[key] for key in data if key not in OF_A_VIDEO} if isinstance(data, dict) else data))
+        parsed = Parsed(_as_made(data) if isinstance(data, dict) else data)
+        return _checked(parsed) if folder is None else _with_files(_checked(parsed), parsed, Path(folder))
+
+    @classmethod
+    def from_text(cls, text: str) -> Story:
+        """The story of a plain text, a prompt a line (`parse_text`). Raises StoryError."""
+        return _checked(parse_text(text))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Story:
@@ -153,7 +161,7 @@ class Story(BaseModel):
         if isinstance(value, os.PathLike) or (isinstance(value, str) and _looks_like_path(value)):
             return cls.load(value)
         if isinstance(value, str):
-            return _checked(parse_text(value))
+            return cls.from_text(value)
         if isinstance(value, dict):
             return cls.from_dict(value)
         if isinstance(value, (list, tuple)):
@@ -206,6 +214,17 @@ def _read_text(path: Path) -> str:
     if "\0" in text:
         raise StoryError(f"not a {path.suffix} file: binary data, not text; give a script", line=text[: text.index("\0")].count("\n") + 1)
     return text
+
+
+def _as_made(data: dict[str, Any]) -> dict[str, Any]:
+    """A story's dict without what a video's script has besides; its scenes take what they do not say from the sampling options there."""
+    own = {key: data[key] for key in data if key not in OF_A_VIDEO}
+    made_with = data.get("made_with")
+    sampling = made_with.get("sampling") if isinstance(made_with, dict) else None
+    if not isinstance(sampling, dict) or not isinstance(own.get("scenes"), list):
+        return own
+    asked = {name: sampling[name] for name in OF_A_SCENE if name in sampling}
+    return own | {"scenes": [asked | scene if isinstance(scene, dict) else scene for scene in own["scenes"]]}
 
 
 def _with_files(story: Story, parsed: Parsed, folder: Path) -> Story:

@@ -136,6 +136,13 @@ class TextEncoder:
         check_length(prompt, len(ids), self.config)
         return ids
 
+    def check(self, prompt: str) -> None:
+        """ValueError for a prompt that cannot be told: as in `tokenize`, or of words that the encoder has no token for."""
+        ids = self.tokenize(prompt)
+        marks = self.tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
+        unknown = self.tokenizer.unk_token_id
+        check_known(prompt, [token == unknown for token, mark in zip(ids, marks, strict=True) if not mark or token == unknown], self.config)
+
     def shortened(self, prompt: str) -> str:
         """The prompt itself where `encode` takes it; else as many of its first words as fit, or letters where not one word does."""
         if self._fits(prompt):
@@ -190,8 +197,15 @@ def check_length(prompt: str, num_tokens: int, config: TextConfig) -> None:
         raise ValueError(f"prompt of {num_tokens} tokens: {config.max_length} at most. Shorten it, or split it into scenes: {shorten(prompt)!r}")
 
 
-def load_counter(config: TextConfig) -> Callable[[str], int] | None:
-    """What counts an encoder's tokens of a prompt, without the encoder; None where its folder is not here, or has no tokenizer.json."""
+def check_known(prompt: str, unknown: Sequence[bool], config: TextConfig) -> None:
+    """ValueError where all of a prompt is unknown to the text encoder: every such prompt is the same to it."""
+    if unknown and all(unknown):
+        told = "write it with words of the language that it was trained on, which for the shipped model is English"
+        raise ValueError(f"prompt {shorten(prompt)!r}: the text encoder {config.source!r} knows nothing in it; {told}")
+
+
+def load_checker(config: TextConfig) -> Callable[[str], None] | None:
+    """What `TextEncoder.check` does, without the encoder; None where its folder is not here, or has no tokenizer.json."""
     folder = find_minilm() if config.source == MINILM else Path(config.source).expanduser()
     if not (folder / "tokenizer.json").is_file():
         return None
@@ -203,7 +217,14 @@ def load_counter(config: TextConfig) -> Callable[[str], int] | None:
         return None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return lambda prompt: len(tokenizer.encode(prompt).ids)
+    unknown = getattr(tokenizer.model, "unk_token", None)
+
+    def check(prompt: str) -> None:
+        read = tokenizer.encode(prompt)
+        check_length(prompt, len(read.ids), config)
+        check_known(prompt, [token == unknown for token, mark in zip(read.tokens, read.special_tokens_mask, strict=True) if not mark], config)
+
+    return check
 
 
 def _check_prompts(prompts: Sequence[str]) -> list[str]:

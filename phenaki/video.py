@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from phenaki.atomic import put
+from phenaki.gif_files import decode_gif
 from phenaki.part_file import set_aside
 from phenaki.video_encoders import GifEncoder, SequenceEncoder, StreamEncoder, part_path
 from phenaki.video_files import (
@@ -30,12 +31,13 @@ from phenaki.video_files import (
     VideoError,
     VideoScene,
     check_bytes,
+    check_fps,
     check_output_path,
     check_regular,
     check_spares,
-    decode_gif,
     decode_video,
     resampled_indices,
+    stacked,
 )
 
 __all__ = [
@@ -63,8 +65,7 @@ class Video:
         if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
             found = f"{frames.dtype} {frames.shape}" if isinstance(frames, np.ndarray) else type(frames).__name__
             raise VideoError(f"frames are {found}: a Video needs uint8 (f, h, w, 3), at least one frame")
-        if not 0 < self.fps < 1000:
-            raise VideoError(f"fps {self.fps}: needed more than 0 and less than 1000 frames a second")
+        check_fps(self.fps)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -169,6 +170,7 @@ class VideoWriter:
         label: dict[str, Any] | None = None, resume: bool = False,
     ):  # fmt: skip
         self.path = check_output_path(path)
+        check_fps(fps)
         self.size, self.scenes, self.script, self.label = tuple(size), scenes, script, label
         for scene in scenes:
             if "\0" in scene.prompt or not 0 <= scene.start_frame <= scene.start_frame + scene.num_frames <= MAX_CHAPTER_FRAMES:
@@ -212,6 +214,8 @@ class VideoWriter:
                 part = self.encoder.abandon()
                 if part is not None:
                     error.add_note(f"what was made so far plays in {part}{'; the same run goes on from there' if self.label else ''}")
+                elif self.num_frames and isinstance(error, KeyboardInterrupt) and not isinstance(self.encoder, SequenceEncoder):
+                    error.add_note(f"nothing is kept of a {self.path.suffix} that is not whole; an .mp4 or .webm goes on where it was stopped")
 
     def _finish(self) -> None:
         if not self.num_frames:
@@ -231,8 +235,8 @@ def read_video(path: str | Path, *, size: int | None = None, fps: float | None =
     path = Path(path)
     if size is not None and size < 1:
         raise VideoError(f"size {size}: needed at least 1 pixel a side")
-    if fps is not None and not 0 < fps < 1000:
-        raise VideoError(f"fps {fps}: needed more than 0 and less than 1000 frames a second")
+    if fps is not None:
+        check_fps(fps)
     if os.path.isdir(path):
         return Video(_read_folder(path, size), fps or 8.0)
     if path.suffix.lower() in IMAGE_ENDINGS:
@@ -265,7 +269,7 @@ def _read_folder(path: Path, size: int | None) -> np.ndarray:
             raise VideoError(f"{file}: {w}x{h} pixels, {files[0].name} has {width}x{height}: give size=, or pictures of one size")
         if len(frames) * frames[0].nbytes > MAX_BYTES:
             raise VideoError(f"{path}: its pictures take more than {MAX_BYTES >> 30} GiB of memory; give fewer, or size=")
-    return np.stack(frames)
+    return stacked(frames)
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

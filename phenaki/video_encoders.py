@@ -27,7 +27,7 @@ from phenaki.part_file import BOX, PartFile
 from phenaki.retiming import rate
 from phenaki.video_files import FRAMES_TAG, VideoError, VideoScene, address
 
-MAX_GIF_FPS = 100  # a GIF counts hundredths of a second
+MIN_GIF_FPS, MAX_GIF_FPS = 0.002, 100  # a GIF counts hundredths of a second, up to 655 s a picture
 EXACT = "cpu-independent=1"  # without it one piece in a hundred of tiny frames (34x18) was encoded to other bytes; it costs nothing
 CODECS = {
     ".mp4": ("libx264", {"crf": "14", "preset": "fast", "x264-params": EXACT}),
@@ -146,6 +146,7 @@ class StreamEncoder:
     def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> Path:
         """Copies the packets of the part file into a whole file with chapters and script; returns that file."""
         whole = self._whole_path()
+        whole.unlink(missing_ok=True)  # never through a link of its name
         options = {"fflags": "+bitexact", "movflags": "faststart"} if self.path.suffix.lower() == ".mp4" else {"fflags": "+bitexact"}
         with av.open(address(self.part)) as source, av.open(address(whole), mode="w", options=options) as target:
             if script is not None:
@@ -162,7 +163,7 @@ class StreamEncoder:
         kept, written = checksums(self.part), checksums(whole)
         lost_chapters = {scene.prompt for scene in scenes} - chapter_titles(whole)
         if kept != written or len(written) != self.count or lost_chapters:
-            raise VideoError(f"{self.path}: what was written does not read back; is the disk full?")
+            raise VideoError(f"{self.path}: what was written does not read back; is the disk full?", "no room")
         return whole
 
     def discard(self) -> None:
@@ -189,8 +190,8 @@ class GifEncoder:
     """
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]):
-        if fps > MAX_GIF_FPS:
-            raise VideoError(f"{path}: {fps:g} frames a second: a GIF has at most {MAX_GIF_FPS}; write .mp4 or .webm")
+        if not MIN_GIF_FPS <= fps <= MAX_GIF_FPS:
+            raise VideoError(f"{path}: {fps:g} frames a second: a GIF has at least {MIN_GIF_FPS} and at most {MAX_GIF_FPS}; write .mp4 or .webm")
         self.path, self.fps, self.frames = path, fps, []
         self.part = path.with_name(f".{path.stem}.part-{os.getpid()}.gif")  # another process may be writing the same
 
@@ -230,6 +231,7 @@ class SequenceEncoder:
         for pixels in frames:
             target = self.path.with_name(self.path.name % self.count)
             part = target.with_name(f".{target.name}.part")
+            part.unlink(missing_ok=True)  # never through a link of its name
             Image.fromarray(pixels).save(part, format="PNG")
             os.replace(part, target)
             self.count += 1

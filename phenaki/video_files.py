@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import re
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,10 @@ from typing import Any, BinaryIO
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
-from PIL import Image, ImageSequence
 
 from phenaki.atomic import why_unwritable
 from phenaki.nal_units import damage_of, length_size
-from phenaki.retiming import frame_at
+from phenaki.retiming import MIN_FPS, frame_at
 
 VIDEO_ENDINGS = (".mp4", ".webm", ".gif")
 OUTPUT_ENDINGS = (*VIDEO_ENDINGS, ".png")
@@ -78,16 +76,25 @@ def check_output_path(path: str | Path) -> Path:
     return path
 
 
-def check_spares(path: Path, sources: Iterable[Path]) -> Path:
-    """An output path; VideoError where writing it would write over one of `sources`: files, or folders whose pictures make a clip."""
+def check_spares(path: Path, sources: Iterable[Path], made: str = "it") -> Path:
+    """An output path; VideoError where writing it would write over one of `sources`: files, or folders whose pictures make a clip.
+
+    made: what is made from them, in the message.
+    """
     written = re.compile(re.sub("%0?[0-9]*d", "[0-9]+", re.escape(path.name)))  # of single frames: any of them
     for source in filter(os.path.exists, sources):
         beside = path.parent.samefile(source.parent)
         if (path.exists() and path.samefile(source)) or (beside and written.fullmatch(source.name)):
-            raise VideoError(f"{path}: would write over {source.name}, which it is made from; give the result another name")
+            raise VideoError(f"{path}: would write over {source.name}, which {made} is made from; give the result another name")
         if os.path.isdir(source) and path.suffix.lower() == ".png" and path.parent.samefile(source):
-            raise VideoError(f"{path}: would lie among the pictures that it is made from; write it into another folder")
+            raise VideoError(f"{path}: would lie among the pictures that {made} is made from; write it into another folder")
     return path
+
+
+def check_fps(fps: float) -> None:
+    """VideoError for a number of frames a second that no video has."""
+    if not MIN_FPS <= fps < 1000:
+        raise VideoError(f"fps {fps}: needed {MIN_FPS:.5f} or more, and less than 1000 frames a second", "rate")
 
 
 def check_regular(path: str | Path) -> None:
@@ -132,7 +139,8 @@ def open_strictly(path: Path, file: BinaryIO | None = None) -> Iterator[tuple[av
         raise VideoError(f"{path}: {error.strerror or 'no such file'}", "no such file") from error
     except DECODE_ERRORS as error:
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise VideoError(f"{path}: not a whole video file ({reason})", "damaged" if opened else "not a video") from error
+        kind = "too much memory" if isinstance(error, MemoryError) else "damaged" if opened else "not a video"
+        raise VideoError(f"{path}: not a whole video file ({reason})", kind) from error
 
 
 def strict_frames(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
@@ -182,7 +190,7 @@ def _decode(path: Path, container: av.container.InputContainer, stream: av.Video
         num_bytes += frames[-1].nbytes
         check_bytes(path, num_bytes)
     scenes = tuple(_scene(chapter, frame_rate(path, stream)) for chapter in container.chapters())
-    return Decoded(np.stack(frames), frame_rate(path, stream), scenes, parse_script(_metadata(container).get("comment", "")))
+    return Decoded(stacked(frames), frame_rate(path, stream), scenes, parse_script(comment_of(container)))
 
 
 def check_bytes(path: Path, num_bytes: int) -> None:
@@ -206,7 +214,7 @@ def shown_size(frame: av.VideoFrame) -> tuple[int, int]:
 def frame_rate(path: Path, stream: av.VideoStream) -> float:
     """Frames a second, on average."""
     fps = float(stream.average_rate or stream.guessed_rate or 0)
-    if not 0 < fps < 1000:
+    if not MIN_FPS <= fps < 1000:
         raise VideoError(f"{path}: {fps} frames a second is not a rate", "rate")
     return fps
 
@@ -219,20 +227,15 @@ def _promised_frames(stream: av.VideoStream) -> int | None:
     return stream.frames or None
 
 
-def _metadata(container: av.container.InputContainer) -> dict[str, str]:
-    return {key.lower(): value for key, value in container.metadata.items()}
+def comment_of(container: av.container.InputContainer) -> str:
+    """Where this program puts a script; "" where a file has none."""
+    return {key.lower(): value for key, value in container.metadata.items()}.get("comment", "")
 
 
 def _scene(chapter: dict[str, Any], fps: float) -> VideoScene:
     base = float(chapter["time_base"] or 1)
     start, end = (round(chapter[key] * base * fps) for key in ("start", "end"))
     return VideoScene(chapter["metadata"].get("title", ""), start, max(end - start, 0))
-
-
-def read_script(path: Path) -> dict[str, Any] | None:
-    """The script that a video file was made from, read without its frames; None where it has none. VideoError: no video file."""
-    with open_strictly(path) as (container, _):
-        return parse_script(_metadata(container).get("comment", ""))
 
 
 def parse_script(text: str) -> dict[str, Any] | None:
@@ -252,36 +255,12 @@ def parse_json_object(text: str) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def decode_gif(path: Path, resize: Resize | None = None, max_frames: int = MAX_FRAMES) -> Decoded:
-    """Decodes a GIF, each frame resized as it comes; its rate is that of the script in its comment, else that of its shortest frame."""
-    check_regular(path)
-    try:
-        with Image.open(path, formats=("GIF",)) as picture:
-            if max(picture.size) > MAX_SIDE or picture.n_frames > max_frames:
-                raise VideoError(f"{path}: {picture.n_frames} frames of {picture.width}x{picture.height}; that is more than is read")
-            parts, screen = [], picture.size
-            for part in ImageSequence.Iterator(picture):
-                if part.size != screen:  # Pillow takes a frame that reaches beyond the screen for a larger screen
-                    raise VideoError(f"{path}: a frame of {part.width}x{part.height} pixels in a GIF of {screen[0]}x{screen[1]}; save it anew")
-                pixels = np.asarray(part.convert("RGB"))
-                parts.append((pixels if resize is None else resize(pixels), part.info.get("duration") or 100))
-                check_bytes(path, len(parts) * parts[0][0].nbytes)
-            comment = picture.info.get("comment", b"").decode("utf-8", "replace")
-    except VideoError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise VideoError(f"{path}: too many pixels; at most {MAX_SIDE} a side are read") from error
-    except (OSError, ValueError, SyntaxError, IndexError, EOFError, struct.error) as error:
-        raise VideoError(f"{path}: not a whole GIF ({error})") from error
-    values = parse_json_object(comment)
-    fps = values.get("fps")
-    fps = float(fps) if isinstance(fps, (int, float)) and 0 < fps < 1000 else float(max(round(1000 / min(ms for _, ms in parts)), 1))
-    frames, elapsed = [], 0
-    for pixels, milliseconds in parts:
-        elapsed += milliseconds
-        frames += [pixels] * max(min(round(elapsed * fps / 1000), max_frames) - len(frames), 0)  # the same array: no memory yet
-    check_bytes(path, len(frames) * parts[0][0].nbytes)
-    return Decoded(np.stack(frames or [parts[0][0]]), fps, (), values if "scenes" in values else None)
+def stacked(frames: list[np.ndarray]) -> np.ndarray:
+    """Frames (f h w 3) of a list that is empty then: each is let go once it is copied, or they would take their memory twice."""
+    whole = np.empty((len(frames), *frames[0].shape), np.uint8)
+    for index in reversed(range(len(frames))):
+        whole[index] = frames.pop()
+    return whole
 
 
 def address(path: Path) -> str:

@@ -1,8 +1,15 @@
 """Models of a few thousand random weights, the same in every run."""
 
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 
+from phenaki import locks
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.evaluation.weights import weights_path
 from phenaki.maskgit import MaskGIT, MaskGITConfig
@@ -26,6 +33,25 @@ def pool():
 
     with DecodingPool(1) as shared:
         yield shared
+
+
+@pytest.fixture
+def held_elsewhere():
+    """A folder that another process works in, while the block runs."""
+    if locks.fcntl is None:
+        pytest.skip("there are no locks here")
+    program = "import pathlib, sys; from phenaki import locks; kept = locks.take_folder(pathlib.Path(sys.argv[1]), ''); print(flush=True); input()"
+
+    @contextlib.contextmanager
+    def held(folder: Path) -> Iterator[None]:
+        with subprocess.Popen([sys.executable, "-c", program, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout.readline()
+            try:
+                yield
+            finally:
+                other.kill()
+
+    return held
 
 
 TOKENIZERS = {

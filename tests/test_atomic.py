@@ -56,6 +56,15 @@ def test_a_file_that_could_not_be_written_is_told_beforehand(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.json"]
 
 
+def test_a_probe_is_not_made_through_a_link(tmp_path):
+    (tmp_path / ".a.part-probe").symlink_to(tmp_path / "victim")
+    assert atomic.why_unwritable(tmp_path / "a") == ""
+    (tmp_path / ".a.part-probe").symlink_to(tmp_path / "victim")
+    (tmp_path / "a").touch()
+    atomic.open_to_others(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_a_file_in_a_folders_place_is_told_beforehand(tmp_path):
     (tmp_path / "file").write_text("a file")
     for name in ("file", "file/a", "file/a/b"):

@@ -99,6 +99,16 @@ def test_half_precision_takes_half_the_place_and_comes_back_close(tmp_path, fold
     assert (tmp_path / "half/generator.safetensors").stat().st_size < 0.7 * (folder / "generator.safetensors").stat().st_size
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("part", ["tokenizer", "generator"])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, part, bad):
+    one = dict(zip(("tokenizer", "generator"), networks(1), strict=True))
+    name, parameter = list(one[part].named_parameters())[-1]
+    parameter.data.view(-1)[-1] = bad
+    save_model(tmp_path, INFO, **one)
+    assert f"{part}.safetensors: {name} holds NaN or infinite numbers" in refusal(tmp_path)
+
+
 def test_a_tokenizer_alone(tmp_path, made):
     save_model(tmp_path, replace(INFO, generator=None), made[0], None)
     model = load_model(tmp_path)

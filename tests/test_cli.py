@@ -241,6 +241,9 @@ def test_edit_writes_the_video(clip, model, tmp_path):
 
 def test_edit_takes_a_mask_and_keeps_a_share(clip, model, tmp_path):
     Image.new("L", (40, 32), "white").save(tmp_path / "mask.png")
+    before = (tmp_path / "mask.png").read_bytes()
+    told = fails("edit", clip, "a bear", "-o", tmp_path / "mask.png", "--model", model, "--mask", tmp_path / "mask.png", "--keep", 0.3)
+    assert "would write over mask.png, which it is made from" in told and (tmp_path / "mask.png").read_bytes() == before
     run("edit", clip, "a bear", "-o", tmp_path / "b.mp4", "--model", model, "--mask", tmp_path / "mask.png", "--keep", 0.3)
     assert read_video(tmp_path / "b.mp4").script["edit"]["mask"] is True
 
@@ -321,6 +324,63 @@ def test_plan_counts_what_generate_would_do(model):
     plans = [phenaki.pipeline.plan_story(told, info) for told in (story, other)]
     assert story_operations(plans[0], info, 9) == story_operations(plans[0], info) == story_operations(plans[1], info, 4)
     assert story_operations(plans[1], info, 9) > story_operations(plans[1], info, 4) > story_operations(plans[1], info)
+
+
+def test_plan_shows_the_video_that_generate_makes(script, model, tmp_path):
+    options = ["--fps", 12, "--negative", "red", "--size", 64]
+    told = run("plan", script, "--model", model, "--guidance-scale", 1, *options)
+    run("generate", script, "--model", model, "--device", "cpu", "-o", tmp_path / "a.mp4", *options)
+    video = read_video(tmp_path / "a.mp4")
+    assert f"{len(video)} frames, {len(video) / 12:.2f} s at 12 fps (made at 8 fps), 6 chunks" in told and video.frames.shape[1:3] == (64, 64)
+    for shown in video.scenes:
+        row = next(line for line in told.splitlines() if shown.prompt in line).replace("│", " ").split()
+        assert {f"{shown.start_frame / 12:.2f}", f"{shown.num_frames / 12:.2f}", str(shown.num_frames)} <= set(row)
+
+
+def test_words_that_the_model_was_not_trained_on_are_told(model, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    values = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**values, "words": ["bear", "walks", "beach"]}))
+    (tmp_path / "a.txt").write_text("a bear walking at the beach\na wizard brews with them\n")
+    told = run("plan", tmp_path / "a.txt", "--model", copy)
+    assert "scene 2: tiny was not trained on 'wizard', 'brews'; it may not show what that means" in told and "scene 1:" not in told
+    assert "not trained on" not in run("plan", tmp_path / "a.txt", "--model", model), "which does not say what it was trained on"
+    (copy / "config.json").write_text(json.dumps({**values, "words": ["bear", 3]}))
+    assert "words: needed a list of at most 20000 words" in fails("plan", tmp_path / "a.txt", "--model", copy)
+
+
+# ---- what stands for a script --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["a bear walks on the beach", "A bear, a panda. "])
+def test_a_prompt_stands_for_a_script(model, given):
+    assert " ".join(given.split()) in run("plan", given, "--model", model)
+
+
+def test_a_script_comes_on_standard_input(model, tmp_path):
+    command = ["generate", "-", "-o", str(tmp_path / "a.mp4"), "--model", str(model), "--device", "cpu"]
+    told = runner.invoke(app, command, input="seed: 5\n---\n[1s] a bear\n[1s] a panda ü\n")
+    assert told.exit_code == 0, told.output
+    video = read_video(tmp_path / "a.mp4")
+    assert [scene.prompt for scene in video.scenes] == ["a bear", "a panda ü"] and video.script["seed"] == 5
+    for content, words in [(b"", "scenes = []"), (b"\xff\xfe", "not UTF-8"), (b"a" * (2**20 + 1), "more than 1 MiB")]:
+        told = runner.invoke(app, command, input=content)
+        assert told.exit_code == 2 and words in told.stderr, told.output
+
+
+def test_a_video_stands_for_its_script(script, model, tmp_path):
+    run("generate", script, "-o", tmp_path / "a.mp4", "--model", model, "--device", "cpu", "--num-steps", 2, "--seed", 9)
+    run("generate", tmp_path / "a.mp4", "-o", tmp_path / "b.mp4", "--model", model, "--device", "cpu")
+    first, second = (read_video(tmp_path / name) for name in ("a.mp4", "b.mp4"))
+    assert np.array_equal(first.frames, second.frames) and [scene["num_steps"] for scene in second.script["scenes"]] == [2, 2]
+    Video(np.zeros((4, 16, 16, 3), np.uint8), 8).save(tmp_path / "bare.mp4")
+    assert "bare.mp4: holds no script" in fails("plan", tmp_path / "bare.mp4", "--model", model)
+    assert "none.mp4: no such file" in fails("plan", tmp_path / "none.mp4", "--model", model)
+
+
+def test_a_name_that_leads_nowhere_is_no_prompt(model):
+    assert "bear: no such file, and a prompt has more than one word. A script ends in .yaml" in fails("plan", "bear", "--model", model)
 
 
 def test_plan_refuses_what_generate_refuses(script, model, tmp_path):
@@ -571,6 +631,13 @@ def test_a_full_disk_is_told_with_what_to_do(capsys, number, told):
         raise OSError(number, os.strerror(number))
     said = capsys.readouterr().err
     assert os.strerror(number) in said and ("make room there, or give an output on another disk, and run the same command again" in said) == told
+
+
+@pytest.mark.parametrize(("error", "why"), [(MemoryError(), ""), (MemoryError("Unable to allocate 8.00 GiB"), " (Unable to allocate 8.00 GiB)")])
+def test_a_lack_of_memory_is_told_with_what_to_do(capsys, error, why):
+    with pytest.raises(typer.Exit), told_errors():
+        raise error
+    assert capsys.readouterr().err == f"error: not enough memory{why}: give a shorter or smaller clip or story, or close other programs\n"
 
 
 def test_usage_mistakes_are_exit_code_two():

@@ -1,6 +1,8 @@
 """Decoding in processes of their own: hangs, crashes and hunger for memory cost a file, never the run."""
 
+import errno
 import os
+import resource
 import signal
 import threading
 import time
@@ -10,12 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from phenaki.data import clip_decoder, decoding_worker
+from phenaki.data.check import PASSING
 from phenaki.data.clip_decoder import Cut, frames_at
 from phenaki.data.clip_files import ClipFile, clip_file
 from phenaki.data.decoding import ClipError, DecodingPool
 from phenaki.data.listing import list_clips
 from phenaki.nal_units import damage_of, length_size
 from phenaki.video import Video
+from phenaki.video_files import VideoError
 
 
 @pytest.fixture
@@ -60,6 +65,24 @@ def test_a_file_that_wants_more_memory_than_there_is(tmp_path, good):
             pool.check(clip_file(tmp_path / "wide.png", "wide.png", "")).result()
         assert error.value.kind in ("too much memory", "damaged picture", "crash")
         assert pool.check(good).result().num_frames == 12
+
+
+def test_a_system_that_does_not_take_the_bound_is_not_in_the_way(monkeypatch):
+    def refuse(kind, bounds):
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    decoding_worker.limit_memory(1 << 30)
+
+
+def test_a_codec_that_gets_no_memory_says_nothing_of_the_file(good, monkeypatch):
+    def starved(*_):
+        raise av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(clip_decoder, "whole_frames", starved)
+    with pytest.raises(VideoError, match="Cannot allocate memory") as error:
+        clip_decoder.check_clip(good, lambda: None)
+    assert error.value.kind in PASSING
 
 
 def test_workers_end_with_their_pool(good):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_story_evaluation import CONFIG, LABELS, CodedWorld, Reader, features, folder  # noqa: F401
+from test_story_evaluation import CONFIG, LABELS, CodedWorld, Reader, atlas, features, folder  # noqa: F401
 from typer.testing import CliRunner
 
 from phenaki.cli import app
@@ -39,6 +39,7 @@ from phenaki.evaluation.drift_scripts import (
 )  # fmt: skip
 from phenaki.evaluation.looks import Looks
 from phenaki.evaluation.networks import MetricNetworks
+from phenaki.evaluation.story_figures import DRAWN_TRUTH
 from phenaki.pipeline import Phenaki, StoryChunk
 from phenaki.recording import note_of
 from phenaki.video import read_video
@@ -351,8 +352,8 @@ def no_networks(monkeypatch):
     monkeypatch.setattr(drift_program, "video_network", lambda fvd, device: missing)
 
 
-def test_the_command_compares_contexts_and_makes_nothing_twice(folder, no_networks, monkeypatch, tmp_path):  # noqa: F811
-    arguments = ("--model", folder, "--minutes", 0.5, "--mode", "switching", "-o", tmp_path / "a.json", "--context", "frames")
+def test_the_command_compares_contexts_and_makes_nothing_twice(folder, atlas, no_networks, monkeypatch, tmp_path):  # noqa: F811
+    arguments = ("--model", folder, "--data", atlas, "--minutes", 0.5, "--mode", "switching", "-o", tmp_path / "a.json", "--context", "frames")
     monkeypatch.setattr(sys, "argv", ["/usr/bin/phenaki", "evaluate", "drift", "-o", "a.json"])
     arguments += ("--dtype", "bfloat16")
     code, said = run(*arguments)
@@ -379,8 +380,16 @@ def test_the_command_compares_contexts_and_makes_nothing_twice(folder, no_networ
     assert code == 2 and "another evaluation (sampling not as now)" in said
 
 
-def test_a_stopped_command_says_what_is_kept_and_goes_on_from_there(folder, no_networks, monkeypatch, tmp_path):  # noqa: F811
-    arguments = ("--model", folder, "--minutes", 0.5, "--mode", "switching", "-o", tmp_path / "a.json")
+def test_truth_drawn_by_code_is_told_before_the_work_and_blamed_on_nobody(folder, no_networks, tmp_path):  # noqa: F811
+    code, said = run("--model", folder, "--minutes", 0.5, "--mode", "switching", "-o", tmp_path / "a.json")
+    figures = json.loads((tmp_path / "a.json").read_text())
+    assert code == 0 and said.startswith(DRAWN_TRUTH) and said.count(f"caution: {DRAWN_TRUTH}") == 1
+    assert figures["cautions"][0] == DRAWN_TRUTH and not any("referee itself" in caution for caution in figures["cautions"])
+    assert "without --data" in figures["not_measured"]["fvd"]
+
+
+def test_a_stopped_command_says_what_is_kept_and_goes_on_from_there(folder, atlas, no_networks, monkeypatch, tmp_path):  # noqa: F811
+    arguments = ("--model", folder, "--data", atlas, "--minutes", 0.5, "--mode", "switching", "-o", tmp_path / "a.json")
     monkeypatch.setattr(drift_program, "load_referee", lambda world, device: Blind(dies_at=6))
     code, said = run(*arguments)
     work = tmp_path / "a-work"
@@ -393,12 +402,12 @@ def test_a_stopped_command_says_what_is_kept_and_goes_on_from_there(folder, no_n
     assert run(*arguments)[0] == 0 and blind.shown == 2 * (8 - 2), "two of eight windows were judged before"
 
 
-def test_stopped_before_the_first_story_nothing_is_said_to_be_kept(folder, no_networks, monkeypatch, tmp_path):  # noqa: F811
+def test_stopped_before_the_first_story_nothing_is_said_to_be_kept(folder, atlas, no_networks, monkeypatch, tmp_path):  # noqa: F811
     def stops(world, device):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(drift_program, "load_referee", stops)
-    code, said = run("--model", folder, "--minutes", 0.5, "-o", tmp_path / "a.json")
+    code, said = run("--model", folder, "--data", atlas, "--minutes", 0.5, "-o", tmp_path / "a.json")
     assert code == 130 and said.strip() == "stopped" and not list(tmp_path.iterdir())
 
 

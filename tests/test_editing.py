@@ -261,6 +261,12 @@ def test_a_box_beside_the_middle_square_is_told(model):
         edit(clip_of(5, width=64), "a bear", box=(0, 0, 16, 32), model=model)
 
 
+@pytest.mark.parametrize("words", [{"prompt": "🐻🏖️"}, {"prompt": "a bear", "negative": "สวัสดี"}])
+def test_a_prompt_of_which_nothing_is_known_is_refused(model, words):
+    with pytest.raises(ValueError, match="the text encoder 'minilm' knows nothing in it"):
+        edit(clip_of(5), **words, keep=0.1, model=model)
+
+
 def test_bad_clips_and_prompts(model, tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     for clip, words in ((tmp_path / "a.mp4", "not a whole video file"), (tmp_path / "gone.mp4", "No such file")):

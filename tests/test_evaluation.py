@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from phenaki.checkpoint import Model, ModelInfo, save_model
+from phenaki.checkpoint import Model, ModelInfo, load_model, save_model
 from phenaki.cli import app
 from phenaki.data.storybook import WORLDS, open_world
 from phenaki.evaluation.frechet import frechet_distance
@@ -23,11 +24,13 @@ from phenaki.evaluation.metrics import changes, psnr, squared_error, ssim
 from phenaki.evaluation.networks import MetricNetworks, load_networks
 from phenaki.evaluation.program import Wishes, run_tokenizer_evaluation, settings_for, summary
 from phenaki.evaluation.report import curve, html_report, side_by_side
-from phenaki.evaluation.tokenizer import EvaluationSettings, Example, as_shown, evaluate_tokenizer
+from phenaki.evaluation.tokenizer import TRAINED_ON, EvaluationSettings, Example, as_shown, evaluate_tokenizer
 from phenaki.maskgit import MaskGITConfig
 from phenaki.text import TextConfig
+from phenaki.training.tokenizer import run_tokenizer_training
 from phenaki.video import Video
 
+ROOT = Path(__file__).resolve().parents[1]
 FAKE = MetricNetworks(
     lpips=lambda a, b: (a - b).abs().mean(dim=(1, 2, 3)),
     i3d=lambda video: torch.stack([video.mean(dim=(1, 2, 3, 4)), video.std(dim=(1, 2, 3, 4)), video[:, 0, -1].mean(dim=(1, 2))], dim=1),
@@ -245,6 +248,44 @@ def test_a_folder_of_videos_is_measured_once_through(folder, tmp_path):
     assert code == 0 and "9 clips were asked for; the data has 3" in said
     figures = json.loads((tmp_path / "a.json").read_text())
     assert figures["clips"] == {"measured": 3, "asked": 9, "available": 3, "replaced": 0} and figures["psnr"] > 0
+
+
+def make_clips(folder: Path, seed: int) -> Path:
+    """Three noisy videos of one length, with captions."""
+    folder.mkdir()
+    for index in range(3):
+        frames = np.random.default_rng(seed + index).integers(0, 255, (12, 48, 64, 3), dtype=np.uint8)
+        Video(frames, 8.0).save(folder / f"{index}.mp4")
+        (folder / f"{index}.txt").write_text("noise")
+    return folder
+
+
+def test_clips_that_the_tokenizer_was_trained_on_are_told(tmp_path, monkeypatch):
+    """However they were cut, wherever they lie now, and by whatever has been trained from it since; other clips are not."""
+    monkeypatch.setenv("PHENAKI_CACHE", str(tmp_path / "cache"))
+    seen, other, text = make_clips(tmp_path / "seen", 0), make_clips(tmp_path / "other", 9), (ROOT / "configs/tiny.toml").read_text()
+    (tmp_path / "tiny.toml").write_text(text + "[footage]\nrandom_crop = true\nmin_zoom = 0.7\n")
+    train = lambda name, data, **more: run_tokenizer_training(
+        tmp_path / "tiny.toml", tmp_path / name, data=data, steps=1, **more, on_log=lambda line: None, on_note=lambda note: None
+    )
+    cautions = lambda model, data: run("--model", model, "--data", data, "--clips", 3, "--frames", 5, "-o", tmp_path / "a.json")[1].count(TRAINED_ON)
+    first = train("first", seen)
+    shutil.move(seen, tmp_path / "moved")
+    (tmp_path / "moved/0.txt").write_text("other words")
+    assert [cautions(first, data) for data in (tmp_path / "moved", other)] == [1, 0]
+    second = train("second", other, init_from=str(first))
+    assert [cautions(second, data) for data in (tmp_path / "moved", other)] == [1, 1]
+    assert load_model(second).info.training["tokenizer_data"] != load_model(first).info.training["tokenizer_data"]
+    third = train("third", None, init_from=str(second))
+    assert [cautions(third, data) for data in (tmp_path / "moved", other)] == [1, 1]
+
+
+@pytest.mark.parametrize("facts", [{}, {"tokenizer_init": {"name": "a"}}, {"tokenizer_init": "a model", "tokenizer_data": 3}])
+def test_models_that_do_not_say_what_they_were_trained_on_are_measured_as_before(model, facts):
+    source = Clips(count=3)
+    source.clips_hash = "footage 0123456789abcdef"
+    found = evaluated(replace(model, info=replace(model.info, training=facts)), source, clips=3, networks=NONE).figures
+    assert found["cautions"] == []
 
 
 def test_storybook_world_is_endless(model):

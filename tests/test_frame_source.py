@@ -2,11 +2,14 @@
 
 import os
 import struct
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import phenaki.frame_source
 from phenaki.frame_source import FrameSource
 from phenaki.video import Video, VideoError, read_video
 
@@ -14,6 +17,16 @@ from phenaki.video import Video, VideoError, read_video
 def frames_of(count: int, height: int = 32, width: int = 48) -> np.ndarray:
     """Each frame is grey as its number says."""
     return np.broadcast_to((np.arange(count, dtype=np.uint8) * 5)[:, None, None, None], (count, height, width, 3)).copy()
+
+
+def promising(path: Path, num_frames: int) -> Path:
+    """A small MP4 whose header promises so many frames of a byte each (ISO/IEC 14496-12, 8.6.1.2, 8.7.3 and 8.7.4)."""
+    Video(frames_of(1), 8.0).save(path)
+    data = bytearray(path.read_bytes())
+    for kind, place, numbers in ((b"stsz", 8, (1, num_frames)), (b"stsc", 16, (num_frames,)), (b"stts", 12, (num_frames,))):
+        struct.pack_into(f">{len(numbers)}I", data, data.index(kind) + place, *numbers)
+    path.write_bytes(data)
+    return path
 
 
 @pytest.fixture
@@ -76,12 +89,35 @@ def test_pictures_gifs_and_folders_are_clips(tmp_path):
     assert len(list(FrameSource.of(tmp_path / "a.png").frames_at(8))) == 1
 
 
+def test_a_gif_is_a_picture_at_a_time_in_memory(tmp_path):
+    """A few bytes may stand for a picture of 50 MB."""
+    Video(frames_of(50, 128, 128), 8.0).save(tmp_path / "a.gif")
+    tracemalloc.start()
+    try:
+        source = FrameSource.of(tmp_path / "a.gif")
+        assert len(source.last_frames(2, 8.0)) == 2 and sum(1 for _ in source.frames()) == source.num_frames == 50
+        assert tracemalloc.get_traced_memory()[1] < 8 * 128 * 128 * 3
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_gif_is_read_as_it_is_whole(tmp_path):
+    first, second, third = (Image.fromarray(pixels) for pixels in frames_of(3) * 9)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second, third], duration=[100, 10, 390])
+    source, whole = FrameSource.of(tmp_path / "a.gif"), read_video(tmp_path / "a.gif")
+    assert (source.num_frames, source.fps, source.height, source.width) == (50, 100, 32, 48) and source.gif.counts == (10, 1, 39)
+    assert np.array_equal(np.stack(list(source.frames())), whole.frames)
+    Video(frames_of(2), 8.0).save(tmp_path / "a.gif")
+    with pytest.raises(VideoError, match="fewer frames than a moment ago"):
+        source.last_frames(3, 100)
+
+
 @pytest.mark.parametrize(
     "name, content, words",
     [
         ("gone.mp4", None, "gone.mp4: "),
         ("a.mp4", b"#EXTM3U\nfile:///etc/passwd\n", "not a whole video file"),
-        ("a.mkv", b"", "not a whole video file"),
+        ("a.mkv", b"", "holds no bytes"),
         ("a.png", b"x", "not a whole picture"),
     ],
 )
@@ -90,6 +126,19 @@ def test_what_is_no_clip(tmp_path, name, content, words):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(VideoError, match=words):
         FrameSource.of(tmp_path / name)
+
+
+def test_a_file_of_millions_of_frames_is_refused_before_it_is_opened_here(tmp_path, monkeypatch):
+    """Less than a kilobyte whose header promises them: the list of them alone would take hundreds of megabytes."""
+    monkeypatch.setattr(phenaki.frame_source, "open_strictly", lambda *given: pytest.fail("it was opened here"))
+    with pytest.raises(VideoError, match=r"a\.mp4: frame 0 is damaged"):
+        FrameSource.of(promising(tmp_path / "a.mp4", 3_000_000))
+
+
+def test_longer_files_than_are_read_are_told(clip, monkeypatch):
+    monkeypatch.setattr(phenaki.frame_source, "MAX_FRAMES", 29)
+    with pytest.raises(VideoError, match=r"a\.mp4: more than 29 frames; cut it into shorter files"):
+        FrameSource.of(clip)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.png"])

@@ -11,6 +11,7 @@ from training_toys import Stop, newest
 from phenaki import atomic, checkpoint
 from phenaki.checkpoint import ModelInfo, load_model, read_info, save_model, state_sha256
 from phenaki.cvivit import CViViT
+from phenaki.locks import BusyError
 from phenaki.text import TextEncoder
 from phenaki.training import generator as generator_module
 from phenaki.training.generator import run_generator_training
@@ -126,11 +127,36 @@ def test_the_end_of_a_run_stopped_at_any_write_leaves_the_old_model_or_the_new_o
     assert found == [old] * (len(found) - 1) + [new] and len(found) >= 7, "every write stands before config.json but the removal of the old file"
 
 
+def test_a_command_that_is_refused_leaves_the_tokens_of_the_run_alone(config, shipped, tmp_path, held_elsewhere):
+    """Another seed or tokenizer would have the stories made anew."""
+    out, wider, other = tmp_path / "out", tmp_path / "wider.toml", tmp_path / "other"
+    train(config, out, 2)
+    wider.write_text(config.read_text().replace("depth = 2", "depth = 3"))
+    settings = load_settings(config)
+    torch.manual_seed(1)
+    save_model(other, ModelInfo("other", settings.tokenizer, None, settings.text, settings.world.fps), CViViT(settings.tokenizer), None)
+    uneven = tmp_path / "uneven.toml"
+    uneven.write_text(config.read_text().replace("[train_generator.optimizer]\n", "[train_generator.optimizer]\naccumulate = 3\n"))
+    whole = {file: file.read_bytes() for file in sorted((out / "generator").rglob("*")) if file.is_file()}
+    with held_elsewhere(out / "generator"), pytest.raises(BusyError, match="another process trains in this folder"):
+        train(config, out, 3, seed=77)
+    for words, path, changes in (
+        ("was saved by a run that was not this one: depth 2 -> 3", wider, {"seed": 77}),
+        ("was saved by a run that was not this one: tokens and texts", config, {"tokenizer": other}),
+        ("cannot be shared by 3 equal parts", uneven, {"seed": 77}),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train(path, out, 3, **changes)
+    assert {file: file.read_bytes() for file in sorted((out / "generator").rglob("*")) if file.is_file()} == whole
+    assert any("making them anew" in note for note in train(config, out, 3, seed=77)), "what is not refused makes them"
+
+
 def test_roll_outs_that_no_story_is_long_enough_for_are_refused(config, shipped, tmp_path):
     long = changed(config, "long.toml", ("num_stories = 3", "num_stories = 3\nrollout_prob = 0.5"))
     short = changed(long, "short.toml", ("num_slices = 9", "num_slices = 6"))
     with pytest.raises(ValueError, match=r"rollout_prob 0\.5: needs context_slices, and stories of 7 slices; found 6, set num_slices"):
         train(short, tmp_path / "out", 1)
+    assert not list(tmp_path.glob("out/generator/*.safetensors")), "before any work"
     train(long, tmp_path / "other", 1)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phenaki.data.check import check_listing, check_source
+from phenaki.data.check import check_listing, check_source, summary_lines
 from phenaki.data.clip_files import leaves_folder
 from phenaki.data.listing import list_clips
 from phenaki.data.shards import index_shard
@@ -77,6 +77,24 @@ def test_a_folder_lists_files_and_says_what_is_none(tmp_path):
         "empty.mp4": "empty", "folder.mp4": "not a file", "loop.mp4": "no such file", "pipe.mp4": "not a file", "notes.doc": "not a video",
         "b.wmv": "not a video", "c.mpg": "not a video", "d.heic": "not a video", "linked": "link",
     }  # fmt: skip
+
+
+def test_texts_that_are_no_clip_s_caption_are_told(tmp_path, clip_bytes):
+    """`NAME.txt` is read in the clip's own letters alone: another spelling leaves it without a caption."""
+    root = tmp_path / "footage"
+    (root / "sub").mkdir(parents=True)
+    for name in ("a.mp4", "b.mp4", "sub/c.MP4"):
+        (root / name).write_bytes(clip_bytes)
+    for name in ("a.txt", "B.txt", "b.TXT", "sub/c.txt", "sub/notes.txt", ".hidden.txt", os.fsdecode(b"bad\xff.txt")):
+        (root / name).write_text("a bear")
+    values = check_source(root, 1, tmp_path / "check.json", tmp_path / "cache")
+    assert values["captions"] == 2 and values["lone_texts"] == ["B.txt", "b.TXT", "sub/notes.txt"]
+    told = summary_lines(values)
+    assert "captions of no clip: 3; NAME.txt goes with NAME.mp4, letter for letter" in told and "  B.txt" in told
+    assert json.loads((tmp_path / "check.json").read_text())["lone_texts"] == values["lone_texts"]
+    for name in values["lone_texts"]:
+        (root / name).unlink()
+    assert not any("of no clip" in line for line in summary_lines(check_source(root, 1, cache=tmp_path / "cache")))
 
 
 def test_a_caption_is_never_read_from_outside_the_folder(tmp_path):

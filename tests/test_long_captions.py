@@ -1,4 +1,4 @@
-"""Captions longer than the text encoder reads: training takes their first words and says so."""
+"""Captions longer than the text encoder reads, of which training takes the first words, and captions that are missing: both are told."""
 
 from pathlib import Path
 
@@ -72,3 +72,30 @@ def test_long_captions_of_footage_are_cut_counted_and_trained_on(footage, tmp_pa
     out = tmp_path / "out"
     run_generator_training(CONFIG, out, data=path, tokenizer=tmp_path / "model", steps=1, on_log=notes.append, on_note=notes.append)
     assert (out / "generator/sample-0000001.png").exists(), "looks are told what was learnt from"
+
+
+MISSING = "a model learns to follow prompts from them alone; write NAME.txt beside NAME.mp4"
+
+
+def test_clips_without_captions_are_counted_wherever_they_come_from(footage, tmp_path, monkeypatch):
+    settings = load_settings(CONFIG)
+    save_model(tmp_path / "model", ModelInfo("tiny", settings.tokenizer, None, settings.text, 8.0), CViViT(settings.tokenizer), None)
+    monkeypatch.setattr("phenaki.training.generator.show_stories", lambda *_: None)
+    path, model = tmp_path / "tokens.safetensors", tmp_path / "model"
+
+    def told(program, *arguments, **options) -> list[str]:
+        notes: list[str] = []
+        program(*arguments, **options, on_note=notes.append)
+        return [note for note in notes if MISSING in note]
+
+    train = {"tokenizer": model, "steps": 1, "on_log": lambda line: None}
+    config = tmp_path / "tiny.toml"
+    config.write_text(CONFIG.read_text().replace("num_stories = 8", "num_stories = 3").replace("num_slices = 9", "num_slices = 6"))
+    assert told(tokenize_data, footage, model, path, num_clips=3, num_frames=11) == [], "all have captions"
+    assert told(run_generator_training, config, tmp_path / "all", data=path, **train) == []
+    for number in range(3):
+        (footage / f"clip{number}.txt").rename(footage / f"CLIP{number}.txt")
+    assert told(tokenize_data, footage, model, path, num_clips=3, num_frames=11) == [f"{footage}: 0 of 3 clips have captions: {MISSING}"]
+    assert told(run_generator_training, config, tmp_path / "stored", data=path, **train) == [f"{path}: 0 of 3 clips have captions: {MISSING}"]
+    (footage / "CLIP0.txt").rename(footage / "clip0.txt")
+    assert told(run_generator_training, config, tmp_path / "direct", data=footage, **train) == [f"{footage}: 1 of 3 clips have captions: {MISSING}"]

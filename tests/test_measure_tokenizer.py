@@ -1,4 +1,4 @@
-"""tools/measure_tokenizer.py: clips are drawn at the size that the tokenizer was trained on."""
+"""tools/measure_tokenizer.py: clips are drawn at the size that the tokenizer was trained on; the figures say what they are of."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 from test_training import TINY
 
-from phenaki.checkpoint import ModelInfo, save_model
+from phenaki.checkpoint import ModelInfo, read_info, save_model
 from phenaki.cvivit import CViViT
 from phenaki.data.storybook import open_world
 
@@ -32,4 +32,6 @@ def test_clips_have_the_size_of_the_models_pictures(tmp_path, monkeypatch):
     measure_tokenizer.main()
     found = json.loads((tmp_path / "a.json").read_text())
     assert drawn == [TINY.tokenizer.image_size] != [64]
+    assert found["model"]["name"] == "toy" and found["model"]["files"] == read_info(tmp_path / "model").files != {}
+    assert (found["world"], found["size"], found["seed"]) == ("small", TINY.tokenizer.image_size, 777) and found["data"].startswith("storybook ")
     assert found["seen_pairs"]["clips"] == 8 and found["held_out_pairs"]["code_use"]["tokens"] == 8 * 2 * (TINY.tokenizer.image_size // 8) ** 2

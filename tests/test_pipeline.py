@@ -1,5 +1,6 @@
 """From a script to a video, with a tiny random model and the real text encoder: exact counts, seeds, and what is refused."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -391,7 +392,7 @@ def test_a_folder_that_was_trained_on_is_loaded_anew(folder, tmp_path):
 
 
 def test_options_and_devices_that_are_none_are_told(ready, folder, monkeypatch):
-    with pytest.raises(TypeError, match="unknown option 'steps': allowed are seed, fps, guidance_scale, num_steps, negative, context"):
+    with pytest.raises(TypeError, match="unknown option 'steps': allowed are seed, fps, size, style, negative, guidance_scale, num_steps, context"):
         pipeline.generate_story(TWO, model=ready, steps=2)
     monkeypatch.setattr(pipeline, "choose_device", torch.device)
     with pytest.raises(ValueError, match="device 'cuda': the model that came is on cpu"):
@@ -544,8 +545,40 @@ def test_a_file_with_chapters_and_script(ready, tmp_path, fps):
     assert written.num_frames == len(video) == len(read) and written.video_seconds == 3.5 and written.wall_seconds > 0
     assert read.fps == video.fps and read.scenes == video.scenes and read.script == video.script and read.script["seed"] == 3
     assert np.abs(read.frames.mean((1, 2)) - video.frames.mean((1, 2))).max() < 8
-    assert Story.of(read.script) == Story.from_dict({key: value for key, value in read.script.items() if key not in ("model", "made_with")})
+    told, plain = Story.of(read.script), Story.from_dict({key: value for key, value in read.script.items() if key not in ("model", "made_with")})
+    assert [scene.model_copy(update={"num_steps": None, "guidance_scale": None}) for scene in told.scenes] == list(plain.scenes)
+    assert [(scene.num_steps, scene.guidance_scale) for scene in told.scenes] == [(1, ready.info.sampling.guidance_scale)] * 2
     assert Story.of({**read.script, "edit": {"clip": "a.mp4"}}).seed == 3
+
+
+def test_the_script_of_a_video_told_again_is_the_same_video(ready):
+    """Whatever was asked for in place of the model's own when it was made; a scene's own values stay what they are."""
+    story = [{"prompt": "a bear", "seconds": 1}, {"prompt": "a panda", "seconds": 1, "num_steps": 1}]
+    video = ready.generate_story(story, seed=3, num_steps=3, guidance_scale=4, style="a picture book", size=32, progress=False)
+    again = ready.generate_story(video.script, progress=False)
+    assert np.array_equal(again.frames, video.frames) and again.frames.shape[1] == 32
+    assert [scene["num_steps"] for scene in again.script["scenes"]] == [3, 1]
+    assert not np.array_equal(ready.generate_story(story, seed=3, style="a picture book", size=32, progress=False).frames, video.frames)
+    for made_with in (None, {"sampling": 3}, {"sampling": {"num_steps": 0}}):
+        with pytest.raises(ValueError, match="num_steps = 0") if made_with and isinstance(made_with["sampling"], dict) else contextlib.nullcontext():
+            Story.from_dict({**video.script, "made_with": made_with})
+
+
+@pytest.mark.parametrize(("option", "value", "words"), [("guidance_scale", "6", "guidance_scale 6: needed a finite number"), ("size", 8, "size = 8")])
+def test_values_of_the_wrong_kind_are_told(ready, option, value, words):
+    with pytest.raises(ValueError, match=words):
+        ready.prepare(TWO, **{option: value})
+
+
+@pytest.mark.parametrize("ending", [".gif", ".png"])
+def test_an_interrupt_says_what_is_not_kept(ready, tmp_path, ending):
+    def stop(chunk):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        generate_to_file(ready, TWO, tmp_path / f"a{ending}", on_chunk=stop)
+    assert caught.value.__notes__ == [f"nothing is kept of a {ending} that is not whole; an .mp4 or .webm goes on where it was stopped"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupt_leaves_what_was_made(ready, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from test_pipeline import save_tiny
 
 import phenaki.video
 from phenaki.checkpoint import Model, load_model, weights_hash
+from phenaki.locks import BusyError
 from phenaki.part_file import PartFile, PartFileError
 from phenaki.pipeline import Phenaki, content_hash
 from phenaki.recording import MadeTokens, generate_to_file, keep_unfinished, label_of, note_of
@@ -242,7 +243,7 @@ def test_what_is_being_written_is_not_moved_away(ready, tmp_path, monkeypatch):
     path = tmp_path / "a.mp4"
     stopped(ready, path, monkeypatch, after=3)
     held = PartFile(part_path(path))
-    with pytest.raises(PartFileError, match="another run is writing this video"):
+    with pytest.raises(BusyError, match="another run is writing this video"):
         keep_unfinished(path)
     held.close()
     assert part_path(path).exists() and "is kept as" in keep_unfinished(path) and not part_path(path).exists()
@@ -376,7 +377,7 @@ def test_two_runs_do_not_write_one_video(ready, tmp_path, monkeypatch):
             if number == 1:
                 before = part_path(path).read_bytes()
                 for resume in (False, True):
-                    with pytest.raises(PartFileError, match="another run is writing this video"):
+                    with pytest.raises(BusyError, match="another run is writing this video"):
                         generate_to_file(ready, STORY, path, resume=resume)
                 assert part_path(path).read_bytes() == before
             yield chunk

@@ -183,6 +183,15 @@ def test_damaged_and_foreign_files_are_refused(referee, tmp_path):
         load_referee(tmp_path / "none.safetensors")
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_refused(bad, tmp_path):
+    referee = Referee({"actor": ("", "fox")})
+    referee.frame_trunk.layers[0][1].running_var[3] = bad
+    save_referee(referee, tmp_path / "one")
+    with pytest.raises(RefereeError, match=r"not a referee \(frame_trunk\.layers\.0\.1\.running_var holds NaN or infinite numbers\)"):
+        load_referee(tmp_path / "one")
+
+
 @pytest.mark.parametrize(
     "labels",
     ["[]", "{}", "3", '{"actor": 3}', '{"actor": "abc"}', '{"actor": []}', '{"actor": ["fox"]}', '{"actor": ["", 3]}', '{"actor": ["", []]}',

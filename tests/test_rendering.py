@@ -12,23 +12,27 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from test_cli import fails, run, runner
 from test_pipeline import save_tiny
 
+import phenaki.data.clip_decoder
 import phenaki.pipeline
 import phenaki.rendering
+import phenaki.video_files
 from phenaki.checkpoint import load_model, save_model
 from phenaki.cli import app
 from phenaki.pipeline import Phenaki, load
 from phenaki.recording import generate_to_file
-from phenaki.rendering import RenderError, RenderSettings, Watcher, render_folder
+from phenaki.rendering import Outcome, RenderError, RenderSettings, Watcher, render_folder
 from phenaki.rendering_processes import MAX_TRIES, RenderWorker, render_in_processes
 from phenaki.rendering_program import choose_runner
 from phenaki.script_folder import Job, ScriptFolderError, find_jobs, open_output
 from phenaki.text import TextEncoder
+from phenaki.video import Video
 from phenaki.video_encoders import part_path
 
 SCRIPTS = {
@@ -192,6 +196,30 @@ def test_videos_made_with_other_options_are_made_anew_and_told(scripts, settings
         assert note.startswith(f"{out / video}: is made anew, it was made with sampling.{name} = ")
     assert book.notes[0].endswith(f", not {json.dumps(value)}")
     assert len(render_folder(scripts, out, other).kept) == 2
+
+
+def test_a_video_that_is_there_is_asked_for_its_script_in_another_process(scripts, settings, tmp_path, monkeypatch):
+    """Its header may promise more frames than there is memory for."""
+    for name in ("a.txt", "c.srt"):
+        (scripts / name).unlink()
+    render_folder(scripts, tmp_path / "out", settings)
+    monkeypatch.setattr(phenaki.video_files, "open_strictly", lambda *given: pytest.fail("it was opened here"))
+    monkeypatch.setattr(phenaki.data.clip_decoder, "open_strictly", lambda *given: pytest.fail("it was opened here"))
+    assert len(render_folder(scripts, tmp_path / "out", settings).kept) == 1
+
+
+def test_a_clip_that_another_script_goes_on_from_is_not_written_over(scripts, settings, tmp_path, no_models):
+    for script in scripts.iterdir():
+        script.unlink()
+    Video(np.full((9, 32, 32, 3), 200, np.uint8), 8.0).save(scripts / "clip.mp4")
+    before = (scripts / "clip.mp4").read_bytes()
+    (scripts / "clip.txt").write_text("a bear\n")
+    (scripts / "goes on.yaml").write_text("scenes:\n  - {prompt: a panda, seconds: 2, video: clip.mp4}\n")
+    runner = lambda jobs, settings, watcher: (Outcome(job, "not made") for job in jobs)
+    report = render_folder(scripts, scripts, replace(settings, overwrite=True), runner=runner)
+    assert [failed.job.output.name for failed in report.failed] == ["clip.mp4", "goes on.mp4"] and report.failed[1].error == "not made"
+    assert "would write over clip.mp4, which the video of goes on.yaml is made from" in report.failed[0].error
+    assert (scripts / "clip.mp4").read_bytes() == before
 
 
 def test_videos_of_another_picture_are_made_anew_though_it_has_the_same_name(scripts, settings, tmp_path):

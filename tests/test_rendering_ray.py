@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 from test_rendering import SCRIPTS, Notebook, alone, kill_holder_of, model, scripts, settings  # noqa: F401 - fixtures
@@ -28,6 +29,7 @@ from phenaki.rendering_ray import (
 )
 from phenaki.script_folder import find_jobs
 from phenaki.story import Story
+from phenaki.video import Video
 
 # ruff: noqa: F811 - a fixture's name as a parameter
 
@@ -151,6 +153,20 @@ def test_a_script_that_the_cluster_loses_fails_alone(scripts, settings, tmp_path
     report = render_folder(scripts, tmp_path / "out", settings, runner=partial(render_on_ray, address="auto", num_workers=3))
     assert len(report.made) == 2 and [outcome.error for outcome in report.failed] == ["lost on the cluster after 4 tries: the worker died"]
     assert ray.most == 3 and not (tmp_path / "out" / "b [x].mp4").exists()
+
+
+def test_a_clip_that_a_script_goes_on_from_is_not_sent_to_be_written_over(scripts, settings, tmp_path, monkeypatch):
+    """On the other machine the clip lies elsewhere, and its name is free."""
+    ray = StandIn()
+    monkeypatch.setattr(rendering_ray, "import_ray", lambda: ray)
+    Video(np.full((9, 32, 32, 3), 200, np.uint8), 8.0).save(scripts / "bear.mp4")
+    before = (scripts / "bear.mp4").read_bytes()
+    (scripts / "bear.yaml").write_text("scenes:\n  - {prompt: a bear, seconds: 2, video: bear.mp4}\n")
+    report = render_folder(scripts, scripts, replace(settings, overwrite=True), runner=partial(render_on_ray, address="auto"))
+    assert len(report.made) == 3 and "bear.mp4" not in ray.asked and (scripts / "bear.mp4").read_bytes() == before
+    assert [failed.error for failed in report.failed] == [
+        f"{scripts / 'bear.mp4'}: would write over bear.mp4, which it is made from; give the result another name"
+    ]
 
 
 def test_a_stopped_run_takes_its_tasks_back(scripts, settings, tmp_path, monkeypatch):

@@ -22,9 +22,10 @@ from training_toys import Stop, Toy, little, log, newest, settings, state
 
 from phenaki import atomic
 from phenaki.data.ahead import Ahead, drawn_ahead
+from phenaki.locks import BusyError
 from phenaki.training import checkpoints
 from phenaki.training import run as run_module
-from phenaki.training.checkpoints import BusyError, Progress, changed, damage
+from phenaki.training.checkpoints import Progress, changed, damage
 from phenaki.training.interrupts import Stopped
 from phenaki.training.journal import Journal, Meter
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate
@@ -53,14 +54,9 @@ def test_the_average_is_that_of_the_formula():
     assert ema.weights["1.num_batches_tracked"] == 200
 
 
-@pytest.mark.skipif(checkpoints.fcntl is None, reason="there are no locks here")
-def test_two_processes_do_not_train_in_one_folder(tmp_path):
-    program = "import pathlib, sys; from phenaki.training.checkpoints import take; kept = take(pathlib.Path(sys.argv[1])); print(flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline()
-        with pytest.raises(BusyError, match="another process trains in this folder; wait for it, or give another --out"):
-            Run(tmp_path, Toy(), settings())
-        other.kill()
+def test_two_processes_do_not_train_in_one_folder(tmp_path, held_elsewhere):
+    with held_elsewhere(tmp_path), pytest.raises(BusyError, match="another process trains in this folder; wait for it, or give another --out"):
+        Run(tmp_path, Toy(), settings())
     assert Run(tmp_path, Toy(), settings()).step == 0
 
 
@@ -300,6 +296,11 @@ def test_the_best_checkpoint_on_held_out_clips_stays(tmp_path):
     assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path / "last")] == ["08", "10"]
 
 
+def test_a_loss_that_is_no_number_is_not_the_best(tmp_path):
+    little(tmp_path, task=Toy(held_out=[math.nan, 1.0, math.inf, 5.0, math.nan]), save_every=2, keep_last=1)
+    assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path)] == ["04", "10"]
+    little(tmp_path / "none", task=Toy(held_out=[math.nan] * 5), save_every=2, keep_last=1)
+    assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path / "none")] == ["10"]
 def test_a_validation_that_fails_costs_no_checkpoint(tmp_path, capsys):
     """The same command goes on behind it, where it would else come to the same end each time."""
     task = Toy()

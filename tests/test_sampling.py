@@ -206,6 +206,14 @@ def test_what_is_chosen_depends_neither_on_the_pieces_nor_on_the_batch(piece, mo
             assert torch.equal(found, wanted[1:2, place])
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_told(bad):
+    logits = random_logits()
+    logits[N // 2, V - 1] = bad
+    with pytest.raises(ValueError, match=r"the model gives NaN for probabilities: its weights are damaged, or .*; try float32"):
+        sample(fixed_model(logits), SamplingOptions(num_steps=2))
+
+
 def test_two_factors_are_one_joint_choice():
     second_of = torch.tensor([3, 0, 5, 1, 2, 6, 4])  # the second factor that goes with each first one; all else is impossible
     logits = random_logits()

@@ -1,6 +1,10 @@
 """`phenaki data check` and `phenaki data shard`, and training from what they make."""
 
+import errno
+import io
 import json
+from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path
 
 import av
@@ -13,10 +17,17 @@ import phenaki.data.check
 import phenaki.data.sharding
 from phenaki.atomic import put
 from phenaki.cli import app
-from phenaki.data.check import check_source
+from phenaki.data.check import PASSING, check_source
+from phenaki.data.clip_decoder import reencode_clip
+from phenaki.data.clip_files import clip_file
+from phenaki.data.decoding import ClipError, DecodingPool
+from phenaki.data.decoding_worker import told_answer
 from phenaki.data.footage import FootageSettings, open_footage
-from phenaki.data.sharding import ShardSettings, make_shards
+from phenaki.data.sharding import ShardSettings, make_shards, settled
+from phenaki.data.shards import ShardWriter
+from phenaki.locks import BusyError
 from phenaki.video import Video
+from phenaki.video_encoders import StreamEncoder
 
 
 @pytest.fixture
@@ -50,6 +61,12 @@ def test_shards_show_what_the_footage_shows(footage, tmp_path, pool):
     original, again = source.clips(0, 0, 6, 8, 1), shards.clips(0, 0, 6, 8, 1)
     assert (original - again).abs().mean() < 0.06  # neighbouring clips differ by 0.1, colour is kept at half the size
     assert (source.images(0, 0, 1)[0] - shards.images(0, 0, 1)[0]).abs().mean() < 0.01
+
+
+def test_a_shard_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "a.part").symlink_to(tmp_path / "victim")
+    ShardWriter(tmp_path / "a.part").close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.part"] and not (tmp_path / "a.part").is_symlink()
 
 
 def test_shards_at_another_rate_have_short_gops(footage, tmp_path, pool):
@@ -111,6 +128,92 @@ def test_a_run_that_is_killed_before_its_first_shard_may_begin_anew_with_other_s
     assert json.loads((tmp_path / "out/shards.json").read_text())["settings"]["size"] == 32
     make_shards(footage, tmp_path / "out", ShardSettings(size=16), on_note=lambda note: None)
     assert json.loads((tmp_path / "out/shards.json").read_text())["settings"]["size"] == 16
+
+
+def failed(kind: str) -> Future:
+    answer = Future()
+    answer.set_exception(ClipError(kind, "test"))
+    return answer
+
+
+@pytest.fixture
+def fail(monkeypatch):
+    """Has the encoding of clip3.mp4 fail so many times, as it does by a fault of the machine."""
+    encode, kinds = DecodingPool.reencode, []
+    choose = lambda file: kinds and file.name == "clip3.mp4"
+    monkeypatch.setattr(DecodingPool, "reencode", lambda pool, file, *more: failed(kinds.pop()) if choose(file) else encode(pool, file, *more))
+    return lambda kind, times: kinds.extend([kind] * times)
+
+
+def test_a_fault_of_the_machine_costs_no_clip(footage, tmp_path, fail):
+    """Once, the clip is tried again; where that fails too, the run stops, and the next one has all clips."""
+    settings, silent, out = ShardSettings(size=16, shard_bytes=6_000), lambda note: None, tmp_path / "out"
+    fail("crash", 1)
+    assert make_shards(footage, tmp_path / "whole", settings, on_note=silent).num_clips == 7
+    fail("crash", 2)
+    with pytest.raises(ValueError, match=r"clip3\.mp4: could not be encoded, tried twice \(crash: test\); .* and run the same command again"):
+        make_shards(footage, out, settings, on_note=silent)
+    state = json.loads((out / "shards.json").read_text())
+    assert state["unusable"] == [] and state["files_done"] == sum(shard["clips"] for shard in state["shards"]) < 7
+    assert make_shards(footage, out, settings, on_note=silent).num_clips == 7
+    whole, again = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in (tmp_path / "whole", out))
+    assert whole == again
+
+
+def test_a_clip_that_is_too_much_for_the_machine_is_left_out_where_that_is_asked_for(footage, tmp_path, fail):
+    fail("too slow", 2)
+    notes = []
+    made = make_shards(footage, tmp_path / "out", ShardSettings(size=16), leave_out_failing=True, on_note=notes.append)
+    assert made.num_clips == 6 and [entry.name for entry in made.unusable] == ["broken.mp4", "clip3.mp4"]
+    assert "not used: clip3.mp4: too slow: test" in notes
+
+
+@pytest.mark.parametrize("kind", [*PASSING, "no room", "damaged"])
+def test_which_faults_are_tried_again_and_stop_the_run(tmp_path, kind):
+    file, target = clip_file(Path(__file__), "a.mp4", ""), tmp_path / "a.mp4"
+    good, again = Future(), []
+    good.set_result("facts")
+    encode = lambda answer: lambda *asked: again.append(asked) or answer
+    settle = lambda answer, leave_out: settled(file, target, failed(kind), encode(answer), leave_out)[2]
+    if kind == "damaged":
+        assert settle(good, False).exception().kind == kind and not again
+        return
+    assert settle(good, False) is good and again == [(file, target)]
+    for leave_out in (False, True):
+        if leave_out and kind != "no room":  # for want of room all clips after it would be lost, too
+            assert settle(failed(kind), leave_out).exception().kind == kind
+        else:
+            with pytest.raises(ValueError, match=rf"a\.mp4: could not be encoded, tried twice \({kind}: test\)"):
+                settle(failed(kind), leave_out)
+
+
+@pytest.mark.parametrize("call", ["write", "finish"])
+def test_a_clip_that_cannot_be_written_leaves_nothing(footage, tmp_path, monkeypatch, call):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(StreamEncoder, call, full)
+    request = {"do": "reencode", "file": asdict(clip_file(footage / "clip0.mp4", "clip0.mp4", "")), "size": 16, "fps": None}
+    answer, _ = told_answer({**request, "target": str(tmp_path / "a.mp4")}, io.BytesIO())
+    assert answer["kind"] == "no room" and answer["reason"] == "No space left on device"
+    assert not list(tmp_path.glob("*a*.mp4"))
+
+
+def test_each_frame_that_is_encoded_anew_is_told(footage, tmp_path):
+    """A clip is given no less time than the check that it passed."""
+    told = []
+    reencode_clip(clip_file(footage / "clip0.mp4", "clip0.mp4", ""), 16, 1.0, tmp_path / "a.mp4", lambda: told.append(1))
+    assert len(told) >= 30
+
+
+def test_two_processes_do_not_make_shards_in_one_folder(footage, tmp_path, held_elsewhere):
+    out = tmp_path / "out"
+    (out / ".work-other").mkdir(parents=True)
+    with held_elsewhere(out), pytest.raises(BusyError, match="out: another process makes shards in this folder; wait for it, or give another --out"):
+        make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None)
+    assert sorted(file.name for file in out.iterdir()) == [".lock", ".work-other"]
+    assert make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None).num_clips == 7
+    assert not list(out.glob(".work*"))
 
 
 def test_shards_of_something_else_are_left_alone(footage, tmp_path):

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from phenaki.checkpoint import ModelInfo, save_model
@@ -22,8 +23,8 @@ from phenaki.data.storybook import FULL_WORLD, SMALL_WORLD, SceneTruth, Storyboo
 from phenaki.evaluation import story_program
 from phenaki.evaluation.networks import MetricNetworks
 from phenaki.evaluation.story import Told, evaluate_stories, fingerprint, judge_story, tell
-from phenaki.evaluation.story_figures import cautions, story_figures
-from phenaki.evaluation.story_program import scene_lengths
+from phenaki.evaluation.story_figures import DRAWN_TRUTH, cautions, story_figures
+from phenaki.evaluation.story_program import StoryExam, run_story_evaluation, scene_lengths, summary
 from phenaki.evaluation.story_report import NUM_SHOWN, story_report
 from phenaki.evaluation.story_scripts import COMBINATIONS, KINDS, PHRASINGS, SEEN, Script, ScriptSettings, draw_script, is_of_kind
 from phenaki.evaluation.story_work import WorkFolder
@@ -411,6 +412,15 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory) -> Path:
+    """Pictures as of artists, in a file."""
+    path, art = tmp_path_factory.mktemp("art") / "atlas.safetensors", draw_art(CONFIG.actors, CONFIG.places)
+    names = {"actors": art.actor_names, "places": art.place_names, "particles": art.particle_names}
+    save_file({name: getattr(art, name) for name in names}, path, {"names": json.dumps(names)})
+    return path
+
+
 @pytest.fixture
 def no_networks(monkeypatch):
     """The referee that reads pixels; I3D is not installed."""
@@ -424,9 +434,9 @@ def run(*arguments) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_command_writes_figures_and_page_and_is_fast_the_second_time(folder, no_networks, monkeypatch, tmp_path):
+def test_the_command_writes_figures_and_page_and_is_fast_the_second_time(folder, atlas, no_networks, monkeypatch, tmp_path):
     monkeypatch.setattr(Reader, "__call__", lambda self, video: {name: torch.ones(1, video.shape[2], len(one)) for name, one in LABELS.items()})
-    arguments = ("--model", folder, "--scripts", 3, "-o", tmp_path / "a.json", "--html", tmp_path / "a.html")
+    arguments = ("--model", folder, "--data", atlas, "--scripts", 3, "-o", tmp_path / "a.json", "--html", tmp_path / "a.html")
     changed = ("--num-steps", 2, "--guidance-scale", 1.5, "--order", "halton", "--temperature", 0.7)
     monkeypatch.setattr(sys, "argv", ["/usr/bin/phenaki", "evaluate", "story", "-o", "a b.json"])
     code, said = run(*arguments, *changed)
@@ -438,7 +448,8 @@ def test_the_command_writes_figures_and_page_and_is_fast_the_second_time(folder,
     assert figures["scripts"] == {"scripts": 3, "scenes": 4, "seconds": 2.0, "seed": 777, "frames_of_scenes": LENGTHS}
     assert figures["seconds_per_second_of_video"]["value"] > 0 and "threads" in figures["machine"] and figures["frames"] == 64
     assert figures["fvd"] is None and "metrics install" in figures["not_measured"]["fvd"]
-    assert "seen: actor" in said and "metrics install" in said and (tmp_path / "a.html").read_text().startswith("<!doctype html>")
+    assert "seen: actor" in said and "metrics install" in said and "caution: Of rendered truth (seen) the referee itself has only" in said
+    assert DRAWN_TRUTH not in said and (tmp_path / "a.html").read_text().startswith("<!doctype html>")
     kept = [f"story-000{index}.{ending}" for index in range(3) for ending in ("json", "mp4")]
     assert sorted(path.name for path in (tmp_path / "a-work").iterdir()) == ["settings.json", *kept]
 
@@ -450,8 +461,29 @@ def test_the_command_writes_figures_and_page_and_is_fast_the_second_time(folder,
     assert code == 2 and "another evaluation (sampling not as now)" in said
 
 
-def test_a_stopped_command_says_what_is_kept_and_goes_on_from_there(folder, no_networks, monkeypatch, tmp_path):
-    arguments = ("--model", folder, "--scripts", 3, "-o", tmp_path / "a.json", "--work", tmp_path / "kept here")
+def test_truth_drawn_by_code_is_told_before_the_work_and_blamed_on_nobody(folder, no_networks, monkeypatch, tmp_path):
+    """The shipped referee was not trained on such pictures; one that is handed over may know them."""
+    monkeypatch.setattr(Reader, "__call__", lambda self, video: {name: torch.ones(1, video.shape[2], len(one)) for name, one in LABELS.items()})
+    notes, exam = [], StoryExam(folder, scripts=ScriptSettings(3))
+    options = {"on_note": notes.append, "networks": MetricNetworks(i3d=features), "html": tmp_path / "a.html"}
+
+    def noted_tell(phenaki, script):
+        assert notes == [DRAWN_TRUTH], "before the first story"
+        return tell(phenaki, script)
+
+    monkeypatch.setattr(story_program, "tell", noted_tell)
+    found = run_story_evaluation(exam, tmp_path / "a.json", **options)
+    assert found["cautions"][0] == DRAWN_TRUTH and not any("referee itself" in caution or "FVD is of" in caution for caution in found["cautions"])
+    assert found["fvd"] is None and found["truth"]["fvd"] is None and "without --data" in found["not_measured"]["fvd"]
+    assert f"caution: {DRAWN_TRUTH}" in summary(found) and "without --data" in (tmp_path / "a.html").read_text()
+    code, said = run("--model", folder, "--scripts", 3, "-o", tmp_path / "a.json")
+    assert code == 0 and said.startswith(DRAWN_TRUTH)
+    own = run_story_evaluation(exam, tmp_path / "b.json", referee=Reader(), **options)
+    assert notes == [DRAWN_TRUTH] and own["fvd"] and any("referee itself" in caution for caution in own["cautions"])
+
+
+def test_a_stopped_command_says_what_is_kept_and_goes_on_from_there(folder, atlas, no_networks, monkeypatch, tmp_path):
+    arguments = ("--model", folder, "--data", atlas, "--scripts", 3, "-o", tmp_path / "a.json", "--work", tmp_path / "kept here")
     told = []
 
     def dies(phenaki, script):

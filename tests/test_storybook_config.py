@@ -69,7 +69,9 @@ def run_folder(tmp_path_factory) -> Path:
 
 def test_both_programs_run_on_it(run_folder):
     model = load_model(run_folder / "model")
-    assert model.info.training == {"tokenizer_steps": 2, "tokenizer_seed": 0, "generator_steps": 2, "generator_seed": 0}
+    facts = dict(model.info.training)
+    assert len(facts.pop("tokenizer_data")) == 16
+    assert facts == {"tokenizer_steps": 2, "tokenizer_seed": 0, "generator_steps": 2, "generator_seed": 0}
     assert model.tokenizer.codebook_size == 2**20 == model.generator.config.codebook_size and model.generator.config.factor_size == 1024
     assert all(value.isfinite().all() for network in (model.tokenizer, model.generator) for value in network.state_dict().values())
 

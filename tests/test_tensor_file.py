@@ -8,8 +8,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from phenaki import locks
 from phenaki.data import tensor_file
 from phenaki.data.tensor_file import Column, TensorFileError, read_metadata, read_tensors, save_tensors, write_tensors
+from phenaki.locks import BusyError
 
 TENSORS = {
     "bytes": torch.arange(7, dtype=torch.uint8),
@@ -114,3 +116,18 @@ def test_a_write_broken_off_leaves_the_old_file(path):
     with pytest.raises(KeyboardInterrupt):
         write_tensors(path, {"x": Column(torch.int32, (2,), breaking())}, {})
     assert path.read_bytes() == whole
+
+
+@pytest.mark.skipif(locks.fcntl is None, reason="there are no locks here")
+def test_two_writers_of_one_file_do_not_mix(path):
+    """The second comes while the first is half way; what a kill has left of the part file is no hindrance."""
+    path.with_name(".a.safetensors.part").write_bytes(b"left" * 1000)
+
+    def pieces():
+        yield torch.ones(1, dtype=torch.int32)
+        with pytest.raises(BusyError, match=r"a\.safetensors: another process is writing this file; wait for it"):
+            save_tensors(path, {"x": torch.zeros(5)}, {})
+        yield torch.ones(1, dtype=torch.int32)
+
+    write_tensors(path, {"x": Column(torch.int32, (2,), pieces())}, {})
+    assert read_tensors(path)["x"].tolist() == [1, 1] and list(path.parent.iterdir()) == [path]

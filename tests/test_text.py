@@ -9,7 +9,7 @@ import torch
 
 from phenaki import encoder_folder
 from phenaki.encoder_folder import MINILM_SHA256, check_minilm, find_minilm
-from phenaki.text import TextConfig, TextEncoder, load_counter
+from phenaki.text import TextConfig, TextEncoder, load_checker
 
 PROMPTS = ["a panda", "A teddy bear walks to the right along the beach at sunset", "a red car", "", "two red birds"]
 
@@ -143,16 +143,33 @@ def test_too_long_a_prompt_is_refused_and_the_longest_is_not(encoder):
         encoder.encode(["bear " * 300])
 
 
-def test_what_counts_tokens_agrees_with_the_encoder(minilm, t5_folder):
-    count = load_counter(TextConfig())
-    for prompt in [*PROMPTS, "bear " * 90, "Überraschung: 熊 🐻 don't!"]:
-        assert count(prompt) == len(minilm.tokenizer(prompt)["input_ids"])
-    assert load_counter(TextConfig(str(t5_folder))) is None and load_counter(TextConfig("owner/name")) is None
+def answer(check, prompt: str) -> str:
+    """What a check of a prompt says, "" where it takes it."""
+    try:
+        check(prompt)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
-def test_an_encoder_with_a_broken_tokenizer_counts_nothing(tmp_path):
+def test_what_checks_prompts_without_the_encoder_says_what_the_encoder_says(minilm, t5_folder):
+    check = load_checker(TextConfig())
+    for prompt in [*PROMPTS, "", "bear " * 90, "Überraschung: 熊 🐻 don't!", "🐻🏖️", "สวัสดี ครับ", "สวัสดี bear"]:
+        assert answer(check, prompt) == answer(minilm.check, prompt), prompt
+    assert load_checker(TextConfig(str(t5_folder))) is None and load_checker(TextConfig("owner/name")) is None
+
+
+@pytest.mark.parametrize("prompt", ["🐻🏖️", "สวัสดี"])
+def test_a_prompt_of_which_nothing_is_known_is_refused(minilm, prompt):
+    """All such prompts are the same to the encoder, and so are their videos."""
+    with pytest.raises(ValueError, match=r"the text encoder 'minilm' knows nothing in it; write it with words of the language"):
+        minilm.check(prompt)
+    minilm.check(f"a bear {prompt}")
+
+
+def test_an_encoder_with_a_broken_tokenizer_checks_nothing(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
-    assert load_counter(TextConfig(str(tmp_path))) is None
+    assert load_checker(TextConfig(str(tmp_path))) is None
 
 
 @pytest.mark.parametrize(

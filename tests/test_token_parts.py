@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from phenaki.data import token_parts
-from phenaki.data.token_parts import TokenPlan, merge, tokenize_source
+from phenaki.data.tensor_file import write_tensors
+from phenaki.data.token_parts import TokenPlan, drop_parts, merge, parts_folder, tokenize_source
 from phenaki.data.tokens import StoryTokens, TokensError, is_story_tokens, make_story_tokens
+from phenaki.locks import BusyError
 
 PLAN = TokenPlan(seed=3, num_stories=10, num_slices=4, temporal_patch_size=2, max_scenes=2, num_images=5)
 CAPTIONS = ("a bear", "a fox runs", "the sea", "a very long walk home", "")
@@ -136,6 +138,39 @@ def test_a_kill_in_the_merge_leaves_the_parts(tmp_path, monkeypatch):
     again = Source()
     tokenize(tmp_path / "a.safetensors", again)
     assert not again.painted and len(StoryTokens.load(tmp_path / "a.safetensors").tokens) == 10
+
+
+def test_the_parts_stay_until_the_file_has_been_read(tmp_path, monkeypatch):
+    def damaging(*arguments):
+        write_tensors(*arguments)
+        with open(tmp_path / "a.safetensors", "r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"?")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(token_parts, "write_tensors", damaging)
+        with pytest.raises(TokensError, match=r"a\.safetensors: damaged or cut short"):
+            tokenize(tmp_path / "a.safetensors", Source())
+    again = Source()
+    tokenize(tmp_path / "a.safetensors", again)
+    assert not again.painted and len(StoryTokens.load(tmp_path / "a.safetensors").tokens) == 10
+
+
+def test_two_processes_do_not_make_one_file(tmp_path, held_elsewhere):
+    """The second one is told, and takes no part away from the first: not even as the left-overs of a file that is whole."""
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(path, Source(fail_at=8))
+    left = sorted(parts_folder(path).glob("*.safetensors"))
+    with held_elsewhere(parts_folder(path)):
+        with pytest.raises(BusyError, match=r"a\.safetensors: another process makes this file; wait for it"):
+            tokenize(path, Source())
+        drop_parts(path)
+    assert sorted(parts_folder(path).glob("*.safetensors")) == left and len(left) == 2
+    drop_parts(path)
+    assert not list(tmp_path.iterdir())
+    drop_parts(path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_merge_holds_the_tokens_of_a_part_or_two(tmp_path, monkeypatch):

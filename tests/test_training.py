@@ -20,10 +20,12 @@ from phenaki.checkpoint import ModelInfo, load_model, sha256
 from phenaki.cvivit import CViViT, Reconstruction
 from phenaki.data.storybook import StorybookWorld, open_world
 from phenaki.data.tokens import StoryTokens
+from phenaki.locks import BusyError
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, MaskGIT, MaskGITConfig, TokenScores
 from phenaki.text import TextEncoder
 from phenaki.training import batches as batches_module
 from phenaki.training import generator as generator_module
+from phenaki.training import tokenizer as tokenizer_module
 from phenaki.training.batches import Batch, check_lengths, corrupt, draw_batch, draw_windows
 from phenaki.training.generator import GeneratorTask, generator_loss, run_generator_training, validation_loss
 from phenaki.training.losses import TokenizerLosses, with_psnr
@@ -33,11 +35,12 @@ from phenaki.training.samples import save_video_rows
 from phenaki.training.settings import GeneratorTraining, ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_from
 from phenaki.training.tasks import PLAIN as PLAIN_TASK
-from phenaki.training.tokenizer import TokenizerTask, distinct_share, freeze_tokens, override, run_tokenizer_training
+from phenaki.training.tokenizer import TokenizerTask, data_hash, distinct_share, freeze_tokens, override, run_tokenizer_training
 
 pytestmark = pytest.mark.usefixtures("synced")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TINY: ModelSettings = load_settings(CONFIGS / "tiny.toml")
+DATA = {"tokenizer_data": data_hash(open_world(replace(TINY.world, size=TINY.tokenizer.image_size)))}  # what both programs are trained on here
 GENERATOR = MaskGITConfig(codebook_size=4096, dim=16, depth=2, heads=2, mlp_dim=24, text_dim=8, chunk_slices=3, context_slices=2)
 
 
@@ -820,7 +823,7 @@ def trained(tmp_path_factory) -> tuple[Path, Path, list[str]]:
 def test_both_programs_end_in_a_model_that_loads(trained):
     model = load_model(trained[1] / "model")
     assert model.info.name == "tiny" and model.info.fps == 8
-    assert model.info.training == {"tokenizer_steps": 2, "tokenizer_seed": 0, "generator_steps": 2, "generator_seed": 0}
+    assert model.info.training == {"tokenizer_steps": 2, "tokenizer_seed": 0, "generator_steps": 2, "generator_seed": 0, **DATA}
     for network, part in ((model.tokenizer, "tokenizer"), (model.generator, "generator")):
         averaged = load_file(trained[1] / part / "checkpoints/step-0000002" / f"{part}.safetensors")
         assert all(torch.equal(tensor, averaged[name]) for name, tensor in network.state_dict().items()), part
@@ -838,8 +841,8 @@ def test_both_programs_start_from_a_model_that_is_named(trained, tmp_path):
     run_generator_training(config, tmp_path / "out", steps=1, init_from=str(tmp_path / "parent"), on_log=notes.append, on_note=notes.append)
     assert sum(str(note).startswith(f"starting from {tmp_path / 'parent'}: ") for note in notes) == 2
     model = load_model(tmp_path / "out/model")
-    for part in ("tokenizer", "generator"):
-        assert model.info.training[f"{part}_init"] == {"name": "tiny", f"{part}_steps": 2, f"{part}_seed": 0}, "not how the other came to be"
+    for part, own in (("tokenizer", DATA), ("generator", {})):
+        assert model.info.training[f"{part}_init"] == {"name": "tiny", f"{part}_steps": 2, f"{part}_seed": 0, **own}, "not how the other came to be"
     for network, before in ((model.tokenizer, parent.tokenizer), (model.generator, parent.generator)):
         moved = [(value - before.state_dict()[name]).abs().max() for name, value in network.state_dict().items() if value.is_floating_point()]
         assert 0 < max(moved) < 0.05, "one step away from where it started"
@@ -971,8 +974,14 @@ def test_stories_are_made_anew_for_other_weights_and_only_then(trained, tmp_path
     run_tokenizer_training(config, tmp_path / "out", steps=3, seed=5, on_log=lambda line: None)
     with pytest.raises(ValueError, match=r"was saved by a run that was not this one: tokens and texts .+ begin in another run folder"):
         go(3)
-    assert "other weights or settings" in " ".join(notes) and sha256(path) != before
+    assert sha256(path) == before, "a run that is refused leaves what is there"
     shutil.rmtree(tmp_path / "out/generator/checkpoints")
+    assert go(3) and "other weights or settings" in " ".join(notes) and sha256(path) != before
     before = sha256(path)
     assert not go(3) and sha256(path) == before
-    assert not go(3)
+
+
+def test_a_folder_in_which_another_process_trains_is_refused_before_any_data_is_made(tmp_path, monkeypatch, held_elsewhere):
+    monkeypatch.setattr(tokenizer_module, "open_source", lambda *_: pytest.fail("the work began"))
+    with held_elsewhere(tmp_path / "tokenizer"), pytest.raises(BusyError, match="another process trains in this folder"):
+        run_tokenizer_training(CONFIGS / "tiny.toml", tmp_path, steps=1)

@@ -24,10 +24,10 @@ def commands() -> list[str]:
     return [line.strip() for line in lines if line.startswith(("    phenaki ", "    torchrun "))]
 
 
-def make_footage(folder: Path) -> None:
+def make_footage(folder: Path, seed: int = 0) -> None:
     """Coloured squares that move, with captions."""
     folder.mkdir()
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for number in range(6):
         frames = np.full((40, 48, 64, 3), 40 * number, np.uint8)
         for index, frame in enumerate(frames):
@@ -54,6 +54,7 @@ def run(command: str) -> str:
 
 def test_every_command_of_the_guide_runs(tmp_path, monkeypatch):
     make_footage(tmp_path / "footage")
+    make_footage(tmp_path / "held_out", seed=1)
     (tmp_path / "footage/broken.mp4").write_bytes(b"no video at all")
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     tiny = tmp_path / "configs/tiny.toml"
@@ -65,6 +66,8 @@ def test_every_command_of_the_guide_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("PHENAKI_CACHE", str(tmp_path / "cache"))  # without the metric networks, as where they were not installed
     said = {command: run(command) for command in told}
     assert "broken.mp4" in said["phenaki data check footage"]
+    measured = next(words for command, words in said.items() if command.startswith("phenaki evaluate tokenizer"))
+    assert "PSNR" in measured and "trained on" not in measured, "clips that were kept aside"
     assert "broken.mp4" in (tmp_path / "run/tokenizer/unusable.jsonl").read_text()
     assert load_model(tmp_path / "run/model").generator is not None and load_model(tmp_path / "tuned/model").generator is None
     assert len(Video.load(tmp_path / "out.mp4")) > 10 and (tmp_path / "tokenizer.html").stat().st_size > 10_000

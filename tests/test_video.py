@@ -24,7 +24,7 @@ import phenaki.video_files
 from phenaki.frame_source import FrameSource
 from phenaki.video import Video, VideoError, VideoScene, VideoWriter, check_output_path, contact_sheet, read_image, read_video
 from phenaki.video_encoders import part_path
-from phenaki.video_files import parse_script, resampled_indices
+from phenaki.video_files import parse_script, resampled_indices, stacked
 
 FILES = ("mp4", "webm", "gif")
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -225,7 +225,7 @@ def test_another_rate_has_the_exact_number_of_frames(tmp_path, fps, count):
     assert resampled_indices(17, 8, fps) == [min(int(n * 8 / fps), 16) for n in range(count)]
 
 
-@pytest.mark.parametrize("options", [{"fps": 0}, {"fps": -8}, {"fps": float("nan")}, {"fps": 1e9}, {"size": 0}])
+@pytest.mark.parametrize("options", [{"fps": 0}, {"fps": -8}, {"fps": 1e-6}, {"fps": float("nan")}, {"fps": 1e9}, {"size": 0}])
 def test_impossible_rates_and_sizes(tmp_path, options):
     Video(gradient(3), 8).save(tmp_path / "a.gif")
     with pytest.raises(VideoError, match=next(iter(options))):
@@ -496,6 +496,12 @@ def test_a_small_gif_that_is_shown_for_long_does_not_fill_the_memory(tmp_path, m
     assert len(read_video(tmp_path / "a.gif", size=8)) == 6001, "of smaller frames more fit"
 
 
+def test_frames_are_let_go_as_they_are_stacked():
+    """Or they would take their memory twice, and it may be gigabytes."""
+    frames, pictures = list(gradient(9)), gradient(9)
+    assert np.array_equal(stacked(frames), pictures) and frames == []
+
+
 def test_a_gif_whose_frames_outgrow_its_screen_is_refused(tmp_path):
     """Pillow takes them for a larger screen, so that 14 kB would unfold to 54 MB each."""
     first, second = (Image.new("RGB", (1, 1), colour) for colour in ("red", "blue"))
@@ -576,9 +582,32 @@ def test_frames_that_last_for_days_are_not_written_out(tmp_path, monkeypatch, fp
         read_video(tmp_path / "a.mp4", fps=fps)
 
 
-def test_a_gif_of_more_than_a_hundred_frames_a_second(tmp_path):
-    with pytest.raises(VideoError, match=r"120 frames a second.*at most 100.*mp4"):
-        Video(gradient(3), 120).save(tmp_path / "a.gif")
+@pytest.mark.parametrize(("name", "part"), [("o.mp4", ".o.whole.mp4"), ("o.webm", ".o.whole.webm"), ("%d.png", ".0.png.part")])
+def test_nothing_is_written_through_a_link_that_has_a_parts_name(tmp_path, name, part):
+    (tmp_path / "victim").write_text("not ours")
+    (tmp_path / part).symlink_to(tmp_path / "victim")
+    Video(gradient(2), 8).save(tmp_path / name)
+    assert (tmp_path / "victim").read_text() == "not ours" and not (tmp_path / part).is_symlink()
+    assert not any(path.is_symlink() for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("fps", "told"), [(120, "120"), (0.001, "0.001")])
+def test_a_gif_of_more_than_a_hundred_frames_a_second_or_hardly_any(tmp_path, fps, told):
+    with pytest.raises(VideoError, match=rf"{told} frames a second.*at least 0\.002 and at most 100.*mp4"):
+        Video(gradient(3), fps).save(tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("ending", "fps"), [("mp4", 1e-5), ("webm", 1e-4), ("gif", 0.002)])
+def test_the_slowest_videos(tmp_path, ending, fps):
+    Video(gradient(3), fps).save(tmp_path / f"a.{ending}")
+    assert read_video(tmp_path / f"a.{ending}").fps == pytest.approx(fps)
+
+
+def test_a_writer_of_an_impossible_rate(tmp_path):
+    for fps in (0, 1e-6, float("nan"), 1000):
+        with pytest.raises(VideoError, match="fps"):
+            VideoWriter(tmp_path / "a.mp4", fps=fps, size=(32, 32))
     assert not list(tmp_path.iterdir())
 
 
@@ -607,7 +636,8 @@ def test_the_writer_takes_only_frames_of_its_own_kind(tmp_path, frames):
         (np.zeros((1, 2, 2, 3)), 8, ["float64 (1, 2, 2, 3)", "uint8"]),
         (np.zeros((2, 2, 3), np.uint8), 8, ["uint8 (2, 2, 3)"]),
         (np.zeros((0, 2, 2, 3), np.uint8), 8, ["(0, 2, 2, 3)", "at least one frame"]),
-        (gradient(1), 0, ["fps 0", "more than 0"]),
+        (gradient(1), 0, ["fps 0", "0.00001 or more"]),
+        (gradient(1), 1e-6, ["fps 1e-06", "0.00001 or more"]),
         (gradient(1), -1, ["fps -1"]),
         (gradient(1), float("nan"), ["fps nan"]),
         (gradient(1), 1000, ["fps 1000", "less than 1000"]),

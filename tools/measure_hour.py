@@ -18,7 +18,9 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,6 +35,7 @@ from phenaki.training.settings import load_settings
 from phenaki.video import VideoWriter
 
 LIMIT_MIB = 16  # of growth from minute 2 on
+GUIDANCE_SCALE = 1.0  # off
 ACTORS = ("bear", "panda", "fox", "cat", "robot", "duck", "horse")
 MOTIONS = (
     "walks to the right", "runs", "hops", "flies up", "falls", "spins", "grows", "shrinks", "stands still", "walks in a circle", "sleeps",
@@ -94,7 +97,18 @@ def make(phenaki: Phenaki, story: Story, path: Path, num_steps: int, sampler: Sa
         sampler.most["end"] = max(sampler.most["end"], resident_mib())
 
     VideoWriter.write, VideoWriter._finish = told_write, told_finish
-    return generate_to_file(phenaki, story, path, num_steps=num_steps, guidance_scale=1, progress=True).num_frames
+    return generate_to_file(phenaki, story, path, num_steps=num_steps, guidance_scale=GUIDANCE_SCALE, progress=True).num_frames
+
+
+def measured_model(phenaki: Phenaki, num_steps: int) -> dict[str, Any]:
+    """What the figures are of: the model with the hashes of its weights, the size of its pictures, and how it was sampled."""
+    info = phenaki.info
+    return {
+        "model": {"name": info.name, "training": info.training, "files": info.files},
+        "size": info.tokenizer.image_size,
+        "sampling": {**asdict(info.sampling), "num_steps": num_steps, "guidance_scale": GUIDANCE_SCALE},
+        "dtype": str(phenaki.dtype).removeprefix("torch."),
+    }
 
 
 def main() -> None:
@@ -123,7 +137,7 @@ def main() -> None:
     results = {
         "command": shlex.join(["python", *sys.argv]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {options.threads} of them used",
-        "model": phenaki.info.name,
+        **measured_model(phenaki, options.num_steps),
         "video": {"minutes": options.minutes, "frames": num_frames, "scenes": len(story.scenes), "mib": round(num_bytes / 2**20, 1)},
         "seconds": round(time.perf_counter() - began),
         "cpu_seconds": round(time.process_time() - cpu),

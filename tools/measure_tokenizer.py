@@ -89,8 +89,11 @@ def main() -> None:
     world, lpips = open_world(config, options.data), load_networks("cpu").lpips
     results = {
         "command": shlex.join(["python", *sys.argv]),
-        "model": model.info.name,
-        "training": model.info.training,
+        "model": {"name": model.info.name, "training": model.info.training, "files": model.info.files},
+        "world": options.world,
+        "data": world.fingerprint,
+        "size": config.size,
+        "seed": SEED,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "seen_pairs": measure(model, world, options.clips, options.frames, held_out=False, lpips=lpips),
         "held_out_pairs": measure(model, world, options.clips, options.frames, held_out=True, lpips=lpips),

@@ -25,6 +25,7 @@ from phenaki.video_files import (
     Stream,
     VideoError,
     VideoReformatter,
+    comment_of,
     frame_rate,
     open_strictly,
     scaled_pixels,
@@ -132,6 +133,12 @@ def check_clip(file: ClipFile, on_progress: Progress) -> ClipFacts:
         return ClipFacts(width, height, count, last - first + 1 / fps, fps)
 
 
+def read_comment(file: ClipFile) -> str:
+    """What stands in a video's comment, read without its frames."""
+    with open_video(file) as (container, _):
+        return comment_of(container)
+
+
 def check_hash(file: ClipFile, on_progress: Progress) -> None:
     """VideoError where somebody has written down the SHA-256 of a file and it has another."""
     if not file.sha256:
@@ -232,17 +239,29 @@ def reencode_clip(file: ClipFile, size: int, fps: float | None, target: Path, on
         picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3).save(target, format="PNG")
         return ClipFacts(width, height, 1, 0.0, 0.0)
     path, reformatter, encoder = Path(file.name), VideoReformatter(), None
-    with open_video(file) as (container, stream):
-        rate = fps or frame_rate(path, stream)
-        frames = resampled(timed_frames(whole_frames(path, container, stream), frame_rate(path, stream)), rate, frame_rate(path, stream))
-        while group := list(itertools.islice(frames, SHARD_GOP)):
-            shape = even_size(*shown_size(group[0]), size)
-            encoder = encoder or StreamEncoder(target, rate, shape, gop_size=SHARD_GOP)
-            encoder.write(np.stack([scaled_pixels(frame, reformatter, shape) for frame in group]))
-            on_progress()
-    encoder.finish((), None).replace(target)
+    try:
+        with open_video(file) as (container, stream):
+            fps, own_fps = fps or frame_rate(path, stream), frame_rate(path, stream)
+            frames = resampled(timed_frames(told_frames(whole_frames(path, container, stream), on_progress), own_fps), fps, own_fps)
+            while group := list(itertools.islice(frames, SHARD_GOP)):
+                shape = even_size(*shown_size(group[0]), size)
+                encoder = encoder or StreamEncoder(target, fps, shape, gop_size=SHARD_GOP)
+                encoder.write(np.stack([scaled_pixels(frame, reformatter, shape) for frame in group]))
+                on_progress()
+        encoder.finish((), None).replace(target)
+    except BaseException:
+        if encoder is not None and (part := encoder.abandon()) is not None:
+            part.unlink()
+        raise
     encoder.discard()
-    return ClipFacts(shape[1], shape[0], encoder.count, encoder.count / rate, rate)
+    return ClipFacts(shape[1], shape[0], encoder.count, encoder.count / fps, fps)
+
+
+def told_frames(frames: Iterable[Frame], on_progress: Progress) -> Iterator[Frame]:
+    """The same frames, each of them told."""
+    for frame in frames:
+        on_progress()
+        yield frame
 
 
 def resampled(timed: Iterator[tuple[float, Frame]], rate: float, fps: float) -> Iterator[Frame]:

@@ -4,6 +4,7 @@ Nothing is opened here. What cannot be used is kept with its kind and reason: no
 """
 
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,15 +43,16 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Listing:
-    """Clips in the order of their names, and what was refused without being decoded."""
+    """Clips in the order of their names, and what was refused without being decoded. lone_texts: .txt files in folders that are no clip's caption."""
 
     clips: tuple[ClipFile, ...]
     unusable: tuple[Unusable, ...]
+    lone_texts: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, clips: list[ClipFile], unusable: list[Unusable]) -> "Listing":
+    def of(cls, clips: list[ClipFile], unusable: list[Unusable], lone_texts: Sequence[str] = ()) -> "Listing":
         in_order = sorted(clips, key=lambda clip: (clip.name, clip.caption))
-        return cls(tuple(in_order), tuple(sorted(unusable, key=lambda entry: entry.name)))
+        return cls(tuple(in_order), tuple(sorted(unusable, key=lambda entry: entry.name)), tuple(sorted(lone_texts)))
 
 
 def clip_file(path: Path, name: str, caption: str, sha256: str = "") -> ClipFile | Unusable:

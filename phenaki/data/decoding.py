@@ -22,9 +22,11 @@ from typing import Any
 import numpy as np
 
 from phenaki.data.clip_decoder import ClipFacts, Cut
-from phenaki.data.clip_files import ClipFile, Listing, Unusable
+from phenaki.data.clip_files import ClipFile, Listing, Unusable, clip_file
+from phenaki.video_files import VideoError, check_regular, parse_script
 
 TIME_LIMIT = 10.0  # seconds in which a clip has to be there, and longer work to get on
+OWN_TIME_LIMIT = 60.0  # the same of a file that the work cannot do without
 START_LIMIT = 60.0  # seconds until a new worker is ready
 MEMORY_LIMIT = 4 << 30  # bytes of address space of a worker
 MAX_LINE = 1 << 28  # bytes of an answer in JSON: the index of a shard
@@ -45,6 +47,12 @@ class Worker:
         self.time_limit, self.memory_limit = time_limit, memory_limit
         self.process: subprocess.Popen | None = None
         self.buffer = bytearray()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.stop()
 
     def ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """The answer to a request and its raw bytes. ClipError where the file cannot be used, crashed the worker or held it up."""
@@ -133,6 +141,27 @@ class Worker:
         if not block:
             raise EOFError
         self.buffer += block
+
+
+def check_video(path: Path, worker: Worker) -> ClipFacts:
+    """What a video file holds, decoded to its end. VideoError where it cannot be used."""
+    return facts_of(_told_of(path, "check", worker))
+
+
+def read_script(path: Path, worker: Worker) -> dict[str, Any] | None:
+    """The script that a video file was made from, read without its frames; None where it has none. VideoError: no video file."""
+    return parse_script(_told_of(path, "comment", worker)["comment"])
+
+
+def _told_of(path: Path, what: str, worker: Worker) -> dict[str, Any]:
+    check_regular(path)
+    file = clip_file(path, str(path), "")
+    if isinstance(file, Unusable):
+        raise VideoError(f"{path}: {file.reason}", file.kind)
+    try:
+        return worker.ask({"do": what, "file": asdict(file)})[0]
+    except ClipError as error:
+        raise VideoError(f"{path}: {error.reason}", error.kind) from error
 
 
 class DecodingPool:

@@ -4,6 +4,7 @@ It reads a JSON line a request and answers with JSON lines and raw bytes: {"stat
 {"status": "done", ...} (with `num_bytes` raw bytes after it, for frames) or {"status": "unusable", "kind": ..., "reason": ...}.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -12,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from phenaki.data.clip_decoder import Cut, check_clip, cut_clip, reencode_clip
+from phenaki.atomic import NO_ROOM
+from phenaki.data.clip_decoder import Cut, check_clip, cut_clip, read_comment, reencode_clip
 from phenaki.data.clip_files import ClipFile
 from phenaki.data.shards import index_shard
 from phenaki.video_files import VideoError
@@ -46,6 +48,8 @@ def answer(request: dict[str, Any], out: BinaryIO) -> tuple[dict[str, Any], byte
         return {"num_bytes": frames.nbytes}, frames.tobytes()
     if request["do"] == "check":
         return asdict(check_clip(file, progress)), b""
+    if request["do"] == "comment":
+        return {"comment": read_comment(file)}, b""
     return asdict(reencode_clip(file, request["size"], request["fps"], Path(request["target"]), progress)), b""
 
 
@@ -60,7 +64,7 @@ def told_answer(request: dict[str, Any], out: BinaryIO) -> tuple[dict[str, Any],
     except MemoryError:
         kind, reason = "too much memory", "decoding it takes more memory than a worker has"
     except OSError as error:
-        kind, reason = "unreadable", str(error.strerror or error)
+        kind, reason = "no room" if error.errno in NO_ROOM else "unreadable", str(error.strerror or error)
     except Exception as error:
         kind, reason = "damaged", f"{type(error).__name__}: {error}"
     return {"status": "unusable", "kind": kind, "reason": reason[:2000]}, b""
@@ -77,8 +81,9 @@ def limit_memory(num_bytes: int) -> None:
         import resource
     except ImportError:
         return
-    resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for kind, bound in ((resource.RLIMIT_AS, num_bytes), (resource.RLIMIT_CORE, 0)):
+        with contextlib.suppress(ValueError, OSError):  # not below what is in use on some systems, nor above what is allowed
+            resource.setrlimit(kind, (bound, bound))
 
 
 def main() -> None:

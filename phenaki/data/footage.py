@@ -84,7 +84,7 @@ class Footage:
         self.report = None if report is None else own_report(report)
         present = {file.name for file in self.files}
         self._met_before = {} if report is None else {entry.name: entry for entry in read_report(self.report) if entry.name in present}
-        self.fingerprint = fingerprint(self.files, settings)
+        self.fingerprint, self.clips_hash = fingerprint(self.files, settings), clips_hash(self.files)
         self._lock = Lock()  # a run draws clips in one thread while it looks at samples in another
         self._lengths = lru_cache(maxsize=8)(self._long_enough)
         self._cache: OrderedDict[tuple, Future[np.ndarray]] = OrderedDict()
@@ -217,6 +217,12 @@ def read_report(report: Path) -> list[Unusable]:
                 if all(isinstance(value, str) for value in asdict(entry).values()):
                     entries.append(entry)
     return entries
+
+
+def clips_hash(files: list[ClipFile]) -> str:
+    """Names the clips, however they are cut and captioned and wherever they lie: "footage" and 16 digits of a hash of their names and sizes."""
+    digest = hashlib.sha256(json.dumps([(file.name, file.num_bytes, file.sha256) for file in files]).encode())
+    return f"footage {digest.hexdigest()[:16]}"
 
 
 def fingerprint(files: list[ClipFile], settings: FootageSettings) -> str:

@@ -55,11 +55,14 @@ def list_folder(root: Path, read_shard: ReadShard) -> Listing:
     """Videos, pictures and shards under a folder, in subfolders too; names that begin with a dot and files `BESIDE` them are passed over."""
     clips: list[ClipFile] = []
     unusable: list[Unusable] = []
+    lone_texts: list[str] = []
     for folder, subfolders, files in os.walk(root):
         odd = [name for name in subfolders if is_clip_name(name)]
         links = [name for name in subfolders if name not in odd and Path(folder, name).is_symlink()]
         subfolders[:] = sorted(name for name in subfolders if name not in (*odd, *links) and not name.startswith("."))
-        for name in sorted([*files, *odd, *links]):
+        names = sorted([*files, *odd, *links])
+        of_clips = {Path(name).with_suffix(".txt").name for name in names if is_clip_name(name)}
+        for name in names:
             path = Path(folder, name)
             inside = path.relative_to(root).as_posix()
             if name.startswith("."):
@@ -79,9 +82,11 @@ def list_folder(root: Path, read_shard: ReadShard) -> Listing:
                 (clips if isinstance(found, ClipFile) else unusable).append(found)
             elif name in links:
                 unusable.append(Unusable(inside, "link", "is a link to a folder, which is not followed; put the folder itself here"))
+            elif name.lower().endswith(".txt"):
+                lone_texts += [] if name in of_clips else [inside]
             elif not name.lower().endswith(BESIDE):
                 unusable.append(Unusable(inside, "not a video", "neither a video's nor a picture's ending that is read"))
-    return Listing.of(clips, list(dict.fromkeys(unusable)))  # two clips may share a caption
+    return Listing.of(clips, list(dict.fromkeys(unusable)), lone_texts)  # two clips may share a caption
 
 
 def in_folder(name: str, listing: Listing) -> Listing:

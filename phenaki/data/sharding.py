@@ -7,20 +7,23 @@ the shards are made, and which of them are there. The same footage and settings 
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from phenaki.atomic import put, write_text
+from phenaki.atomic import check_folder, put, write_text
 from phenaki.config import check_range
-from phenaki.data.check import CheckReport, check_listing, store_of, write_lines
+from phenaki.data.check import PASSING, CheckReport, check_listing, store_of, write_lines
 from phenaki.data.clip_decoder import SHARD_GOP, ClipFacts
 from phenaki.data.clip_files import ClipFile, Unusable
 from phenaki.data.decoding import ClipError, DecodingPool
 from phenaki.data.listing import list_clips
 from phenaki.data.shards import ShardWriter
+from phenaki.locks import take_folder
 
 FORMAT = 1
 MAX_SIZE = 4096  # pixels of the shorter side that a clip is encoded at
@@ -54,32 +57,45 @@ class ShardReport:
 
 
 def make_shards(
-    path: Path, out: Path, settings: ShardSettings, *, num_workers: int = 1, cache: Path | None = None, on_note: Callable[[str], None] = print
-) -> ShardReport:
-    """Footage of any kind -> `out`/00000.tar, ... with captions. ValueError where `out` holds shards of something else, or lies in `path`."""
+    path: Path, out: Path, settings: ShardSettings, *, num_workers: int = 1, cache: Path | None = None, leave_out_failing: bool = False,
+    on_note: Callable[[str], None] = print,
+) -> ShardReport:  # fmt: skip
+    """Footage of any kind -> `out`/00000.tar, ... with captions. ValueError where `out` holds shards of something else, or lies in `path`.
+
+    ValueError, too, where a whole clip cannot be encoded, which may be the machine's fault; with leave_out_failing it is left out.
+    BusyError where another process makes shards in `out`.
+    """
     if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
         raise ValueError(f"{out}: lies in the footage itself, {path}, and its shards would be taken for footage; choose a folder outside")
+    check_folder(out)
     with DecodingPool(num_workers) as pool:
         report = check_listing(list_clips(path, pool.read_shard), pool, store_of(path, cache))
         if not report.clips:
             raise ValueError(f"{path}: none of {len(report.unusable)} files can be used; look at what phenaki data check says of it")
-        state = open_state(out, made_from(report, settings), settings)
-        left_out = [Unusable(**entry) for entry in state["unusable"]]
-        files = [entry.file for entry in report.clips]
-        done = state["files_done"]
-        if done < len(files):
-            on_note(f"{len(files) - done} of {len(files)} clips to encode")
-        work = out / ".work"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        encoded = reencoded(files, done, work, pool, settings)
-        while done < len(files):
-            done = write_shard(out, state, done, len(files), encoded, left_out, settings, on_note)
-        shutil.rmtree(work)
-    unusable = (*report.unusable, *left_out)
-    write_lines(out / "unusable.jsonl", [asdict(entry) for entry in unusable])
+        held = take_folder(out, f"{out}: another process makes shards in this folder; wait for it, or give another --out")
+        with held, closing(pool):  # nobody writes any more when another process may
+            state = open_state(out, made_from(report, settings), settings)
+            left_out = [Unusable(**entry) for entry in state["unusable"]]
+            files = [entry.file for entry in report.clips]
+            done = state["files_done"]
+            if done < len(files):
+                on_note(f"{len(files) - done} of {len(files)} clips to encode")
+            work = empty_work(out)
+            encoded = reencoded(files, done, work, pool, settings, leave_out_failing)
+            while done < len(files):
+                done = write_shard(out, state, done, len(files), encoded, left_out, settings, on_note)
+            shutil.rmtree(work)
+            unusable = (*report.unusable, *left_out)
+            write_lines(out / "unusable.jsonl", [asdict(entry) for entry in unusable])
     shards = state["shards"]
     return ShardReport(sum(shard["clips"] for shard in shards), len(shards), sum(shard["bytes"] for shard in shards), unusable)
+
+
+def empty_work(out: Path) -> Path:
+    """A new folder for clips on their way. Those of runs before go: a worker that outlived its run may still write in its own."""
+    for left in out.glob(".work*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=".work-", dir=out))
 
 
 def made_from(report: CheckReport, settings: ShardSettings) -> str:
@@ -92,9 +108,6 @@ def made_from(report: CheckReport, settings: ShardSettings) -> str:
 
 def open_state(out: Path, source: str, settings: ShardSettings) -> dict[str, Any]:
     """What is there already: an empty folder, which is told at once what it is for, or shards of the same footage and settings."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file; give a folder for the shards")
-    out.mkdir(parents=True, exist_ok=True)
     path, holds_shards = out / "shards.json", any(out.glob("*.tar"))
     if path.is_file():
         try:
@@ -120,16 +133,36 @@ def write_state(out: Path, state: dict[str, Any]) -> None:
 
 
 def reencoded(
-    files: list[ClipFile], first: int, work: Path, pool: DecodingPool, settings: ShardSettings
+    files: list[ClipFile], first: int, work: Path, pool: DecodingPool, settings: ShardSettings, leave_out_failing: bool
 ) -> Iterator[tuple[ClipFile, Path, "Future[ClipFacts]"]]:
-    """Files from `first` on with where each is written and what it will be; a few are under way at once."""
+    """Files from `first` on with where each is written and what it has become (see `settled`); a few are under way at once."""
+    encode = lambda file, target: pool.reencode(file, settings.size, settings.fps, target)
     ahead: list[tuple[ClipFile, Path, Future[ClipFacts]]] = []
     for number in range(first, len(files)):
         target = work / f"{number:09d}{'.png' if files[number].is_picture else '.mp4'}"
-        ahead.append((files[number], target, pool.reencode(files[number], settings.size, settings.fps, target)))
+        ahead.append((files[number], target, encode(files[number], target)))
         if len(ahead) > 2 * len(pool.workers):
-            yield ahead.pop(0)
-    yield from ahead
+            yield settled(*ahead.pop(0), encode, leave_out_failing)
+    for one in ahead:
+        yield settled(*one, encode, leave_out_failing)
+
+
+def settled(
+    file: ClipFile, target: Path, answer: "Future[ClipFacts]", encode: Callable[[ClipFile, Path], "Future[ClipFacts]"], leave_out_failing: bool
+) -> tuple[ClipFile, Path, "Future[ClipFacts]"]:
+    """The same once it is known; what may be the machine's fault is tried again. ValueError where it stays: no whole clip is left out unasked."""
+    if may_pass(answer.exception()):
+        answer = encode(file, target)
+    error = answer.exception()
+    if not may_pass(error) or (leave_out_failing and error.kind != "no room"):
+        return file, target, answer
+    remedy = "make room" if error.kind == "no room" else "give the machine time and memory, or leave such clips out with --leave-out-failing,"
+    raise ValueError(f"{file.name}: could not be encoded, tried twice ({error}); {remedy} and run the same command again") from error
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether a clip failed by what may be the machine's fault: its file was whole when it was checked."""
+    return isinstance(error, ClipError) and error.kind in (*PASSING, "no room")
 
 
 def write_shard(

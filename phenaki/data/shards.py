@@ -116,6 +116,7 @@ class ShardWriter:
     """Writes one shard. Its members carry no time and no owner: the same clips give the same bytes."""
 
     def __init__(self, part: Path):
+        part.unlink(missing_ok=True)  # never through a link of its name
         self.tar = tarfile.open(part, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed by close()
 
     def add(self, key: str, clip: Path, values: dict[str, Any]) -> int:

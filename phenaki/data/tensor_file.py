@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BufferedWriter, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from phenaki.atomic import put
+from phenaki.locks import open_alone
 
 DTYPES = {
     torch.bool: "BOOL", torch.uint8: "U8", torch.int16: "I16", torch.int32: "I32", torch.int64: "I64", torch.float16: "F16", torch.float32: "F32",
@@ -48,7 +50,10 @@ class Column:
 
 
 def write_tensors(path: Path, columns: dict[str, Column], metadata: dict[str, str]) -> None:
-    """Writes the file, a piece in memory at a time. ValueError for numbers that such files do not hold here."""
+    """Writes the file, a piece in memory at a time.
+
+    ValueError for numbers that such files do not hold here; BusyError where another process is writing it.
+    """
     for name, column in columns.items():
         if column.dtype not in DTYPES:
             raise ValueError(f"{path}: {name} is {column.dtype}; needed {', '.join(DTYPES.values())}")
@@ -58,30 +63,32 @@ def write_tensors(path: Path, columns: dict[str, Column], metadata: dict[str, st
         entries[name] = {"dtype": DTYPES[column.dtype], "shape": column.shape, "data_offsets": (offset, offset + column.num_bytes)}
         offset += column.num_bytes
     part = path.with_name(f".{path.name}.part")  # always the same: what a kill leaves may be large, and is written over
-    try:
-        _write(part, columns, entries, metadata)
-        put(part, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
+    with open_alone(part, f"{path}: another process is writing this file; wait for it, or give another name") as file:
+        try:
+            file.truncate(0)
+            _write(file, columns, entries, metadata)
+            put(part, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
 
 
-def _write(part: Path, columns: dict[str, Column], entries: dict[str, Any], metadata: dict[str, str]) -> None:
-    digest = hashlib.sha256(_header(entries, metadata, NO_HASH))
-    with open(part, "wb") as file:
-        file.write(_header(entries, metadata, NO_HASH))
-        for name, column in columns.items():
-            written = 0
-            for piece in column.pieces:
-                assert piece.dtype == column.dtype, name
-                values = piece.contiguous().numpy()
-                file.write(values)
-                digest.update(values)
-                written += values.nbytes
-            assert written == column.num_bytes, f"{name}: {written} bytes of {column.num_bytes}"
-        file.seek(0)
-        file.write(_header(entries, metadata, digest.hexdigest()))
+def _write(file: FileIO, columns: dict[str, Column], entries: dict[str, Any], metadata: dict[str, str]) -> None:
+    digest, buffered = hashlib.sha256(_header(entries, metadata, NO_HASH)), BufferedWriter(file)
+    buffered.write(_header(entries, metadata, NO_HASH))
+    for name, column in columns.items():
+        written = 0
+        for piece in column.pieces:
+            assert piece.dtype == column.dtype, name
+            values = piece.contiguous().numpy()
+            buffered.write(values)
+            digest.update(values)
+            written += values.nbytes
+        assert written == column.num_bytes, f"{name}: {written} bytes of {column.num_bytes}"
+    buffered.seek(0)
+    buffered.write(_header(entries, metadata, digest.hexdigest()))
+    buffered.detach()  # which flushes it, and leaves the file to who holds it
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

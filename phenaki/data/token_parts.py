@@ -3,6 +3,7 @@
 The parts of FILE lie in the folder .FILE.parts beside it until FILE is written. Each is a file of story tokens of its own.
 """
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from phenaki.data.tokens import (
     metadata,
     words_of,
 )
+from phenaki.locks import LOCK, BusyError, take_folder
 
 PART_SIZE = 256  # stories or pictures of a part: what an interruption may cost
 
@@ -52,11 +54,39 @@ def parts_folder(path: Path) -> Path:
 
 def tokenize_source(
     source: ToldSource, encode: Encode, encode_text: EncodeText, plan: TokenPlan, path: Path, description: str, on_note: Callable[[str], None]
-) -> None:
-    """Writes the file of a plan's tokens. Broken off and called again, it goes on with the parts that are whole."""
+) -> StoryTokens:
+    """Writes the file of a plan's tokens, and returns what was read back from it. BusyError where another process is making it.
+
+    Broken off and called again, it goes on with the parts that are whole.
+    """
     folder = parts_folder(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(exist_ok=True)
+    with take_folder(folder, f"{path}: another process makes this file; wait for it, or give another name"):
+        merge(_make_parts(source, encode, encode_text, plan, folder, description, on_note), path, description)
+        stories = StoryTokens.load(path)
+        _remove(folder)
+    return stories
+
+
+def drop_parts(path: Path) -> None:
+    """Removes the parts that a run, killed after its last one, has left of a file; not those of a process that is making it anew."""
+    folder = parts_folder(path)
+    if folder.is_dir():
+        with contextlib.suppress(BusyError), take_folder(folder, ""):
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """The parts first, then the lock: who comes meanwhile finds none of them half removed."""
+    for file in folder.iterdir():
+        if file.name != LOCK:
+            file.unlink()
+    shutil.rmtree(folder, ignore_errors=True)  # it stays where somebody has just locked it again
+
+
+def _make_parts(
+    source: ToldSource, encode: Encode, encode_text: EncodeText, plan: TokenPlan, folder: Path, description: str, on_note: Callable[[str], None]
+) -> list[Path]:
+    """The files of a plan's parts; those that are there and whole are kept."""
     total, done, parts = plan.num_stories + plan.num_images, 0, []
     for kind, first, count in _cut(plan):
         part, own = folder / f"{kind}-{first:08d}.safetensors", f"{description} {plan} {kind} {first} {count}"
@@ -76,8 +106,7 @@ def tokenize_source(
             )
         made.save(part)
         on_note(f"{done} of {total} clips and pictures tokenised")
-    merge(parts, path, description)
-    shutil.rmtree(folder)
+    return parts
 
 
 def _cut(plan: TokenPlan) -> Iterator[tuple[str, int, int]]:

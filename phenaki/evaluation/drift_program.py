@@ -15,8 +15,17 @@ from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, DriftSettings
 from phenaki.evaluation.networks import LEAST_I3D, MetricNetworks
 from phenaki.evaluation.program import check_outputs
 from phenaki.evaluation.story import Referee
-from phenaki.evaluation.story_figures import referee_cautions
-from phenaki.evaluation.story_program import load_referee, not_measured, surroundings, video_network, with_sampling, world_for
+from phenaki.evaluation.story_figures import DRAWN_TRUTH, referee_cautions
+from phenaki.evaluation.story_program import (
+    NO_REFERENCE,
+    is_drawn,
+    load_referee,
+    not_measured,
+    surroundings,
+    video_network,
+    with_sampling,
+    world_for,
+)  # fmt: skip
 from phenaki.evaluation.story_work import WorkFolder
 from phenaki.pipeline import Phenaki
 from phenaki.sampling import CONTEXTS
@@ -47,7 +56,8 @@ class DriftExam:
 
 def run_drift_evaluation(
     exam: DriftExam, output: Path, *, plot: Path | None = None, work: Path | None = None, referee: Referee | None = None,
-    networks: MetricNetworks | None = None, on_window: Callable[[int, int], None] = lambda *_: None, command: str = "",
+    networks: MetricNetworks | None = None, on_window: Callable[[int, int], None] = lambda *_: None, on_note: Callable[[str], None] = print,
+    command: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Examines a model; writes the figures to `output` (JSON) and their picture to `plot` (PNG, beside it by default); returns the figures.
 
@@ -58,11 +68,13 @@ def run_drift_evaluation(
     plot = plot or output.with_suffix(".png")
     work = work or output.with_name(f"{output.stem}-work")
     check_outputs(output, picture=plot, work=work)
+    if drawn := is_drawn(exam.atlas, referee):
+        on_note(DRAWN_TRUTH)
     phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device, dtype=exam.dtype), exam.sampling)
     contexts = tuple(dict.fromkeys([phenaki.info.sampling.context, *exam.contexts]))
     referee = referee or load_referee(exam.world, exam.device)
     world = world_for(phenaki, exam.world, exam.atlas, exam.device, omit_prob=0.0)  # a scene is judged by its own prompt
-    networks = (networks or video_network(exam.fvd, exam.device)).fitting(LEAST_I3D[0], world.config.size)
+    networks = (NO_REFERENCE if drawn else networks or video_network(exam.fvd, exam.device)).fitting(LEAST_I3D[0], world.config.size)
     settings = settings_of(exam, phenaki, world, referee)
     kept = WorkFolder(work, {**settings, "fvd": networks.i3d is not None})
     scripts = [draw_long_script(world, exam.settings, mode, index) for mode in exam.settings.modes for index in range(exam.settings.stories)]
@@ -71,7 +83,7 @@ def run_drift_evaluation(
         found = {context: {mode: figures_of(phenaki, context, scripts, mode, kept.folder) for mode in exam.settings.modes} for context in contexts}
         figures = {"command": command, **settings, "modes": list(exam.settings.modes), "stories": exam.settings.stories, "contexts": found}
         figures["not_measured"] = not_measured(networks)
-        figures["cautions"] = cautions(figures)
+        figures["cautions"] = cautions(figures, drawn)
         write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
         write_bytes(plot, drift_plot(figures))
     return figures
@@ -114,14 +126,15 @@ def settings_of(exam: DriftExam, phenaki: Phenaki, world: StorybookWorld, refere
     }
 
 
-def cautions(figures: dict[str, Any]) -> list[str]:
-    """What a reader of the figures must know."""
-    said = []
+def cautions(figures: dict[str, Any], drawn: bool = False) -> list[str]:
+    """What a reader of the figures must know. drawn: truth is none that the referee knows."""
+    said = [DRAWN_TRUTH] if drawn else []
     if figures["minutes"] < USUAL_MINUTES:
         said.append(f"Of {figures['minutes']:g} minutes: drift is stated of {USUAL_MINUTES:g} or more.")
     if figures["stories"] == 1:
         said.append("Of one story a mode: the intervals are of its windows, not of other stories.")
-    for context, modes in figures["contexts"].items():
+    judged = {} if drawn else figures["contexts"]
+    for context, modes in judged.items():
         for mode, found in modes.items():
             shares = {name: sides["truth"] for name, sides in found["by_attribute"].items()}
             said += referee_cautions(f"{mode}, {context}", shares, GOOD_REFEREE)

@@ -19,7 +19,7 @@ from einops import einsum, rearrange, reduce
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from phenaki.checkpoint import sha256
+from phenaki.checkpoint import first_not_finite, sha256
 from phenaki.config import as_dict, build, check_range
 from phenaki.data.tensor_file import save_tensors
 from phenaki.data.world import WorldConfig
@@ -289,6 +289,8 @@ def load_referee(path: Path, expected: str | None = None) -> Referee:
         own = referee.state_dict()
         weights = {name: value.to(own[name].dtype, copy=True) if name in own else value for name, value in weights.items()}
         referee.load_state_dict(weights, assign=True)
+        if wrong := first_not_finite(weights):
+            raise ValueError(f"{wrong} holds NaN or infinite numbers")
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise RefereeError(f"{path}: not a referee ({error}). Write one with tools/train_referee.py") from error
     return referee.eval().requires_grad_(False)

@@ -14,6 +14,10 @@ from phenaki.evaluation.story_work import Judged, Record
 
 USUAL_VIDEOS = 2048  # of published FVDs
 GOOD_REFEREE = 0.98  # share of rendered truth that a referee should have right
+DRAWN_TRUTH = (
+    "no --data: rendered truth is drawn by code, which the referee does not know: figures in brackets mean nothing, and FVD is not measured; "
+    "the model itself is judged rightly where it makes pictures of the referee's own atlas"
+)
 
 
 @dataclass(frozen=True)
@@ -160,10 +164,11 @@ def referee_cautions(where: str, shares: dict[str, dict[str, Any]], good: float)
     ]
 
 
-def cautions(figures: dict[str, Any], scripts: int, usual: int) -> list[str]:
-    """What a reader of the figures must know."""
-    truth = figures["truth"]["adherence"]
-    said = [caution for kind, shares in truth.items() for caution in referee_cautions(kind, shares, GOOD_REFEREE)]
+def cautions(figures: dict[str, Any], scripts: int, usual: int, drawn: bool = False) -> list[str]:
+    """What a reader of the figures must know. drawn: truth is none that the referee knows."""
+    truth = {} if drawn else figures["truth"]["adherence"]
+    said = [DRAWN_TRUTH] if drawn else []
+    said += [caution for kind, shares in truth.items() for caution in referee_cautions(kind, shares, GOOD_REFEREE)]
     nothing = [f"{name} ({kind})" for kind, one in figures["adherence"].items() for name, value in one.items() if not value["n"]]
     if nothing:
         said.append(f"Not to be judged in this world, it has no such scenes: {', '.join(nothing)}.")

@@ -16,7 +16,7 @@ from phenaki.evaluation.networks import MetricNetworks, load_i3d_network
 from phenaki.evaluation.program import check_outputs
 from phenaki.evaluation.referee import Referee as ShippedReferee
 from phenaki.evaluation.story import Referee, evaluate_stories, fingerprint, tell
-from phenaki.evaluation.story_figures import cautions, story_figures
+from phenaki.evaluation.story_figures import DRAWN_TRUTH, cautions, story_figures
 from phenaki.evaluation.story_report import story_report
 from phenaki.evaluation.story_scripts import ScriptSettings, draw_script
 from phenaki.evaluation.story_work import WorkFolder
@@ -25,6 +25,7 @@ from phenaki.sampling import ARITHMETIC
 from phenaki.story import Story
 
 USUAL_SCRIPTS = ScriptSettings().scripts
+NO_REFERENCE = MetricNetworks(missing={"rfvd": "not measured: without --data truth is drawn by code, other pictures than the model's"})
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class StoryExam:
 
 def run_story_evaluation(
     exam: StoryExam, output: Path, *, html: Path | None = None, work: Path | None = None, referee: Referee | None = None,
-    networks: MetricNetworks | None = None, on_story: Callable[[int, int], None] = lambda *_: None, command: str = "",
+    networks: MetricNetworks | None = None, on_story: Callable[[int, int], None] = lambda *_: None, on_note: Callable[[str], None] = print,
+    command: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Examines a model, writes the figures to `output` (JSON) and, where asked for, a page to `html`; returns the figures.
 
@@ -53,11 +55,13 @@ def run_story_evaluation(
     """
     work = work or output.with_name(f"{output.stem}-work")
     check_outputs(output, html, work=work)
+    if drawn := is_drawn(exam.atlas, referee):
+        on_note(DRAWN_TRUTH)
     phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device, dtype=exam.dtype), exam.sampling)
     lengths = scene_lengths(phenaki, exam.scripts)
     referee = referee or load_referee(exam.world, exam.device)
     world = world_for(phenaki, exam.world, exam.atlas, exam.device)
-    networks = (networks or video_network(exam.fvd, exam.device)).fitting(sum(lengths), world.config.size)
+    networks = (NO_REFERENCE if drawn else networks or video_network(exam.fvd, exam.device)).fitting(sum(lengths), world.config.size)
     scripts = [draw_script(world, exam.scripts, index, lengths) for index in range(exam.scripts.scripts)]
     settings = settings_of(exam, phenaki, world, referee, lengths)
     folder = WorkFolder(work, work_settings(settings, networks))
@@ -67,7 +71,7 @@ def run_story_evaluation(
 
         measured = story_figures(scripts, folder.record, world.config.fps)
         figures = {"command": command, **settings, **measured, "not_measured": not_measured(networks)}
-        figures["cautions"] = cautions(measured, len(scripts), USUAL_SCRIPTS)
+        figures["cautions"] = cautions(measured, len(scripts), USUAL_SCRIPTS, drawn)
         write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
         if html is not None:
             write_text(html, story_report(figures, scripts, folder, world.config.fps))
@@ -133,6 +137,11 @@ def world_for(phenaki: Phenaki, name: str, atlas: Path | None, device: str, **ch
     """A world at the model's size and rate. changed: other fields of its config."""
     config = replace(WORLDS[name], fps=phenaki.info.fps, size=phenaki.info.tokenizer.image_size, **changed)
     return open_world(config, atlas, device)
+
+
+def is_drawn(atlas: Path | None, referee: Referee | None) -> bool:
+    """Whether truth is drawn by code before a shipped referee, which was trained on an atlas and does not know such pictures."""
+    return atlas is None and referee is None
 
 
 def video_network(fvd: bool, device: str) -> MetricNetworks:

@@ -24,6 +24,7 @@ from phenaki.pixels import from_bytes, to_bytes
 
 EVALUATION_SEED = 777  # never a training seed
 USUAL_CLIPS = 2048  # of published FVDs; fewer are told with a caution
+TRAINED_ON = "These are the clips that it was trained on: of others it loses more. Give held-out ones with --data."
 NUM_EXAMPLES = 4  # clips shown: the first ones, and as many of the worst
 
 
@@ -31,7 +32,8 @@ class ClipSource(Protocol):
     """Where clips come from: sample `index` of a seed is always the same clip.
 
     Finite footage also has `num_clips(num_frames)`, the samples until one comes again, or `files`, of which each is a sample;
-    and `unusable`, the files that were found to be damaged so far, in whose place the next sample's file is shown.
+    `unusable`, the files that were found to be damaged so far, in whose place the next sample's file is shown; and `clips_hash`,
+    by which a model knows the clips that it was trained on.
     """
 
     def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor: ...
@@ -121,7 +123,19 @@ def evaluate_tokenizer(
         on_progress(sums.clips, count)
     replaced = len(getattr(source, "unusable", ())) - known_unusable
     clips = {"measured": sums.clips, "asked": settings.clips, "available": available, "replaced": replaced}
-    return Evaluation(figures(model, settings, networks, sums, clips), sums.first, sums.worst)
+    found = figures(model, settings, networks, sums, clips)
+    if getattr(source, "clips_hash", None) in trained_on(model.info.training):
+        found["cautions"].insert(0, TRAINED_ON)
+    return Evaluation(found, sums.first, sums.worst)
+
+
+def trained_on(facts: Any) -> set[str]:
+    """The data that a tokenizer was trained on, and those it started from: of `training` in its config.json; none where it does not say."""
+    found = set()
+    while isinstance(facts, dict):
+        found.add(str(facts.get("tokenizer_data", "")))
+        facts = facts.get("tokenizer_init")
+    return found
 
 
 def check_settings(tokenizer: CViViT, settings: EvaluationSettings) -> None:

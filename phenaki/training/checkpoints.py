@@ -7,6 +7,7 @@ when it is whole. What is read is checked against the manifest before a tensor i
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -18,18 +19,10 @@ from torch import Tensor
 
 from phenaki.atomic import open_to_others, put, sync
 from phenaki.checkpoint import sha256
-
-try:
-    import fcntl
-except ImportError:  # Windows: nobody is kept from training in the same folder
-    fcntl = None
+from phenaki.locks import take_folder
 
 WEIGHTS, OPTIMIZER, DISCRIMINATOR, MANIFEST = "weights.safetensors", "optimizer.safetensors", "discriminator.safetensors", "manifest.json"
 NEEDED = (WEIGHTS, OPTIMIZER)
-
-
-class BusyError(ValueError):
-    """A run's folder in which another process trains."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +37,8 @@ class Progress:
 
 
 def take(run: Path) -> BinaryIO:
-    """Makes a run's folder this process's own while the file that is returned is open. BusyError where it is another's.
-
-    The system lets it go with the process, however that ends; within one process it may be taken twice.
-    """
-    file = open(run / ".lock", "ab")  # noqa: SIM115 - its caller holds it
-    try:
-        if fcntl is not None:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        file.close()
-        raise BusyError(f"{run}: another process trains in this folder; wait for it, or give another --out") from error
-    except OSError:  # a file system that knows no locks
-        pass
-    return file
+    """Makes a run's folder this process's own while the file that is returned is open. BusyError where it is another's."""
+    return take_folder(run, f"{run}: another process trains in this folder; wait for it, or give another --out")
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
@@ -128,7 +109,7 @@ def drop_old(run: Path, keep_last: int, keep_best: bool) -> None:
 def best_checkpoint(run: Path) -> Path | None:
     """The checkpoint with the lowest loss on held-out clips."""
     losses = {folder: read_manifest(folder).get("validation") for folder in checkpoint_folders(run) if not damaged_manifest(folder)}
-    known = {folder: loss for folder, loss in losses.items() if loss is not None}
+    known = {folder: loss for folder, loss in losses.items() if loss is not None and math.isfinite(loss)}
     return min(known, key=known.get) if known else None
 
 

@@ -18,7 +18,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from phenaki.atomic import check_folder
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
-from phenaki.compiling import check_compiler
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT
 from phenaki.data.listing import is_footage
@@ -31,12 +30,13 @@ from phenaki.text import TextEncoder
 from phenaki.training.batches import Batch, check_lengths, draw_batch, share
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.rollouts import least_slices, own_context
-from phenaki.training.run import Run
+from phenaki.training.run import Run, check_start, folder_alone
 from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.start import start_network
 from phenaki.training.stories import Prompts, made_with, open_stories
 from phenaki.training.tokenizer import override, silent
+from phenaki.vocabulary import MAX_WORDS, vocabulary
 
 HELD_OUT_STORIES = 64
 
@@ -161,6 +161,12 @@ def with_own_context(model: MaskGIT, given: TextBatch, num_steps: int) -> TextBa
     return replace(given, batch=replace(batch, context=context, rollout=None))
 
 
+def identity_of(config: MaskGITConfig, made_with: dict[str, Any]) -> dict[str, Any]:
+    """What a run that goes on must have alike. made_with: what the tokens and texts depend on."""
+    tokens = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:12]
+    return {"generator": as_dict(config), "tokens and texts": tokens}
+
+
 @dataclass
 class GeneratorTask:
     """What a generator run trains (phenaki/training/run.py: Task)."""
@@ -178,11 +184,11 @@ class GeneratorTask:
 
     def __post_init__(self):
         self._longest_text = int(self.stories.text_spans.diff().max())
+        self._words = tuple(sorted({*self.info.words, *vocabulary(self.stories.captions)}))[:MAX_WORDS]
 
     @property
     def identity(self) -> dict[str, Any]:
-        tokens = hashlib.sha256(json.dumps(self.made_with, sort_keys=True).encode()).hexdigest()[:12]
-        return {"generator": as_dict(self.model.config), "tokens and texts": tokens}
+        return identity_of(self.model.config, self.made_with)
 
     @property
     def habits(self) -> dict[str, Any]:
@@ -247,7 +253,7 @@ class GeneratorTask:
     def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
         files = files | save_weights(folder, "tokenizer", self.tokenizer.state_dict())
         facts = {**self.info.training, "generator_steps": step, "generator_seed": self.training.optimizer.seed}
-        save_info(folder, replace(self.info, training=facts, files=files))
+        save_info(folder, replace(self.info, training=facts, files=files, words=self._words))
 
     def validate(self, model: MaskGIT, num_batches: int, num_parts: int) -> dict[str, float]:
         if self.held_out is None:
@@ -273,14 +279,12 @@ def run_generator_training(
     check_folder(out)
     training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, steps, seed))
     origin = tokenizer or (out / "model" if (out / "model" / "config.json").is_file() else "storybook")
-    with joined(device) as group:
-        if training.optimizer.compile:
-            check_compiler(group.device)
+    with joined(device) as group, folder_alone(out / "generator", training.optimizer, group) as lock:
         note = on_note if group.leads else silent
         note(f"tokenizer: {origin}")
         base = load_model(origin, group.device)
         task = _make_task(settings, training, config.stem, group, base, data, validation, init_from, out, note)
-        run = Run(out / "generator", task, training.optimizer, group, note)
+        run = Run(out / "generator", task, training.optimizer, group, note, lock)
         run.train(on_log)
         averaged = run.averaged()
         if group.leads:
@@ -304,10 +308,18 @@ def _make_task(
     text_encoder = TextEncoder.load(settings.text, device=group.device)
     torch.manual_seed(training.optimizer.seed)
     config = replace(settings.generator, codebook_size=base.tokenizer.codebook_size)
-    model, facts = MaskGIT(config), dict(base.info.training)
+    model, facts, words = MaskGIT(config), dict(base.info.training), ()
     if init_from is not None:
-        facts |= start_network(model, "generator", load_model(init_from), init_from, on_note)
-    info = ModelInfo(name, base.info.tokenizer, config, settings.text, base.info.fps, settings.sampling, text_encoder.fingerprint, facts)
+        trained = load_model(init_from)
+        facts |= start_network(model, "generator", trained, init_from, on_note)
+        words = trained.info.words
+    made = made_with(base, text_encoder)
+    check_start(out / "generator", training.optimizer, identity_of(config, made), group)
+    is_prepared = data is not None and is_story_tokens(data)
+    if not is_prepared:
+        check_rollouts(config, training, training.num_slices)
+    encoder = text_encoder.fingerprint
+    info = ModelInfo(name, base.info.tokenizer, config, settings.text, base.info.fps, settings.sampling, encoder, facts, words=words)
 
     def stories_of(own: GeneratorTraining, source: Path | None, file: str):
         return open_stories(settings, own, base, text_encoder, source, out / "generator" / file, str(group.device), on_note)
@@ -316,10 +328,8 @@ def _make_task(
     group.wait()  # the others read what the first has made
     stories = stories or stories_of(training, data, "stories.safetensors")
     check_lengths(stories.tokens, config, training, "training")
-    least, found = least_slices(config), stories.tokens.tokens.shape[1]
-    if training.rollout_prob and (found < least or not config.context_slices):
-        raise ValueError(f"rollout_prob {training.rollout_prob}: needs context_slices, and stories of {least} slices; found {found}, set num_slices")
-    drawn = data is None or not (is_footage(data) or is_story_tokens(data))  # the storybook world: another seed tells other stories
+    check_rollouts(config, training, stories.tokens.tokens.shape[1])
+    drawn = data is None or not (is_footage(data) or is_prepared)  # the storybook world: another seed tells other stories
     held_out = None
     if training.optimizer.validation_batches and group.leads and (validation is not None or drawn):
         count = HELD_OUT_STORIES if training.num_stories else 0  # none where pictures alone are trained on
@@ -327,4 +337,13 @@ def _make_task(
         held_out = stories_of(fewer, data if validation is None else validation, "held-out.safetensors").tokens
         check_lengths(held_out, config, training, "held-out")
     look = lambda network, path: show_stories(stories.prompts, network, base, text_encoder, settings.sampling, path)
-    return GeneratorTask(model.to(group.device), stories.tokens, training, info, base.tokenizer, held_out, look, made_with(base, text_encoder))
+    return GeneratorTask(model.to(group.device), stories.tokens, training, info, base.tokenizer, held_out, look, made)
+
+
+def check_rollouts(config: MaskGITConfig, training: GeneratorTraining, num_slices: int) -> None:
+    """ValueError where stories of so many slices, or a generator of this kind, have no room for a context that the model makes."""
+    least = least_slices(config)
+    if training.rollout_prob and (num_slices < least or not config.context_slices):
+        raise ValueError(
+            f"rollout_prob {training.rollout_prob}: needs context_slices, and stories of {least} slices; found {num_slices}, set num_slices"
+        )

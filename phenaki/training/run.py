@@ -8,15 +8,16 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from phenaki.checkpoint import save_weights
-from phenaki.compiling import compile_layers
+from phenaki.compiling import check_compiler, compile_layers
 from phenaki.config import as_dict
 from phenaki.data.ahead import Ahead
 from phenaki.training.checkpoints import (
@@ -29,6 +30,7 @@ from phenaki.training.checkpoints import (
     check_identity,
     checkpoint_folders,
     damage,
+    damaged_manifest,
     drop_old,
     finish_checkpoint,
     read_manifest,
@@ -98,12 +100,14 @@ class Run:
     """One training run in `folder`: network, its average, optimisers, step; saved and resumed as a whole."""
 
     def __init__(
-        self, folder: str | Path, task: Task, settings: OptimizerSettings, group: Group | None = None, on_note: Callable[[str], None] = print
-    ):
+        self, folder: str | Path, task: Task, settings: OptimizerSettings, group: Group | None = None, on_note: Callable[[str], None] = print,
+        lock: BinaryIO | None = None,
+    ):  # fmt: skip
+        """lock: of `take`, where the folder was taken before the data was made."""
         self.folder, self.task, self.settings, self.on_note = Path(folder), task, settings, on_note
         self.group = Group(device=next(task.model.parameters()).device) if group is None else group
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = take(self.folder) if self.group.leads else None
+        self.lock = lock or (take(self.folder) if self.group.leads else None)
         self.parts = self.group.parts(settings.accumulate)
         for part in self.parts:
             part.of(settings.batch_size)
@@ -314,7 +318,7 @@ class Run:
         self.progress = read_progress(folder)
 
     def _identity(self) -> dict[str, Any]:
-        return {"optimizer": self.settings.optimizer, **self.task.identity}
+        return whole_identity(self.settings, self.task.identity)
 
     def _fill(self, network: nn.Module, tensors: dict[str, Tensor]) -> None:
         own = network.state_dict()
@@ -342,6 +346,30 @@ class Run:
             parameter = parameters[name]
             moved = shared_as(value, parameter) if value.shape == parameter.shape else value.to(parameter.device)
             owners[parameter].state[parameter][field] = moved
+
+
+def folder_alone(folder: Path, settings: OptimizerSettings, group: Group) -> AbstractContextManager[BinaryIO | None]:
+    """A run's folder, this process's own where it leads: entered before data is made for the run, and handed to it.
+
+    BusyError where it is another's; ValueError first, where training is to be compiled and cannot be.
+    """
+    if settings.compile:
+        check_compiler(group.device)
+    return take(folder) if group.leads else nullcontext()
+
+
+def check_start(folder: Path, settings: OptimizerSettings, identity: dict[str, Any], group: Group) -> None:
+    """ValueError before any work where a `Run` of this identity would be refused: its batch does not divide, or the folder is another run's."""
+    for part in group.parts(settings.accumulate):
+        part.of(settings.batch_size)
+    newest = next((one for one in reversed(checkpoint_folders(folder)) if not damaged_manifest(one)), None)
+    if newest is not None:
+        check_identity(newest, whole_identity(settings, identity))
+
+
+def whole_identity(settings: OptimizerSettings, identity: dict[str, Any]) -> dict[str, Any]:
+    """A task's identity with what its run adds."""
+    return {"optimizer": settings.optimizer, **identity}
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -1,7 +1,6 @@
 """Where the tokenised stories of generator training come from: a source of clips, or a file made before by `phenaki data tokenize`."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from phenaki.checkpoint import Model, load_model, state_sha256
 from phenaki.cvivit import CViViT
 from phenaki.data.storybook import WORLDS
 from phenaki.data.tensor_file import read_metadata
-from phenaki.data.token_parts import TokenPlan, parts_folder, tokenize_source
+from phenaki.data.token_parts import TokenPlan, drop_parts, tokenize_source
 from phenaki.data.tokens import StoryTokens, TokensError, is_story_tokens
 from phenaki.text import TextEncoder
 from phenaki.training.heap import keep_freed_memory
@@ -40,6 +39,8 @@ def open_stories(
     """The stories of `data`: a file of story tokens as it is; any other source tokenised to `path`, once."""
     if data is not None and (is_story_tokens(data) or _is_damaged(data)):
         tokens = prepared_tokens(data, base, text_encoder)
+        words, said = tokens.captions, [*tokens.caption[:, 0].tolist(), *tokens.image_caption.tolist()]
+        note_missing_captions(data, [words[number] for number in said], on_note)
         return TrainingStories(tokens, stored_prompts(tokens, base))
     report, world = path.with_name(f"{path.stem}-unusable.jsonl"), replace(settings.world, fps=base.info.fps)
     source = open_source(world, base.info.tokenizer.image_size, data, device, settings.footage, report, on_note)
@@ -59,13 +60,15 @@ def story_tokens(
     """The tokenised stories in `path`, made anew where the file is missing, damaged, or was made by other weights or settings."""
     num_images = min(training.num_images, getattr(source, "num_images", 0))
     seed, pt = training.optimizer.seed, base.info.tokenizer.temporal_patch_size
+    if files := getattr(source, "files", ()):
+        note_missing_captions(source.path, [file.caption for file in files], on_note)
     plan = TokenPlan(seed, training.num_stories, training.num_slices, pt, training.max_scenes, num_images)
     made_by = json.dumps({**made_with(base, text_encoder), "source": source.fingerprint, "plan": str(plan)})
     if path.exists():
         try:
             stories = StoryTokens.load(path)
             if stories.description == made_by:
-                shutil.rmtree(parts_folder(path), ignore_errors=True)  # a run killed after its last part has left them
+                drop_parts(path)
                 return stories
             on_note("the stories on disk were tokenised by other weights or settings: making them anew")
         except TokensError as error:
@@ -77,10 +80,17 @@ def story_tokens(
         return [text[mask].cpu() for text, mask in zip(encoded.text, encoded.text_mask, strict=True)]
 
     keep_freed_memory()
-    tokenize_source(source, base.tokenizer.encode, encode_text, plan, path, made_by, on_note)
-    stories = StoryTokens.load(path)
+    stories = tokenize_source(source, base.tokenizer.encode, encode_text, plan, path, made_by, on_note)
     note_cut_captions(stories.captions, source, text_encoder, on_note)
     return stories
+
+
+def note_missing_captions(data: Path, captions: list[str], on_note: Callable[[str], None]) -> None:
+    """Says how many clips have captions, where some have none: training goes on without, and only its videos would tell. captions: of each clip."""
+    told = sum(map(bool, captions))
+    if told < len(captions):
+        count = f"{told} of {len(captions)} clips have captions"
+        on_note(f"{data}: {count}: a model learns to follow prompts from them alone; write NAME.txt beside NAME.mp4")
 
 
 def note_cut_captions(captions: list[str], source: Source, text_encoder: TextEncoder, on_note: Callable[[str], None]) -> None:

@@ -1,5 +1,6 @@
 """`phenaki train tokenizer`: C-ViViT on the storybook world or on footage."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 
 from phenaki.atomic import check_folder
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
-from phenaki.compiling import check_compiler
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.clip_files import is_clip_name, is_picture
@@ -25,7 +25,7 @@ from phenaki.training.clip_bank import ClipBank
 from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Group, Part, joined
-from phenaki.training.run import Run
+from phenaki.training.run import Run, folder_alone
 from phenaki.training.samples import HELD_OUT_SEED, SAMPLE_SEED, save_video_rows
 from phenaki.training.settings import ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_network
@@ -42,6 +42,11 @@ class Source(Protocol):
     def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor:
         """Clips first .. first + count - 1 of a run, (b c f h w) float in [-1, 1]; a scene may change at frames 1 + align*k."""
         ...
+
+
+def data_hash(source: Source) -> str:
+    """What a model's config.json says of the data: footage by its clips, however they are cut, another source by its fingerprint."""
+    return getattr(source, "clips_hash", "") or hashlib.sha256(source.fingerprint.encode()).hexdigest()[:16]
 
 
 def distinct_share(tokens: Tensor) -> Tensor:
@@ -151,8 +156,8 @@ class TokenizerTask:
     def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
         if self.generator is not None:
             files = files | save_weights(folder, "generator", self.generator.state_dict())
-        facts = {**self.info.training, "tokenizer_steps": step, "tokenizer_seed": self.training.optimizer.seed}
-        save_info(folder, replace(self.info, training=facts, files=files))
+        facts = {"tokenizer_steps": step, "tokenizer_seed": self.training.optimizer.seed, "tokenizer_data": data_hash(self.source)}
+        save_info(folder, replace(self.info, training={**self.info.training, **facts}, files=files))
 
     @torch.no_grad()
     def validate(self, model: CViViT, num_batches: int, num_parts: int) -> dict[str, float]:
@@ -201,12 +206,10 @@ def run_tokenizer_training(
         raise ValueError(f"{config}: decoder_only = true keeps the tokens, revive_after changes them: set one of them back")
     if training.decoder_only and init_from is None:
         raise ValueError(f"{config}: decoder_only = true needs --init-from MODEL, whose tokens are kept")
-    with joined(device) as group:
-        if training.optimizer.compile:
-            check_compiler(group.device)
+    with joined(device) as group, folder_alone(out / "tokenizer", training.optimizer, group) as lock:
         note = on_note if group.leads else silent
         task = _make_task(settings, training, config.stem, group, data, validation, init_from, out / "tokenizer" / "unusable.jsonl", note)
-        run = Run(out / "tokenizer", task, training.optimizer, group, note)
+        run = Run(out / "tokenizer", task, training.optimizer, group, note, lock)
         run.train(on_log)
         averaged = run.averaged()
         if group.leads:

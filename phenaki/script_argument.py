@@ -1,0 +1,50 @@
+"""What may stand for a script on the command line: its file, `-` (plain text on standard input), a prompt itself, a video made before."""
+
+import sys
+from pathlib import Path
+
+from phenaki.story import MAX_FILE_BYTES, Story, StoryError
+from phenaki.story_formats import PARSERS
+
+VIDEO_ENDINGS = (".mp4", ".webm")  # of the files that a script travels in
+
+
+def read_script_argument(given: str) -> tuple[Story, Path]:
+    """The story, and what messages name it by. Raises StoryError where there is none in what was given, VideoError for a damaged video."""
+    path = Path(given)
+    if given == "-":
+        return Story.from_text(read_standard_input()), Path("standard input")
+    if path.suffix.lower() in VIDEO_ENDINGS:
+        return story_of_video(path), path
+    if path.suffix.lower() not in PARSERS and not path.exists():
+        if len(given.split()) == 1:
+            raise StoryError(f"no such file, and a prompt has more than one word. A script ends in {' '.join(PARSERS)}", file=given)
+        return Story.from_text(given), Path("prompt")
+    return Story.load(path), path
+
+
+def read_standard_input() -> str:
+    """All of it, as UTF-8. Raises StoryError where that is no text, or too much."""
+    raw = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    if len(raw) > MAX_FILE_BYTES:
+        raise StoryError("more than 1 MiB on standard input: is it a script?")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StoryError(f"standard input is not UTF-8 text ({error.reason})") from None
+
+
+def story_of_video(path: Path) -> Story:
+    """The story that a video was made of, whose pictures and clips lie beside it."""
+    from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script  # which needs the codec
+
+    if not path.is_file():
+        raise StoryError("no such file", file=str(path))
+    with Worker(OWN_TIME_LIMIT) as worker:
+        script = read_script(path, worker)
+    if script is None:
+        raise StoryError(f"holds no script: only videos made of one do. A script ends in {' '.join(PARSERS)}", file=str(path))
+    try:
+        return Story.from_dict(script, folder=path.parent)
+    except StoryError as error:
+        raise StoryError(f"its script cannot be told again: {error.problem}", file=str(path)) from None

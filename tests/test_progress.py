@@ -1,0 +1,50 @@
+"""Progress where nobody has a terminal: few lines, with the time that is left."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from phenaki.progress import Lines, story_progress
+
+
+def chunk(start: int, total: int = 1000) -> SimpleNamespace:
+    return SimpleNamespace(scene=2, prompt="a bear " * 10, start_frame=start, frames=np.zeros((10, 1, 1, 3)), num_frames_total=total)
+
+
+def told(seconds_a_chunk: float, starts: range) -> list[str]:
+    """What is written while chunks come at this pace."""
+    lines, now = [], [0.0]
+    show = Lines(lines.append, lambda: now[0])
+    for start in starts:
+        now[0] += seconds_a_chunk
+        show(chunk(start))
+    return lines
+
+
+def test_a_short_story_is_told_in_no_line_and_a_long_one_in_a_few():
+    assert told(0.05, range(0, 1000, 10)) == []
+    lines = told(36, range(0, 1000, 10))  # an hour
+    assert 10 <= len(lines) <= 25 and lines[0] == "10/1000 frames, scene 3: a bear a bear a bear a bear a bear a bea; about 3564 s left"
+
+
+def test_what_was_there_before_is_no_measure_of_pace():
+    """A run that goes on at frame 500 and has made 10 frames in 20 seconds needs 980 for the other 490."""
+    assert told(20, range(500, 1000, 10))[0].endswith("about 980 s left")
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_lines_go_to_standard_error(shown, capsys, monkeypatch):
+    monkeypatch.setattr("phenaki.progress.FIRST_LINE", 0.0)
+    with story_progress(shown) as advance:
+        advance(chunk(0))
+    said = capsys.readouterr()
+    assert said.out == "" and ("10/1000 frames" in said.err) == shown
+
+
+def test_a_bar_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(Console, "is_terminal", True)
+    with story_progress(True) as advance:
+        advance(chunk(990))
+    assert "1000/1000 frames" in capsys.readouterr().err
