@@ -50,8 +50,8 @@ def tokenizer_task() -> TokenizerTask:
 
 
 def generator_task() -> GeneratorTask:
-    stories = SimpleNamespace(tokens=torch.zeros(3, 9, 4, 4), text_spans=torch.tensor([[0, 5], [5, 12]]))
-    return GeneratorTask(MaskGIT(TINY.generator), stories, TINY.train_generator, None, None)
+    stories = SimpleNamespace(tokens=torch.zeros(3, 9, 4, 4), text_spans=torch.tensor([[0, 5], [5, 12]]), captions=[])
+    return GeneratorTask(MaskGIT(TINY.generator), stories, TINY.train_generator, SimpleNamespace(words=()), None)
 
 
 @pytest.mark.parametrize("make", [tokenizer_task, generator_task])
