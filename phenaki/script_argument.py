@@ -16,8 +16,10 @@ def read_script_argument(given: str) -> tuple[Story, Path]:
         return Story.from_text(read_standard_input()), Path("standard input")
     if path.suffix.lower() in VIDEO_ENDINGS:
         return story_of_video(path), path
+    if path.is_dir():
+        raise StoryError("is a folder; give a script in it, or all of them by `generate --scripts`", file=given)
     if path.suffix.lower() not in PARSERS and not path.exists():
-        if len(given.split()) == 1:
+        if len(given.split()) == 1 or (len(path.parts) > 1 and path.parent.is_dir()):
             raise StoryError(f"no such file, and a prompt has more than one word. A script ends in {' '.join(PARSERS)}", file=given)
         return Story.from_text(given), Path("prompt")
     return Story.load(path), path

@@ -379,8 +379,10 @@ def test_a_video_stands_for_its_script(script, model, tmp_path):
     assert "none.mp4: no such file" in fails("plan", tmp_path / "none.mp4", "--model", model)
 
 
-def test_a_name_that_leads_nowhere_is_no_prompt(model):
-    assert "bear: no such file, and a prompt has more than one word. A script ends in .yaml" in fails("plan", "bear", "--model", model)
+def test_a_name_that_leads_nowhere_is_no_prompt(model, tmp_path):
+    for name in ("bear", tmp_path / "my story"):
+        assert f"{name}: no such file, and a prompt has more than one word. A script ends in .yaml" in fails("plan", name, "--model", model)
+    assert "is a folder; give a script in it, or all of them by `generate --scripts`" in fails("plan", tmp_path, "--model", model)
 
 
 def test_plan_refuses_what_generate_refuses(script, model, tmp_path):
