@@ -76,6 +76,7 @@ ALLOWED = {
     "training/memory": {"training/optimizers", "training/parallel"},
     "training/rollouts": {"data/tokens", "devices", "maskgit", "sampling"},
     "training/heap": set(),
+    "training/beginning": {"compiling", "locks", "training/checkpoints", "training/optimizers", "training/parallel"},
     "training/muon": set(),
     "training/batches": {
         "data/tokens", "devices", "masking", "maskgit", "training/optimizers", "training/rollouts", "training/settings", "training/tasks",

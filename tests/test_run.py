@@ -25,10 +25,12 @@ from phenaki.data.ahead import Ahead, drawn_ahead
 from phenaki.locks import BusyError
 from phenaki.training import checkpoints
 from phenaki.training import run as run_module
+from phenaki.training.beginning import folder_alone
 from phenaki.training.checkpoints import Progress, changed, damage
 from phenaki.training.interrupts import Stopped
 from phenaki.training.journal import Journal, Meter
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate
+from phenaki.training.parallel import Group
 from phenaki.training.run import MAX_SKIPPED, Run, TrainingError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -294,6 +296,21 @@ def test_the_best_checkpoint_on_held_out_clips_stays(tmp_path):
     task = Toy(held_out=[3.0, 1.0, 2.0, 5.0, 4.0])
     little(tmp_path / "last", task=task, save_every=2, keep_best=False)
     assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path / "last")] == ["08", "10"]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_command_that_is_refused_leaves_no_folder_of_its_own(tmp_path, own):
+    """One that was there stays, and so does what was made before."""
+    out = tmp_path / "out"
+    if own:
+        out.mkdir()
+    with pytest.raises(ValueError, match="refused"), folder_alone(out / "part", OptimizerSettings(num_steps=1), Group()):
+        raise ValueError("refused")
+    assert out.exists() == own and not (out / "part").exists()
+    with pytest.raises(ValueError, match="later"), folder_alone(out / "part", OptimizerSettings(num_steps=1), Group()):
+        (out / "part/tokens").touch()
+        raise ValueError("later")
+    assert (out / "part/tokens").exists()
 
 
 def test_a_loss_that_is_no_number_is_not_the_best(tmp_path):

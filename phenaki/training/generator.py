@@ -28,9 +28,10 @@ from phenaki.maskgit import Context, MaskGIT, MaskGITConfig, TextCache
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.batches import Batch, check_lengths, draw_batch, share
+from phenaki.training.beginning import check_start, folder_alone
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.rollouts import least_slices, own_context
-from phenaki.training.run import Run, check_start, folder_alone
+from phenaki.training.run import Run
 from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.start import start_network

@@ -8,7 +8,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -17,9 +16,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from phenaki.checkpoint import save_weights
-from phenaki.compiling import check_compiler, compile_layers
+from phenaki.compiling import compile_layers
 from phenaki.config import as_dict
 from phenaki.data.ahead import Ahead
+from phenaki.training.beginning import whole_identity
 from phenaki.training.checkpoints import (
     DISCRIMINATOR,
     OPTIMIZER,
@@ -30,7 +30,6 @@ from phenaki.training.checkpoints import (
     check_identity,
     checkpoint_folders,
     damage,
-    damaged_manifest,
     drop_old,
     finish_checkpoint,
     read_manifest,
@@ -346,30 +345,6 @@ class Run:
             parameter = parameters[name]
             moved = shared_as(value, parameter) if value.shape == parameter.shape else value.to(parameter.device)
             owners[parameter].state[parameter][field] = moved
-
-
-def folder_alone(folder: Path, settings: OptimizerSettings, group: Group) -> AbstractContextManager[BinaryIO | None]:
-    """A run's folder, this process's own where it leads: entered before data is made for the run, and handed to it.
-
-    BusyError where it is another's; ValueError first, where training is to be compiled and cannot be.
-    """
-    if settings.compile:
-        check_compiler(group.device)
-    return take(folder) if group.leads else nullcontext()
-
-
-def check_start(folder: Path, settings: OptimizerSettings, identity: dict[str, Any], group: Group) -> None:
-    """ValueError before any work where a `Run` of this identity would be refused: its batch does not divide, or the folder is another run's."""
-    for part in group.parts(settings.accumulate):
-        part.of(settings.batch_size)
-    newest = next((one for one in reversed(checkpoint_folders(folder)) if not damaged_manifest(one)), None)
-    if newest is not None:
-        check_identity(newest, whole_identity(settings, identity))
-
-
-def whole_identity(settings: OptimizerSettings, identity: dict[str, Any]) -> dict[str, Any]:
-    """A task's identity with what its run adds."""
-    return {"optimizer": settings.optimizer, **identity}
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -20,12 +20,13 @@ from phenaki.data.order import is_image_step
 from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
 from phenaki.data.tokens import is_story_tokens
 from phenaki.maskgit import MaskGIT
+from phenaki.training.beginning import folder_alone
 from phenaki.training.checkpoints import changed
 from phenaki.training.clip_bank import ClipBank
 from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Group, Part, joined
-from phenaki.training.run import Run, folder_alone
+from phenaki.training.run import Run
 from phenaki.training.samples import HELD_OUT_SEED, SAMPLE_SEED, save_video_rows
 from phenaki.training.settings import ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_network
