@@ -165,6 +165,7 @@ def render_folder(
     check_settings(settings, info)
     open_output(output, ending)
     stories, outcomes = read_stories(jobs)
+    sources = {job: files for job, story in stories.items() if (files := files_of(story))}
     waiting, kept = [], []
     with Worker(OWN_TIME_LIMIT) as worker:
         for job, story in stories.items():
@@ -172,7 +173,7 @@ def render_folder(
                 if is_finished(job, story, settings, info, worker, watcher.note):
                     kept.append(job)
                 else:
-                    check_sources_spared(job, stories)
+                    check_sources_spared(job, sources)
                     waiting.append(job)
             except (ValueError, OSError) as error:
                 outcomes.append(Outcome(job, reason_of(error)))
@@ -207,10 +208,10 @@ def read_stories(jobs: Sequence[Job]) -> tuple[dict[Job, Story], list[Outcome]]:
     return stories, failed
 
 
-def check_sources_spared(job: Job, stories: dict[Job, Story]) -> None:
+def check_sources_spared(job: Job, sources: dict[Job, list[Path]]) -> None:
     """VideoError where a job's video would be written over a picture or video that any of the scripts names: its own, or another's."""
-    for other, story in stories.items():
-        check_spares(job.output, files_of(story), "it" if other == job else f"the video of {other.script.name}")
+    for other, files in sources.items():
+        check_spares(job.output, files, "it" if other == job else f"the video of {other.script.name}")
 
 
 def is_finished(job: Job, story: Story, settings: RenderSettings, info: ModelInfo, worker: Worker, on_note: Callable[[str], None]) -> bool:
