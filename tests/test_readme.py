@@ -42,6 +42,13 @@ def test_the_story_shown_is_the_example_file():
     assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "examples/bear_and_sea.yaml").read_text())
 
 
+def test_the_plain_text_shown_is_a_story():
+    (shown,) = blocks("text")
+    story = Story.from_text(shown)
+    assert (story.title, story.seed, story.seconds) == ("The bear and the panda", 7, 9.5)
+    assert (story.scenes[1].guidance_scale, story.scenes[1].num_steps, story.scenes[2].cut) == (4, 16, True)
+
+
 def test_every_phenaki_command_has_the_options_it_is_shown_with():
     lines = [part for line in commands() for part in line.split("&&") if part.strip().startswith("phenaki ")]
     assert len(lines) >= 4
