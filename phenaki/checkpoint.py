@@ -58,6 +58,11 @@ class ModelInfo:
         if len(self.words) > MAX_WORDS or not all(isinstance(word, str) and word.isalpha() for word in self.words):
             raise ValueError(f"words: needed a list of at most {MAX_WORDS} words")
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What figures of it are of: its name, what is known of its training, its weights' hashes."""
+        return {"name": self.name, "training": self.training, "files": self.files}
+
 
 @dataclass
 class Model:

@@ -145,8 +145,7 @@ def stream_edit(phenaki: Phenaki, clip: Clip, told: Edit) -> Iterator[StoryChunk
     plan = plan_edit(FrameSource.of(clip), told, phenaki)
     options = sampling_options(phenaki.info.sampling, told.guidance_scale, told.num_steps)
     story = told.as_story(plan.num_frames / phenaki.info.fps)
-    for prompt in filter(None, (story.scenes[0].prompt, story.negative)):
-        phenaki.text_encoder.check(prompt)
+    phenaki.check_prompts(story.scenes[0].prompt, story.negative)
     text = phenaki.scene_text(story.scenes[0].prompt, story.negative)
     with phenaki.precision():
         painter = Repainter(phenaki.tokenizer, phenaki.generator, text, options, story.seed, told.keep)

@@ -151,14 +151,10 @@ class Phenaki:
             known = "seed, fps, size, style, negative, guidance_scale, num_steps, context"
             raise TypeError(f"unknown option {next(iter(unknown))!r}: allowed are {known}")
         story = apply_overrides(Story.of(story), seed=seed, fps=fps, size=size, style=style, negative=negative)
-        planned = plan_story(story, self.info)
-        check_not_empty(planned, story.fps or self.info.fps)
-        check_can_recall(planned, self.info)
-        check_pictures(self.picture_size(story), story.fps or self.info.fps, self.info)
+        planned = checked_plan(story, self.info)
         options = sampling_options(self.info.sampling, guidance_scale, num_steps, context)
         for scene in planned.scenes:
-            for prompt in filter(None, (scene.prompt, scene.negative)):
-                self.text_encoder.check(prompt)
+            self.check_prompts(scene.prompt, scene.negative)
         return Prepared(story, planned, SceneTexts(planned.scenes, self.scene_text), options, self._given(planned))
 
     def stream_story(self, story: Any, **options: Any) -> Iterator[StoryChunk]:
@@ -216,6 +212,11 @@ class Phenaki:
         """What travels with the video."""
         return resolved_script(prepared.story, self.info, prepared.options, (self.tokenizer, self.generator))
 
+    def check_prompts(self, prompt: str, negative: str | None) -> None:
+        """ValueError for one that cannot be told (`TextEncoder.check`)."""
+        for words in filter(None, (prompt, negative)):
+            self.text_encoder.check(words)
+
     def scene_text(self, prompt: str, negative: str | None) -> SceneText:
         encoded = self.text_encoder.encode([prompt]).to(self.device)
         other = self.text_encoder.encode([negative]).to(self.device) if negative else None
@@ -260,6 +261,15 @@ def plan_story(story: Story, info) -> StoryPlan:
     if info.generator is None:
         raise CheckpointError(f"model {info.name!r} holds a tokenizer alone: train its generator with `phenaki train generator`")
     return plan(story, fps=info.fps, temporal_patch_size=info.tokenizer.temporal_patch_size, chunk_slices=info.generator.chunk_slices)
+
+
+def checked_plan(story: Story, info: ModelInfo) -> StoryPlan:
+    """The plan of a story that a model can tell, as far as that needs no weights; ValueError where it cannot."""
+    planned, fps = plan_story(story, info), story.fps or info.fps
+    check_not_empty(planned, fps)
+    check_can_recall(planned, info)
+    check_pictures(story.size or info.tokenizer.image_size, fps, info)
+    return planned
 
 
 def resolved_script(story: Story, info: ModelInfo, options: SamplingOptions, networks: Sequence[nn.Module] = ()) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from phenaki.checkpoint import CheckpointError, ModelInfo
 from phenaki.cvivit import CViViT
 from phenaki.devices import choose_dtype
 from phenaki.maskgit import MaskGIT
-from phenaki.pipeline import apply_overrides, check_can_recall, check_not_empty, check_pictures, plan_story, sampling_options, video_scenes
+from phenaki.pipeline import apply_overrides, checked_plan, sampling_options, video_scenes
 from phenaki.story import Story, StoryError
 from phenaki.story_plan import StoryPlan
 from phenaki.text import TextConfig, load_checker
@@ -46,16 +46,13 @@ def plan_script(
     story = apply_overrides(story, **overrides)
     sampling_options(info.sampling, guidance_scale, num_steps, context)
     try:
-        planned, fps = plan_story(story, info), story.fps or info.fps
-        check_not_empty(planned, fps)
-        check_can_recall(planned, info)
-        check_pictures(story.size or info.tokenizer.image_size, fps, info)
+        planned = checked_plan(story, info)
         check_prompts(planned, info.text)
     except CheckpointError:
         raise
     except ValueError as error:
         raise StoryError(getattr(error, "problem", str(error)), file=str(file)) from None
-    return PlannedScript(story, planned, video_scenes(story, info.fps, planned), fps)
+    return PlannedScript(story, planned, video_scenes(story, info.fps, planned), story.fps or info.fps)
 
 
 def check_prompts(planned: StoryPlan, config: TextConfig) -> None:

@@ -59,7 +59,12 @@ class RenderSettings:
     @property
     def options(self) -> dict[str, Any]:
         """Those of `Phenaki.prepare`."""
-        return {name: getattr(self, name) for name in ("seed", "fps", "size", "guidance_scale", "num_steps", "negative", "context")}
+        return self.overrides | {name: getattr(self, name) for name in ("guidance_scale", "num_steps", "context")}
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What goes in place of a story's own values (`apply_overrides`)."""
+        return {name: getattr(self, name) for name in ("seed", "fps", "size", "negative")}
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ def render_folder(
 
 def check_settings(settings: RenderSettings, info: ModelInfo) -> None:
     """ValueError for values that no script could be made with."""
-    anything = apply_overrides(Story.of(["anything"]), seed=settings.seed, fps=settings.fps, size=settings.size, negative=settings.negative)
+    anything = apply_overrides(Story.of(["anything"]), **settings.overrides)
     plan_story(anything, info)
     sampling_options(info.sampling, settings.guidance_scale, settings.num_steps, settings.context)
 
@@ -219,7 +224,7 @@ def is_finished(job: Job, story: Story, settings: RenderSettings, info: ModelInf
 
     ValueError where its story cannot be told, or the video was made from something else. Opens no weights.
     """
-    story = apply_overrides(story, seed=settings.seed, fps=settings.fps, size=settings.size, negative=settings.negative)
+    story = apply_overrides(story, **settings.overrides)
     check_not_empty(plan_story(story, info), story.fps or info.fps)
     if settings.overwrite or not job.output.exists():
         return False

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
+from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script
 from phenaki.story import MAX_FILE_BYTES, Story, StoryError
 from phenaki.story_formats import PARSERS
-
-VIDEO_ENDINGS = (".mp4", ".webm")  # of the files that a script travels in
+from phenaki.video_encoders import CODECS
 
 
 def read_script_argument(given: str) -> tuple[Story, Path]:
@@ -14,7 +14,7 @@ def read_script_argument(given: str) -> tuple[Story, Path]:
     path = Path(given)
     if given == "-":
         return Story.from_text(read_standard_input()), Path("standard input")
-    if path.suffix.lower() in VIDEO_ENDINGS:
+    if path.suffix.lower() in CODECS:
         return story_of_video(path), path
     if path.is_dir():
         raise StoryError("is a folder; give a script in it, or all of them by `generate --scripts`", file=given)
@@ -38,8 +38,6 @@ def read_standard_input() -> str:
 
 def story_of_video(path: Path) -> Story:
     """The story that a video was made of, whose pictures and clips lie beside it."""
-    from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script  # which needs the codec
-
     if not path.is_file():
         raise StoryError("no such file", file=str(path))
     with Worker(OWN_TIME_LIMIT) as worker:

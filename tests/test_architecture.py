@@ -53,7 +53,7 @@ ALLOWED = {
     "retiming": set(),
     "vocabulary": set(),
     "progress": set(),
-    "script_argument": {"data/decoding", "story", "story_formats"},
+    "script_argument": {"data/decoding", "story", "story_formats", "video_encoders"},
     "frame_source": {"data/decoding", "gif_files", "video", "video_files"},
     "editing": {"frame_source", "pipeline", "pixels", "progress", "recording", "regions", "repainting", "story", "video"},
     "story": {"story_formats"},

@@ -104,7 +104,7 @@ def measured_model(phenaki: Phenaki, num_steps: int) -> dict[str, Any]:
     """What the figures are of: the model with the hashes of its weights, the size of its pictures, and how it was sampled."""
     info = phenaki.info
     return {
-        "model": {"name": info.name, "training": info.training, "files": info.files},
+        "model": info.provenance,
         "size": info.tokenizer.image_size,
         "sampling": {**asdict(info.sampling), "num_steps": num_steps, "guidance_scale": GUIDANCE_SCALE},
         "dtype": str(phenaki.dtype).removeprefix("torch."),

@@ -89,7 +89,7 @@ def main() -> None:
     world, lpips = open_world(config, options.data), load_networks("cpu").lpips
     results = {
         "command": shlex.join(["python", *sys.argv]),
-        "model": {"name": model.info.name, "training": model.info.training, "files": model.info.files},
+        "model": model.info.provenance,
         "world": options.world,
         "data": world.fingerprint,
         "size": config.size,

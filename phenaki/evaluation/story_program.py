@@ -93,7 +93,7 @@ def surroundings(phenaki: Phenaki, name: str, world: StorybookWorld, referee: Re
     """Model, world, referee and machine of an evaluation, as plain values. name: the world's."""
     info = phenaki.info
     return {
-        "model": {"name": info.name, "training": info.training, "files": info.files},
+        "model": info.provenance,
         "world": name,
         "data": world.fingerprint,
         "referee": {"fingerprint": fingerprint(referee), "attributes": list(referee.labels)},

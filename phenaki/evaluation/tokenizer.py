@@ -200,7 +200,7 @@ def figures(model: Model, settings: EvaluationSettings, networks: MetricNetworks
     curves = {"psnr": psnr(error), **by_frame}
     frechet = bootstrap_frechet(*(torch.cat(side) for side in zip(*sums.features, strict=True))) if sums.features and sums.clips > 1 else None
     return {
-        "model": {"name": model.info.name, "training": model.info.training, "files": model.info.files},
+        "model": model.info.provenance,
         "clips": clips,
         "frames": settings.frames,
         "size": settings.size,

@@ -90,10 +90,9 @@ class TokenizerTask:
     def discriminator(self) -> nn.Module | None:
         return None if self.losses_of.discriminator is None else self.losses_of
 
-    @property
-    def _shows_pictures(self) -> bool:
+    def _shows_pictures(self, source: Source) -> bool:
         """And nothing else."""
-        return self.training.image_prob == 1 and bool(getattr(self.source, "num_images", 0))
+        return self.training.image_prob == 1 and bool(getattr(source, "num_images", 0))
 
     @property
     def num_frames(self) -> int:
@@ -117,7 +116,7 @@ class TokenizerTask:
 
     def _clips(self, source: Source, seed: int, first: int, count: int, num_frames: int) -> Tensor:
         """Clips of so many frames; pictures where nothing else is trained on."""
-        if self.training.image_prob == 1 and getattr(source, "num_images", 0):
+        if self._shows_pictures(source):
             return source.images(seed, first, count)[0]
         return source.clips(seed, first, count, num_frames, self.model.config.temporal_patch_size)
 
@@ -135,13 +134,13 @@ class TokenizerTask:
         return {**self.losses_of(result, batch, step, rng), "distinct_tokens": distinct_share(result.tokens)}
 
     def rehearse(self, network: CViViT, num_rows: int) -> Tensor:
-        size, num_frames = network.config.image_size, 1 if self._shows_pictures else self.num_frames
+        size, num_frames = network.config.image_size, 1 if self._shows_pictures(self.source) else self.num_frames
         result = network(torch.zeros(num_rows, 3, num_frames, size, size, device=next(network.parameters()).device))
         return result.video.square().mean() + result.quantizer_loss
 
     def effort(self, batch: Tensor) -> float:
         """The tokenizer's own: not what discriminator and metric networks do."""
-        return batch.shape[0] * self.model.num_slices(batch.shape[2]) / (1 if self._shows_pictures else self.training.num_slices)
+        return batch.shape[0] * self.model.num_slices(batch.shape[2]) / (1 if self._shows_pictures(self.source) else self.training.num_slices)
 
     def figures(self, means: dict[str, float]) -> dict[str, float]:
         return with_psnr(means)
