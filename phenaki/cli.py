@@ -158,7 +158,7 @@ def plan_command(
 ) -> None:
     """Show scenes, frames, chunks, tokens and the expected seconds on this machine, without loading weights."""
     with told_errors():
-        from phenaki.pipeline import model_info
+        from phenaki.pipeline import model_info, sampling_options
         from phenaki.planning import expected_seconds, plan_script, unfamiliar
         from phenaki.script_argument import read_script_argument
 
@@ -175,7 +175,7 @@ def plan_command(
         Console().print(table)
         for note in unfamiliar(planned, info):
             tell(note)
-        seconds = expected_seconds(planned, info, num_steps, guidance_scale)
+        seconds = expected_seconds(planned, info, sampling_options(told.story, info))
         counts = f"{planned.num_chunks} chunks, {planned.num_slices * per_slice} tokens"
         made = f" (made at {planned.fps:g} fps)" if told.fps != planned.fps else ""
         total = f"{told.num_frames} frames, {told.num_frames / told.fps:.2f} s at {told.fps:g} fps{made}, {counts}"

@@ -64,7 +64,7 @@ class Edit:
     def as_story(self, seconds: float) -> Story:
         """The words of the edit as a story of one scene, checked as one."""
         scene = {"prompt": self.prompt, "seconds": min(seconds, MAX_SCENE_SECONDS)}
-        values = {"seed": self.seed, "negative": self.negative, "size": self.size, "scenes": [scene]}
+        values = {name: getattr(self, name) for name in ("seed", "negative", "size", "guidance_scale", "num_steps")} | {"scenes": [scene]}
         return Story.from_dict({key: value for key, value in values.items() if value is not None})
 
 
@@ -143,8 +143,8 @@ def stream_edit(phenaki: Phenaki, clip: Clip, told: Edit) -> Iterator[StoryChunk
     it does not have, ValueError for the rest.
     """
     plan = plan_edit(FrameSource.of(clip), told, phenaki)
-    options = sampling_options(phenaki.info.sampling, told.guidance_scale, told.num_steps)
     story = told.as_story(plan.num_frames / phenaki.info.fps)
+    options = sampling_options(story, phenaki.info)
     phenaki.check_prompts(story.scenes[0].prompt, story.negative)
     text = phenaki.scene_text(story.scenes[0].prompt, story.negative)
     with phenaki.precision():

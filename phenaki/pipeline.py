@@ -28,7 +28,7 @@ from phenaki.pixels import to_pixels, to_video
 from phenaki.progress import story_progress
 from phenaki.retiming import retimed, retimed_length, retimed_start
 from phenaki.sampling import SamplingOptions
-from phenaki.story import FILE_FIELDS, Story
+from phenaki.story import FILE_FIELDS, SAMPLING, Story
 from phenaki.story_plan import ScenePlan, StoryPlan, plan
 from phenaki.text import TextEncoder
 from phenaki.video import Video, VideoError, VideoScene, middle_square, pictures_in, read_image
@@ -150,9 +150,10 @@ class Phenaki:
         if unknown:
             known = "seed, fps, size, style, negative, guidance_scale, num_steps, context"
             raise TypeError(f"unknown option {next(iter(unknown))!r}: allowed are {known}")
-        story = apply_overrides(Story.of(story), seed=seed, fps=fps, size=size, style=style, negative=negative)
+        own = {"seed": seed, "fps": fps, "size": size, "style": style, "negative": negative}
+        story = apply_overrides(Story.of(story), **own, guidance_scale=guidance_scale, num_steps=num_steps, context=context)
         planned = checked_plan(story, self.info)
-        options = sampling_options(self.info.sampling, guidance_scale, num_steps, context)
+        options = sampling_options(story, self.info)
         for scene in planned.scenes:
             self.check_prompts(scene.prompt, scene.negative)
         return Prepared(story, planned, SceneTexts(planned.scenes, self.scene_text), options, self._given(planned))
@@ -277,7 +278,7 @@ def resolved_script(story: Story, info: ModelInfo, options: SamplingOptions, net
 
     Pictures and videos go by file name alone, and in "made_with" by their SHA-256. networks: those of a model that was never saved.
     """
-    values = story.to_dict()
+    values = {name: value for name, value in story.to_dict().items() if name not in SAMPLING}  # which "made_with" tells
     for scene in values["scenes"]:
         scene |= {name: Path(scene[name]).name for name in FILE_FIELDS if name in scene}
     made_with = {"weights": weights_hash(info, networks), "sampling": as_dict(options)}
@@ -307,14 +308,9 @@ def video_scenes(story: Story, model_fps: float, planned: StoryPlan) -> tuple[Vi
     return tuple(VideoScene(scene.prompt, start, end - start) for scene, start, end in zip(planned.scenes, starts, ends, strict=True))
 
 
-def sampling_options(
-    own: SamplingOptions, guidance_scale: float | None = None, num_steps: int | None = None, context: str | None = None
-) -> SamplingOptions:
-    """A model's own options with the values that are not None put in place; ValueError says what is allowed."""
-    if num_steps is not None and not isinstance(num_steps, int):
-        raise ValueError(f"num_steps {num_steps!r}: needed a whole number of rounds, 1 to 256")
-    given = {"guidance_scale": guidance_scale, "num_steps": num_steps, "context": context}
-    return replace(own, **{key: value for key, value in given.items() if value is not None})
+def sampling_options(story: Story, info: ModelInfo) -> SamplingOptions:
+    """A model's own options with a story's put in place; a scene's own go before these (`direct`)."""
+    return replace(info.sampling, **{name: value for name in SAMPLING if (value := getattr(story, name)) is not None})
 
 
 def check_not_empty(planned: StoryPlan, fps: float) -> None:

@@ -11,7 +11,8 @@ from phenaki.checkpoint import CheckpointError, ModelInfo
 from phenaki.cvivit import CViViT
 from phenaki.devices import choose_dtype
 from phenaki.maskgit import MaskGIT
-from phenaki.pipeline import apply_overrides, checked_plan, sampling_options, video_scenes
+from phenaki.pipeline import apply_overrides, checked_plan, video_scenes
+from phenaki.sampling import SamplingOptions
 from phenaki.story import Story, StoryError
 from phenaki.story_plan import StoryPlan
 from phenaki.text import TextConfig, load_checker
@@ -38,13 +39,12 @@ class PlannedScript:
         return sum(scene.num_frames for scene in self.shown)
 
 
-def plan_script(
-    story: Story, file: Path, info: ModelInfo, *, guidance_scale: float | None = None, num_steps: int | None = None, context: str | None = None,
-    **overrides: Any,
-) -> PlannedScript:  # fmt: skip
-    """The plan of a script's story, checked as `Phenaki.prepare` does as far as that needs no weights. StoryError names the file."""
+def plan_script(story: Story, file: Path, info: ModelInfo, **overrides: Any) -> PlannedScript:
+    """The plan of a script's story, checked as `Phenaki.prepare` does as far as that needs no weights. StoryError names the file.
+
+    overrides: options of `Phenaki.prepare`, in place of the story's own values.
+    """
     story = apply_overrides(story, **overrides)
-    sampling_options(info.sampling, guidance_scale, num_steps, context)
     try:
         planned = checked_plan(story, info)
         check_prompts(planned, info.text)
@@ -79,13 +79,13 @@ def unfamiliar(planned: StoryPlan, info: ModelInfo) -> list[str]:
     return notes[:MAX_TOLD] + ([f"and {len(notes) - MAX_TOLD} scenes more"] if len(notes) > MAX_TOLD else [])
 
 
-def expected_seconds(plan: StoryPlan, info: ModelInfo, num_steps: int | None = None, guidance_scale: float | None = None) -> float:
-    """Seconds of `phenaki generate` for this plan on this machine's CPU."""
+def expected_seconds(plan: StoryPlan, info: ModelInfo, options: SamplingOptions) -> float:
+    """Seconds of `phenaki generate` for this plan on this machine's CPU. options: `sampling_options`."""
     gain = BFLOAT16_GAIN if choose_dtype("auto", torch.device("cpu")) is torch.bfloat16 else 1.0
-    return START_SECONDS + story_operations(plan, info, num_steps, guidance_scale) / (EFFICIENCY * gain * matrix_speed())
+    return START_SECONDS + story_operations(plan, info, options) / (EFFICIENCY * gain * matrix_speed())
 
 
-def story_operations(plan: StoryPlan, info: ModelInfo, num_steps: int | None = None, guidance_scale: float | None = None) -> float:
+def story_operations(plan: StoryPlan, info: ModelInfo, options: SamplingOptions) -> float:
     """Multiplications and additions of a story: 2 x weights x tokens for every pass of both networks, and attention."""
     with torch.device("meta"):
         generator, tokenizer = MaskGIT(info.generator), CViViT(info.tokenizer)
@@ -94,8 +94,8 @@ def story_operations(plan: StoryPlan, info: ModelInfo, num_steps: int | None = N
     heads = sum(parameter.numel() for parameter in generator.to_logits.parameters())
     operations = 0.0
     for scene in plan.scenes:
-        rounds = (scene.num_steps or num_steps or info.sampling.num_steps) + info.sampling.num_corrections  # as in `director.py`
-        branches = 1 if (scene.guidance_scale or guidance_scale or info.sampling.guidance_scale) == 1 else 2
+        rounds = (scene.num_steps or options.num_steps) + options.num_corrections  # as in `director.py`
+        branches = 1 if (scene.guidance_scale or options.guidance_scale) == 1 else 2
         for chunk in scene.chunks:
             tokens = chunk.num_slices * tokens_per_slice
             context = (info.generator.context_slices + info.generator.anchor) * tokens_per_slice

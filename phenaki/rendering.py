@@ -58,13 +58,8 @@ class RenderSettings:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Those of `Phenaki.prepare`."""
-        return self.overrides | {name: getattr(self, name) for name in ("guidance_scale", "num_steps", "context")}
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        """What goes in place of a story's own values (`apply_overrides`)."""
-        return {name: getattr(self, name) for name in ("seed", "fps", "size", "negative")}
+        """Those of `Phenaki.prepare`: what goes in place of a story's own values."""
+        return {name: getattr(self, name) for name in ("seed", "fps", "size", "negative", "guidance_scale", "num_steps", "context")}
 
 
 @dataclass(frozen=True)
@@ -197,9 +192,8 @@ def render_folder(
 
 def check_settings(settings: RenderSettings, info: ModelInfo) -> None:
     """ValueError for values that no script could be made with."""
-    anything = apply_overrides(Story.of(["anything"]), **settings.overrides)
+    anything = apply_overrides(Story.of(["anything"]), **settings.options)
     plan_story(anything, info)
-    sampling_options(info.sampling, settings.guidance_scale, settings.num_steps, settings.context)
 
 
 def read_stories(jobs: Sequence[Job]) -> tuple[dict[Job, Story], list[Outcome]]:
@@ -224,11 +218,11 @@ def is_finished(job: Job, story: Story, settings: RenderSettings, info: ModelInf
 
     ValueError where its story cannot be told, or the video was made from something else. Opens no weights.
     """
-    story = apply_overrides(story, **settings.overrides)
+    story = apply_overrides(story, **settings.options)
     check_not_empty(plan_story(story, info), story.fps or info.fps)
     if settings.overwrite or not job.output.exists():
         return False
-    options = sampling_options(info.sampling, settings.guidance_scale, settings.num_steps, settings.context)
+    options = sampling_options(story, info)
     wanted, found = json.loads(json.dumps(resolved_script(story, info, options))), read_script(job.output, worker)
     made_with, found_with = wanted.pop("made_with"), None if found is None else found.pop("made_with", None)
     other = difference(found, wanted)

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script
-from phenaki.story import MAX_FILE_BYTES, Story, StoryError
+from phenaki.story import MAX_FILE_BYTES, Story, StoryError, decoded
 from phenaki.story_formats import PARSERS
 from phenaki.video_encoders import CODECS
 
@@ -13,7 +13,8 @@ def read_script_argument(given: str) -> tuple[Story, Path]:
     """The story, and what messages name it by. Raises StoryError where there is none in what was given, VideoError for a damaged video."""
     path = Path(given)
     if given == "-":
-        return Story.from_text(read_standard_input()), Path("standard input")
+        name = Path("standard input")
+        return Story.from_text(decoded(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), "plain text")), name
     if path.suffix.lower() in CODECS:
         return story_of_video(path), path
     if path.is_dir():
@@ -23,17 +24,6 @@ def read_script_argument(given: str) -> tuple[Story, Path]:
             raise StoryError(f"no such file, and a prompt has more than one word. A script ends in {' '.join(PARSERS)}", file=given)
         return Story.from_text(given), Path("prompt")
     return Story.load(path), path
-
-
-def read_standard_input() -> str:
-    """All of it, as UTF-8. Raises StoryError where that is no text, or too much."""
-    raw = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
-    if len(raw) > MAX_FILE_BYTES:
-        raise StoryError("more than 1 MiB on standard input: is it a script?")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise StoryError(f"standard input is not UTF-8 text ({error.reason})") from None
 
 
 def story_of_video(path: Path) -> Story:

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -22,7 +22,7 @@ MAX_STORY_SECONDS = 24 * 3600
 MAX_FILE_BYTES = 1 << 20
 MAX_ERRORS_TOLD = 5
 MAX_NAME_CHARS = 64
-OF_A_SCENE = ("num_steps", "guidance_scale")  # sampling options that a scene may have for itself
+SAMPLING = ("num_steps", "guidance_scale", "context")  # sampling options that a story may have
 OF_A_VIDEO = ("model", "made_with", "edit")  # keys that the script inside a video has besides those of a story
 MAX_REMEMBERED = 16  # names in a story: each is a slice of tokens that is held to its end
 FILE_FIELDS = ("image", "video", "end_image")  # of a scene
@@ -31,6 +31,8 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True)]
 Text = Annotated[str, Field(strict=True, max_length=MAX_PROMPT_CHARS)]
 Name = Annotated[str, Field(strict=True, min_length=1, max_length=MAX_NAME_CHARS)]
+GuidanceScale = Annotated[Number | None, Field(ge=1, le=100, description="a number from 1 (guidance off) to 100")]
+NumSteps = Annotated[Whole | None, Field(ge=1, le=256, description="a whole number of refinement rounds a chunk, from 1 to 256")]
 
 
 def one_line(value: Any) -> Any:
@@ -47,8 +49,8 @@ class Scene(BaseModel):
     prompt: Text = Field(min_length=1, description=f"a text of 1 to {MAX_PROMPT_CHARS} characters (in YAML, quotes make anything a text)")
     seconds: Number = Field(4.0, gt=0, le=MAX_SCENE_SECONDS, description=f"a number of seconds above 0 and at most {MAX_SCENE_SECONDS}")
     cut: bool = Field(False, strict=True, description="true (forget what was seen) or false (carry on from it)")
-    guidance_scale: Number | None = Field(None, ge=1, le=100, description="a number from 1 (guidance off) to 100")
-    num_steps: Whole | None = Field(None, ge=1, le=256, description="a whole number of refinement rounds a chunk, from 1 to 256")
+    guidance_scale: GuidanceScale = None
+    num_steps: NumSteps = None
     negative: Text | None = Field(None, description=f"a text of at most {MAX_PROMPT_CHARS} characters; the story's own by default")
     image: Text | None = Field(None, min_length=1, description="the path of a picture the scene starts from, inside the story's folder")
     video: Text | None = Field(None, min_length=1, description="the path of a video that the scene goes on from, inside the story's folder")
@@ -71,7 +73,7 @@ class Scene(BaseModel):
 
 
 class Story(BaseModel):
-    """A list of scenes and what they share: title, frames a second, picture size in pixels, seed, style, negative prompt."""
+    """A list of scenes and what they share: title, frames a second, picture size in pixels, seed, style, negative prompt, sampling."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,6 +83,9 @@ class Story(BaseModel):
     seed: Whole = Field(0, ge=0, lt=2**63, description="a whole number from 0 to 2**63 - 1")
     style: Text = Field("", description=f"a text of at most {MAX_PROMPT_CHARS} characters, appended to every prompt")
     negative: Text = Field("", description=f"a text of at most {MAX_PROMPT_CHARS} characters: what should not be seen")
+    guidance_scale: GuidanceScale = None
+    num_steps: NumSteps = None
+    context: Literal["tokens", "frames"] | None = Field(None, description="what a chunk sees of those before it: \"tokens\" or \"frames\"")
     scenes: tuple[Scene, ...] = Field(min_length=1, max_length=MAX_SCENES, description=f"a list of 1 to {MAX_SCENES} scenes")
 
     _squeezed = field_validator("title", "style", "negative", mode="before")(one_line)
@@ -119,7 +124,7 @@ class Story(BaseModel):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], folder: str | os.PathLike | None = None) -> Story:
-        """The story a dict describes, also that of `Video.script`: then scenes have the rounds and guidance that the video was made with.
+        """The story a dict describes, also that of `Video.script`: then it has the rounds, guidance and context that the video was made with.
 
         folder: where its pictures and videos lie and must lie; by default their paths are taken as they are.
         Raises StoryError naming the field, its value and what is allowed.
@@ -204,27 +209,29 @@ def _read_text(path: Path) -> str:
             raw = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         raise StoryError(f"cannot read the story file: {getattr(error, 'strerror', None) or error}; check the path") from None
+    return decoded(raw, f"a {path.suffix} file")
+
+
+def decoded(raw: bytes, what: str) -> str:
+    """The text of a script as it was read, up to a byte more than MAX_FILE_BYTES. what: it should be, for StoryError's message."""
     if len(raw) > MAX_FILE_BYTES:
-        raise StoryError(f"more than {MAX_FILE_BYTES} bytes: a story file has at most 1 MiB; is it a script?")
+        raise StoryError(f"more than {MAX_FILE_BYTES} bytes: a story has at most 1 MiB; is it a script?")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise StoryError(f"not a {path.suffix} file: byte {raw[error.start]:#04x} is not UTF-8 text; save it as UTF-8", line=line) from None
+        raise StoryError(f"not {what}: byte {raw[error.start]:#04x} is not UTF-8 text; save it as UTF-8", line=line) from None
     if "\0" in text:
-        raise StoryError(f"not a {path.suffix} file: binary data, not text; give a script", line=text[: text.index("\0")].count("\n") + 1)
+        raise StoryError(f"not {what}: binary data, not text; give a script", line=text[: text.index("\0")].count("\n") + 1)
     return text
 
 
 def _as_made(data: dict[str, Any]) -> dict[str, Any]:
-    """A story's dict without what a video's script has besides; its scenes take what they do not say from the sampling options there."""
+    """A story's dict without what a video's script has besides; it takes what it does not say from the sampling options there."""
     own = {key: data[key] for key in data if key not in OF_A_VIDEO}
     made_with = data.get("made_with")
     sampling = made_with.get("sampling") if isinstance(made_with, dict) else None
-    if not isinstance(sampling, dict) or not isinstance(own.get("scenes"), list):
-        return own
-    asked = {name: sampling[name] for name in OF_A_SCENE if name in sampling}
-    return own | {"scenes": [asked | scene if isinstance(scene, dict) else scene for scene in own["scenes"]]}
+    return {name: sampling[name] for name in SAMPLING if name in sampling} | own if isinstance(sampling, dict) else own
 
 
 def _with_files(story: Story, parsed: Parsed, folder: Path) -> Story:

@@ -23,7 +23,9 @@ MAX_DEPTH = 16  # nested lists and mappings; a story has three
 MAX_ITEMS = 10_000  # of a list or mapping: as many as a story may have scenes
 MAX_NODES = 300_000  # of a whole file: as many scenes with all that a scene may have
 MAX_NUMBER_CHARS = 100
-HEADER_TYPES = {"title": str, "fps": float, "size": int, "seed": int, "style": str, "negative": str}
+HEADER_TYPES = {
+    "title": str, "fps": float, "size": int, "seed": int, "style": str, "negative": str, "guidance_scale": float, "num_steps": int, "context": str,
+}  # fmt: skip
 TEXT_OPTIONS = ("image", "video", "end_image", "remember", "recall")  # their value is a text
 OPTIONS = (
     "`4s`, `cut`, `guidance 6`, `steps 12`, `image a.png`, `video a.mp4`, `end_image b.png`, `remember bear` and `recall bear`, "

@@ -178,9 +178,9 @@ def test_a_bad_script_is_told_before_the_model_is_loaded(tmp_path, no_models, mo
 @pytest.mark.parametrize(
     "option, value, words",
     [
-        ("--num-steps", 0, "num_steps 0: needed 1 to 256"),
-        ("--guidance-scale", 1e9, "1 (off) to 100"),
-        ("--guidance-scale", "nan", "guidance_scale nan"),
+        ("--num-steps", 0, "num_steps = 0: needs a whole number"),
+        ("--guidance-scale", 1e9, "1 (guidance off) to 100"),
+        ("--guidance-scale", "nan", "guidance_scale = nan"),
         ("--fps", 0, "fps = 0.0"),
         ("--fps", 0.01, "has no frame"),
         ("--seed", -1, "seed = -1"),
@@ -322,8 +322,9 @@ def test_plan_counts_what_generate_would_do(model):
     story, info = Story.of([{"prompt": "a bear", "seconds": 2, "num_steps": 4}]), phenaki.pipeline.model_info(model)
     other = Story.of([("a bear", 2)])
     plans = [phenaki.pipeline.plan_story(told, info) for told in (story, other)]
-    assert story_operations(plans[0], info, 9) == story_operations(plans[0], info) == story_operations(plans[1], info, 4)
-    assert story_operations(plans[1], info, 9) > story_operations(plans[1], info, 4) > story_operations(plans[1], info)
+    asked = lambda rounds: replace(info.sampling, num_steps=rounds)
+    assert story_operations(plans[0], info, asked(9)) == story_operations(plans[0], info, info.sampling) == story_operations(plans[1], info, asked(4))
+    assert story_operations(plans[1], info, asked(9)) > story_operations(plans[1], info, asked(4)) > story_operations(plans[1], info, info.sampling)
 
 
 def test_plan_shows_the_video_that_generate_makes(script, model, tmp_path):
@@ -364,7 +365,8 @@ def test_a_script_comes_on_standard_input(model, tmp_path):
     assert told.exit_code == 0, told.output
     video = read_video(tmp_path / "a.mp4")
     assert [scene.prompt for scene in video.scenes] == ["a bear", "a panda ü"] and video.script["seed"] == 5
-    for content, words in [(b"", "scenes = []"), (b"\xff\xfe", "not UTF-8"), (b"a" * (2**20 + 1), "more than 1 MiB")]:
+    large, binary = (b"a" * (2**20 + 1), "at most 1 MiB"), (b"a\0b", "not plain text: binary data")
+    for content, words in [(b"", "scenes = []"), (b"\xff\xfe", "not UTF-8"), large, binary]:
         told = runner.invoke(app, command, input=content)
         assert told.exit_code == 2 and words in told.stderr, told.output
 
@@ -373,7 +375,9 @@ def test_a_video_stands_for_its_script(script, model, tmp_path):
     run("generate", script, "-o", tmp_path / "a.mp4", "--model", model, "--device", "cpu", "--num-steps", 2, "--seed", 9)
     run("generate", tmp_path / "a.mp4", "-o", tmp_path / "b.mp4", "--model", model, "--device", "cpu")
     first, second = (read_video(tmp_path / name) for name in ("a.mp4", "b.mp4"))
-    assert np.array_equal(first.frames, second.frames) and [scene["num_steps"] for scene in second.script["scenes"]] == [2, 2]
+    assert np.array_equal(first.frames, second.frames) and second.script == first.script
+    run("generate", tmp_path / "a.mp4", "-o", tmp_path / "c.mp4", "--model", model, "--device", "cpu", "--num-steps", 1)
+    assert read_video(tmp_path / "c.mp4").script["made_with"]["sampling"]["num_steps"] == 1, "what is asked for goes first"
     Video(np.zeros((4, 16, 16, 3), np.uint8), 8).save(tmp_path / "bare.mp4")
     assert "bare.mp4: holds no script" in fails("plan", tmp_path / "bare.mp4", "--model", model)
     assert "none.mp4: no such file" in fails("plan", tmp_path / "none.mp4", "--model", model)
@@ -386,7 +390,7 @@ def test_a_name_that_leads_nowhere_is_no_prompt(model, tmp_path):
 
 
 def test_plan_refuses_what_generate_refuses(script, model, tmp_path):
-    assert "num_steps 0: needed 1 to 256" in fails("plan", script, "--model", model, "--num-steps", 0)
+    assert "num_steps = 0: needs a whole number" in fails("plan", script, "--model", model, "--num-steps", 0)
     assert "no such folder" in fails("plan", script, "--model", "nosuch")
     (tmp_path / "large.yaml").write_text("size: 4096\nfps: 240\nscenes: [{prompt: a bear}]\n")
     for command in ("plan",), ("generate", "-o", tmp_path / "a.mp4"):

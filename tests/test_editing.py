@@ -238,8 +238,8 @@ def test_the_names_of_the_package():
         ({"box": BOX, "size": 8}, "size = 8"),
         ({"extend": 2, "size": 4096}, "4096x4096 pixels at 8 fps: the frames of a chunk would take 0.3 GiB of memory, at most 0 are used"),
         ({"box": BOX, "seed": -1}, "seed = -1"),
-        ({"box": BOX, "num_steps": 0}, "num_steps 0"),
-        ({"box": BOX, "guidance_scale": 0}, "guidance_scale 0"),
+        ({"box": BOX, "num_steps": 0}, "num_steps = 0"),
+        ({"box": BOX, "guidance_scale": 0}, "guidance_scale = 0"),
         ({"box": BOX, "negative": "bear " * 90}, "64 at most"),
     ],
 )

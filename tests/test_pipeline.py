@@ -214,12 +214,12 @@ def test_a_scenes_own_values_go_first(ready, spied):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"guidance_scale": 0}, ["guidance_scale 0", "1 (off) to 100"]),
-        ({"guidance_scale": 1e9}, ["guidance_scale 1000000000.0", "to 100"]),
-        ({"guidance_scale": float("nan")}, ["guidance_scale nan"]),
-        ({"num_steps": 0}, ["num_steps 0", "1 to 256"]),
-        ({"num_steps": 257}, ["num_steps 257", "1 to 256"]),
-        ({"num_steps": 2.5}, ["num_steps 2.5", "whole"]),
+        ({"guidance_scale": 0}, ["guidance_scale = 0", "1 (guidance off) to 100"]),
+        ({"guidance_scale": 1e9}, ["guidance_scale = 1000000000.0", "to 100"]),
+        ({"guidance_scale": float("nan")}, ["guidance_scale = nan"]),
+        ({"num_steps": 0}, ["num_steps = 0", "1 to 256"]),
+        ({"num_steps": 257}, ["num_steps = 257", "1 to 256"]),
+        ({"num_steps": 2.5}, ["num_steps = 2.5", "whole"]),
         ({"fps": 0}, ["fps = 0", "above 0"]),
         ({"fps": float("inf")}, ["fps", "at most 240"]),
         ({"seed": -1}, ["seed = -1", "0 to 2**63"]),
@@ -546,25 +546,27 @@ def test_a_file_with_chapters_and_script(ready, tmp_path, fps):
     assert read.fps == video.fps and read.scenes == video.scenes and read.script == video.script and read.script["seed"] == 3
     assert np.abs(read.frames.mean((1, 2)) - video.frames.mean((1, 2))).max() < 8
     told, plain = Story.of(read.script), Story.from_dict({key: value for key, value in read.script.items() if key not in ("model", "made_with")})
-    assert [scene.model_copy(update={"num_steps": None, "guidance_scale": None}) for scene in told.scenes] == list(plain.scenes)
-    assert [(scene.num_steps, scene.guidance_scale) for scene in told.scenes] == [(1, ready.info.sampling.guidance_scale)] * 2
+    assert told.model_copy(update={"num_steps": None, "guidance_scale": None, "context": None}) == plain
+    assert (told.num_steps, told.guidance_scale, told.context) == (1, ready.info.sampling.guidance_scale, ready.info.sampling.context)
     assert Story.of({**read.script, "edit": {"clip": "a.mp4"}}).seed == 3
 
 
 def test_the_script_of_a_video_told_again_is_the_same_video(ready):
-    """Whatever was asked for in place of the model's own when it was made; a scene's own values stay what they are."""
+    """Whatever was asked for when it was made, unless something else is asked for now; a scene's own values stay what they are."""
     story = [{"prompt": "a bear", "seconds": 1}, {"prompt": "a panda", "seconds": 1, "num_steps": 1}]
-    video = ready.generate_story(story, seed=3, num_steps=3, guidance_scale=4, style="a picture book", size=32, progress=False)
+    options = {"seed": 3, "guidance_scale": 4, "style": "a picture book", "size": 32, "context": "frames", "progress": False}
+    video = ready.generate_story(story, num_steps=3, **options)
     again = ready.generate_story(video.script, progress=False)
-    assert np.array_equal(again.frames, video.frames) and again.frames.shape[1] == 32
-    assert [scene["num_steps"] for scene in again.script["scenes"]] == [3, 1]
+    assert np.array_equal(again.frames, video.frames) and again.frames.shape[1] == 32 and again.script == video.script
+    other, asked = ready.generate_story(video.script, num_steps=2, progress=False), ready.generate_story(story, num_steps=2, **options)
+    assert np.array_equal(other.frames, asked.frames) and other.script == asked.script and not np.array_equal(other.frames, video.frames)
     assert not np.array_equal(ready.generate_story(story, seed=3, style="a picture book", size=32, progress=False).frames, video.frames)
     for made_with in (None, {"sampling": 3}, {"sampling": {"num_steps": 0}}):
         with pytest.raises(ValueError, match="num_steps = 0") if made_with and isinstance(made_with["sampling"], dict) else contextlib.nullcontext():
             Story.from_dict({**video.script, "made_with": made_with})
 
 
-@pytest.mark.parametrize(("option", "value", "words"), [("guidance_scale", "6", "guidance_scale 6: needed a finite number"), ("size", 8, "size = 8")])
+@pytest.mark.parametrize(("option", "value", "words"), [("guidance_scale", "6", "guidance_scale = '6': needs a number"), ("size", 8, "size = 8")])
 def test_values_of_the_wrong_kind_are_told(ready, option, value, words):
     with pytest.raises(ValueError, match=words):
         ready.prepare(TWO, **{option: value})

@@ -486,7 +486,7 @@ def test_a_stopped_command_says_how_to_go_on(scripts, model, tmp_path, monkeypat
         (["--scripts", "scripts", "--anew"], "--resume and --anew go with one script"),
         (["--scripts", "scripts", "--resume"], "--overwrite makes all anew"),
         (["--scripts", "scripts", "--workers", 0], "0 workers: needed 1 to 1024"),
-        (["--scripts", "scripts", "--num-steps", 0], "num_steps 0: needed 1 to 256"),
+        (["--scripts", "scripts", "--num-steps", 0], "num_steps = 0: needs a whole number"),
         (["--scripts", "scripts", "--seed", -1], "seed = -1"),
         (["--scripts", "scripts", "--model", "nosuch"], "no such folder"),
         (["--scripts", "scripts", "--device", "gpu"], "device 'gpu'"),

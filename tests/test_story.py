@@ -213,8 +213,12 @@ def test_lists_texts_and_dicts_say_the_same():
 
 
 def test_plain_text_header_and_options():
-    story = Story.of("title: Two\nfps: 8\nseed: 3\nsize: 64\n---\na bear\n[4.5 s, cut, guidance 6, steps 12]  a   panda")
+    header = "title: Two\nfps: 8\nseed: 3\nsize: 64\nnum_steps: 6\nguidance_scale: 2.5\ncontext: frames"
+    story = Story.of(f"{header}\n---\na bear\n[4.5 s, cut, guidance 6, steps 12]  a   panda")
     assert (story.title, story.fps, story.seed, story.size) == ("Two", 8, 3, 64)
+    assert (story.num_steps, story.guidance_scale, story.context) == (6, 2.5, "frames") and story.scenes[0] == Scene(prompt="a bear")
+    with pytest.raises(StoryError, match='line 1: context = \'pictures\': needs what a chunk sees of those before it: "tokens" or "frames"'):
+        Story.from_text("context: pictures\n---\na bear")
     assert story.scenes[1] == Scene(prompt="a panda", seconds=4.5, cut=True, guidance_scale=6, num_steps=12)
 
 
