@@ -1,6 +1,7 @@
 """What a script becomes, and how long that will take on this machine: operations of the plan over a measured speed. Touches no weights."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,15 +69,27 @@ def check_prompts(planned: StoryPlan, config: TextConfig) -> None:
 
 def unfamiliar(planned: StoryPlan, info: ModelInfo) -> list[str]:
     """A line for each of the first scenes whose prompts have words that the model never learnt; none where a model does not name its words."""
+    return _unfamiliar_notes({f"scene {scene.index + 1}": [scene.prompt] for scene in planned.scenes}, "scene", info)
+
+
+def unfamiliar_in_scripts(stories: Mapping[str, Story], info: ModelInfo) -> list[str]:
+    """The same for many stories by the names of their scripts, a line for each of the first of these."""
+    prompts = {name: [story.resolved_prompt(index) for index in range(len(story.scenes))] for name, story in stories.items()}
+    return _unfamiliar_notes(prompts, "script", info)
+
+
+def _unfamiliar_notes(prompts: Mapping[str, Sequence[str]], what: str, info: ModelInfo) -> list[str]:
+    """prompts: by what a line names them by; what: one of these is."""
     known = familiar(info.words)
-    by_scene = {scene.index: unfamiliar_words(scene.prompt, known) for scene in planned.scenes if info.words}
+    missing = {name: unfamiliar_words(" ".join(texts), known) for name, texts in prompts.items() if info.words}
     notes = [
-        f"scene {index + 1}: {info.name} was not trained on {', '.join(map(repr, words[:MAX_TOLD]))}{' and more' * (len(words) > MAX_TOLD)}; "
+        f"{name}: {info.name} was not trained on {', '.join(map(repr, words[:MAX_TOLD]))}{' and more' * (len(words) > MAX_TOLD)}; "
         f"it may not show what that means"
-        for index, words in by_scene.items()
+        for name, words in missing.items()
         if words
     ]
-    return notes[:MAX_TOLD] + ([f"and {len(notes) - MAX_TOLD} scenes more"] if len(notes) > MAX_TOLD else [])
+    left = len(notes) - MAX_TOLD
+    return notes[:MAX_TOLD] + ([f"and {left} {what}{'s' * (left > 1)} more"] if left > 0 else [])
 
 
 def expected_seconds(plan: StoryPlan, info: ModelInfo, options: SamplingOptions) -> float:

@@ -28,6 +28,7 @@ from phenaki.pipeline import (
     resolved_script,
     sampling_options,
 )
+from phenaki.planning import unfamiliar_in_scripts
 from phenaki.recording import generate_to_file
 from phenaki.script_folder import Job, find_jobs, open_output
 from phenaki.story import Story
@@ -178,6 +179,8 @@ def render_folder(
             except (ValueError, OSError) as error:
                 outcomes.append(Outcome(job, reason_of(error)))
     watcher.begin(len(kept), len(jobs) - len(kept))
+    for note in unfamiliar_in_scripts({job.script.name: stories[job] for job in waiting}, info):
+        watcher.note(note)
     for outcome in outcomes:
         watcher.outcome(outcome)
     if waiting:

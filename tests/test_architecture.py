@@ -62,7 +62,7 @@ ALLOWED = {
     "recording": {"checkpoint", "config", "part_file", "pipeline", "progress", "sampling", "story", "video", "video_encoders"},
     "script_folder": {"story_formats", "video_files"},
     "rendering": {
-        "checkpoint", "data/decoding", "part_file", "pipeline", "recording", "script_folder", "story", "video_encoders", "video_files",
+        "checkpoint", "data/decoding", "part_file", "pipeline", "planning", "recording", "script_folder", "story", "video_encoders", "video_files",
     },
     "rendering_worker": {"pipeline", "rendering", "script_folder"},
     "rendering_processes": {"devices", "pipeline", "rendering", "script_folder"},

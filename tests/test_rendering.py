@@ -125,6 +125,21 @@ def test_two_scripts_of_one_video_are_refused_before_anything_is_made(scripts, s
     assert not (tmp_path / "out").exists()
 
 
+def test_words_that_the_model_never_learnt_are_told_by_script(scripts, settings, tmp_path, monkeypatch):
+    info = phenaki.rendering.model_info(settings.model)
+    for name in "defgh":
+        (scripts / f"{name}.txt").write_text("a wizard walks\na wizard brews\n")
+    monkeypatch.setattr(phenaki.rendering, "model_info", lambda name: replace(info, words=("bear", "panda", "red", "house", "walks", "sleeps")))
+    notebook, skip = Notebook(), lambda jobs, settings, watcher: (outcome for outcome in ())
+    render_folder(scripts, tmp_path / "out", settings, runner=skip, watcher=notebook)
+    told = [f"{name}.txt: {info.name} was not trained on 'wizard', 'brews'; it may not show what that means" for name in "defg"]
+    assert notebook.notes == [f"c.srt: {info.name} was not trained on 'sits'; it may not show what that means", *told, "and 1 script more"]
+    monkeypatch.undo()
+    notebook = Notebook()
+    render_folder(scripts, tmp_path / "out", settings, runner=skip, watcher=notebook)
+    assert not notebook.notes, "a model that does not name its words"
+
+
 def test_links_that_lead_out_of_the_folder_are_refused(scripts, tmp_path):
     (tmp_path / "secret.txt").write_text("a bear\n")
     (scripts / "z.txt").symlink_to(tmp_path / "secret.txt")
