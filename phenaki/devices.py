@@ -36,8 +36,13 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
         if named not in (torch.float32, torch.bfloat16, torch.float16):
             raise ValueError(f"dtype {dtype!r}: allowed are auto, float32, bfloat16, float16")
         return named
-    fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_is_faster_in_bf16()
+    fast = has_bf16(device) if device.type == "cuda" else cpu_is_faster_in_bf16()
     return torch.bfloat16 if fast else torch.float32
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device is a GPU that computes in bf16."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def hold_matrices(network: nn.Module, dtype: torch.dtype) -> None:

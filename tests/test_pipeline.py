@@ -20,7 +20,7 @@ import phenaki.pipeline as pipeline
 from phenaki import Scene, Story
 from phenaki.checkpoint import CheckpointError, ModelInfo, load_model, read_info, save_model
 from phenaki.cvivit import CViViT, Stream
-from phenaki.devices import choose_device, choose_dtype, cpu_is_faster_in_bf16, hold_matrices
+from phenaki.devices import choose_device, choose_dtype, cpu_is_faster_in_bf16, has_bf16, hold_matrices
 from phenaki.maskgit import MaskGIT
 from phenaki.pipeline import Phenaki, plan_story
 from phenaki.recording import generate_to_file
@@ -28,7 +28,6 @@ from phenaki.retiming import retimed, retimed_length
 from phenaki.sampling import SamplingOptions
 from phenaki.story import StoryError
 from phenaki.text import TextEncoder
-from phenaki.training.run import has_bf16
 from phenaki.training.settings import load_settings
 from phenaki.video import Video, VideoError, read_video
 from phenaki.video_files import resampled_indices

@@ -19,6 +19,7 @@ from phenaki.checkpoint import save_weights
 from phenaki.compiling import compile_layers
 from phenaki.config import as_dict
 from phenaki.data.ahead import Ahead
+from phenaki.devices import has_bf16
 from phenaki.training.beginning import whole_identity
 from phenaki.training.checkpoints import (
     DISCRIMINATOR,
@@ -345,11 +346,6 @@ class Run:
             parameter = parameters[name]
             moved = shared_as(value, parameter) if value.shape == parameter.shape else value.to(parameter.device)
             owners[parameter].state[parameter][field] = moved
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether a device is a GPU that computes in bf16."""
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def lasting(settings: OptimizerSettings) -> dict[str, Any]:
