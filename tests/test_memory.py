@@ -89,7 +89,7 @@ def test_a_batch_is_so_many_clips_worth_of_a_rehearsal():
     assert effort(context=context, rollout=()) == 5 and effort(context=context, rollout="one") == pytest.approx(5 + 5 * passed / 3 / longest)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon", "muon_conv"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_what_lasts_is_counted_to_the_byte(optimizer):
     network, own = CViViT(TINY.tokenizer), settings(optimizer=optimizer)
     next(network.parameters()).requires_grad_(False)

@@ -63,20 +63,6 @@ def test_matrices_that_do_not_fit_together_move_as_they_would(monkeypatch):
         torch.testing.assert_close(one, other)
 
 
-def test_a_convolution_moves_as_its_matrix():
-    rng = torch.Generator().manual_seed(3)
-    conv, linear = torch.nn.Conv2d(4, 6, 3, bias=False), torch.nn.Linear(36, 6, bias=False)
-    with torch.no_grad():
-        linear.weight.copy_(conv.weight.flatten(1))
-    own = Muon([conv.weight, linear.weight], lr=0.1, weight_decay=0.1)
-    for _ in range(2):
-        linear.weight.grad = torch.randn(6, 36, generator=rng)
-        conv.weight.grad = linear.weight.grad.reshape(6, 4, 3, 3).contiguous(memory_format=torch.channels_last)
-        own.step()
-    torch.testing.assert_close(conv.weight.flatten(1), linear.weight)
-    assert own.state[conv.weight]["momentum_buffer"].shape == (6, 36)
-
-
 def test_muon_moves_matrices_alone():
-    with pytest.raises(ValueError, match=r"Muon moves matrices and convolutions alone: a parameter is of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"Muon moves matrices alone: a parameter is of shape \(3,\)"):
         Muon([torch.nn.Parameter(torch.zeros(3))], lr=0.1, weight_decay=0.0)

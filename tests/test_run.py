@@ -591,18 +591,13 @@ def test_a_run_killed_at_any_moment_ends_as_an_unkilled_one(tmp_path):
     assert log(tmp_path / "killed") == log(tmp_path / "whole"), seed
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "muon_conv"])
-def test_a_run_with_muon_resumes_to_the_bit(tmp_path, optimizer):
-    def built() -> nn.Module:
-        blocks = nn.Sequential(nn.Unflatten(0, (1, 2, 2)), nn.Conv2d(1, 1, 3, padding=1), nn.Flatten(0))
-        return nn.Sequential(OrderedDict(layers=nn.Linear(4, 4), blocks=blocks, head=nn.Linear(4, 1)))
-
+def test_a_run_with_muon_resumes_to_the_bit(tmp_path):
     def run_to(folder, stop: int) -> Run:
         torch.manual_seed(0)
-        model = built()
+        model = nn.Sequential(OrderedDict(layers=nn.Linear(4, 4), head=nn.Linear(4, 1)))
         task = Toy(lambda step: {"loss": model(torch.arange(4.0) + step).square().sum()}, model)
-        task.build = built
-        run = Run(folder, task, settings(num_steps=stop, optimizer=optimizer, learning_rate=0.01, warmup_steps=0, final_lr_ratio=1.0, save_every=3))
+        task.build = lambda: nn.Sequential(OrderedDict(layers=nn.Linear(4, 4), head=nn.Linear(4, 1)))
+        run = Run(folder, task, settings(num_steps=stop, optimizer="muon", learning_rate=0.01, warmup_steps=0, final_lr_ratio=1.0, save_every=3))
         run.train(lambda line: None)
         return run
 
@@ -611,7 +606,7 @@ def test_a_run_with_muon_resumes_to_the_bit(tmp_path, optimizer):
     resumed = run_to(tmp_path / "halves", 6)
     for name, value in whole.task.model.state_dict().items():
         assert torch.equal(value, resumed.task.model.state_dict()[name]), name
-    assert sum("momentum_buffer" in name for name in whole._optimizer_tensors()) == (2 if optimizer == "muon_conv" else 1)
+    assert any("momentum_buffer" in name for name in whole._optimizer_tensors())
     for name, value in whole._optimizer_tensors().items():
         assert torch.equal(value, resumed._optimizer_tensors()[name]), name
 

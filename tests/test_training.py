@@ -192,10 +192,7 @@ def test_muon_takes_the_matrices_of_the_layers_and_adamw_the_rest(trainee):
     assert wanted and [id(p) for group in of_layers.param_groups for p in group["params"]] == wanted
     rest = sorted(id(parameter) for parameter in named.values() if id(parameter) not in wanted)
     assert sorted(id(p) for group in adamw.param_groups for p in group["params"]) == rest
-    more = {id(p) for p in make_optimizers(network, settings(optimizer="muon_conv"))[1].param_groups[0]["params"]} - set(wanted)
-    convolutions = {id(parameter) for name, parameter in named.items() if "blocks." in name and parameter.ndim == 4}
-    assert more == convolutions and bool(more) == isinstance(network, CViViT)
-    with pytest.raises(ValueError, match=r"optimizer 'sgd': allowed are adamw, muon, muon_conv"):
+    with pytest.raises(ValueError, match=r"optimizer 'sgd': allowed are adamw, muon"):
         make_optimizers(network, settings(optimizer="sgd"))
 
 

@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/): momentum whose step is made orthogonal, for matrices inside a network.
+"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/): momentum whose step is made orthogonal, for the matrices of layers.
 
 Not torch.optim.Muon: that one multiplies in bfloat16 whatever the machine, sixty times slower than float32 on a CPU
 without it, and takes one matrix after the other. The steps are the same, and so is the state that checkpoints hold.
@@ -17,15 +17,12 @@ MOST_AT_ONCE = 1 << 25  # numbers in the matrices that are worked on together: t
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised; steps as long as AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both.
-
-    A convolution's weights (out in k k) are moved as the matrix (out in*k*k) that multiplies what each place sees.
-    """
+    """Nesterov momentum, orthogonalised; steps as long as AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both."""
 
     def __init__(self, parameters: list[Tensor], lr: float, weight_decay: float):
-        wrong = [tuple(parameter.shape) for parameter in parameters if parameter.ndim < 2]
+        wrong = [tuple(parameter.shape) for parameter in parameters if parameter.ndim != 2]
         if wrong:
-            raise ValueError(f"Muon moves matrices and convolutions alone: a parameter is of shape {wrong[0]}")
+            raise ValueError(f"Muon moves matrices alone: a parameter is of shape {wrong[0]}")
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -35,7 +32,7 @@ class Muon(torch.optim.Optimizer):
             alike = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    alike[as_matrix(parameter).shape, parameter.device, parameter.dtype].append(parameter)
+                    alike[parameter.shape, parameter.device, parameter.dtype].append(parameter)
             for (shape, *_), parameters in alike.items():
                 count = max(MOST_AT_ONCE // shape.numel(), 1)
                 for some in (parameters[first : first + count] for first in range(0, len(parameters), count)):
@@ -43,24 +40,19 @@ class Muon(torch.optim.Optimizer):
 
     def _move(self, parameters: list[Tensor], lr: float, weight_decay: float) -> None:
         """A step of matrices of one shape."""
-        updates, matrices = orthogonalized(self._momenta(parameters)).unbind(), list(map(as_matrix, parameters))
-        torch._foreach_mul_(matrices, 1 - lr * weight_decay)
-        torch._foreach_add_(matrices, updates, alpha=-lr * 0.2 * max(matrices[0].shape) ** 0.5)
+        updates = orthogonalized(self._momenta(parameters)).unbind()
+        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+        torch._foreach_add_(parameters, updates, alpha=-lr * 0.2 * max(parameters[0].shape) ** 0.5)
 
     def _momenta(self, parameters: list[Tensor]) -> Tensor:
         """Brings the averages of gradients up to date; returns where Nesterov's look ahead sees them, (n rows columns)."""
-        gradients, states = [parameter.grad.flatten(1) for parameter in parameters], [self.state[parameter] for parameter in parameters]
+        gradients, states = [parameter.grad for parameter in parameters], [self.state[parameter] for parameter in parameters]
         for state, gradient in zip(states, gradients, strict=True):
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(gradient)
         averages = [state["momentum_buffer"] for state in states]
         torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
         return torch.stack(torch._foreach_lerp(gradients, averages, MOMENTUM))
-
-
-def as_matrix(parameter: Tensor) -> Tensor:
-    """The same numbers, as (out, all that one of these is made of)."""
-    return parameter.view(len(parameter), -1)
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from phenaki.config import check_range
 from phenaki.training.muon import Muon
 from phenaki.training.parallel import shared_as
 
-OPTIMIZERS = ("adamw", "muon", "muon_conv")
+OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -25,7 +25,7 @@ class OptimizerSettings:
     learning_rate: float = 1e-3  # at its peak
     warmup_steps: int = 100
     final_lr_ratio: float = 0.05  # of the peak, at the end of the cosine
-    optimizer: str = "adamw"  # or "muon", for the matrices of the layers; "muon_conv", for the convolutions of residual blocks, too
+    optimizer: str = "adamw"  # or "muon", for the matrices of the layers
     weight_decay: float = 1e-2  # of matrices only
     beta2: float = 0.99
     max_grad_norm: float = 1.0
@@ -47,7 +47,7 @@ class OptimizerSettings:
             raise ValueError(f"optimizer {self.optimizer!r}: allowed are {', '.join(OPTIMIZERS)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r}: allowed are {', '.join(PRECISIONS)}")
-        if self.sharded and self.optimizer != "adamw":
+        if self.sharded and self.optimizer == "muon":
             raise ValueError("sharded = true needs optimizer = \"adamw\": Muon's steps need whole matrices")
         check_range(self, "num_steps", "batch_size", "accumulate", "log_every", "save_every", "sample_every", "keep_last", at_least=1)
         check_range(self, "learning_rate", "warmup_steps", "weight_decay", "validation_batches", at_least=0)
@@ -74,8 +74,8 @@ def learning_rate(step: int, settings: OptimizerSettings) -> float:
 def make_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
     """AdamW over the model's own trainable parameters, in the order of their names; vectors are not decayed.
 
-    With optimizer = "muon" or "muon_conv", the matrices inside the model are Muon's (Jordan et al. 2024), its steps scaled to be as long
-    as AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both. What touches pixels or texts stays AdamW's.
+    With optimizer = "muon", the matrices of the layers are Muon's (Jordan et al. 2024), its steps scaled to be as long as
+    AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both.
     """
     muons, matrices, vectors = [], [], []
     for name, parameter in model.named_parameters():
@@ -91,9 +91,8 @@ def make_optimizers(model: nn.Module, settings: OptimizerSettings) -> list[torch
 
 
 def is_muons(name: str, parameter: Tensor, settings: OptimizerSettings) -> bool:
-    """Whether a parameter is moved by Muon: a matrix of a layer, or a convolution between features, where that is set."""
-    is_conv = parameter.ndim == 4 and ("blocks." in name or "from_head" in name)
-    return (settings.optimizer != "adamw" and "layers." in name and parameter.ndim == 2) or (settings.optimizer == "muon_conv" and is_conv)
+    """Whether a parameter is moved by Muon: a matrix of a layer, where that is set."""
+    return settings.optimizer == "muon" and "layers." in name and parameter.ndim == 2
 
 
 class EMA:
