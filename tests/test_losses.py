@@ -185,26 +185,6 @@ def test_lpips_sees_frames_that_the_generator_draws(networks):
     assert len(drawn) > 2
 
 
-def test_lpips_sees_pieces_of_frames(networks):
-    """The same piece of all, of the size asked for, anywhere; whole frames where they are no larger."""
-    lpips, made, seen = networks[0], clips(2, 1, 2, 32), []
-    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
-    truth = torch.stack([rows, columns, rows])[None, :, None].expand(2, 3, 2, 32, 32) / 32  # each pixel says where it is
-    for seed in range(12):
-        noted = lambda a, b: seen.append((a, b)) or lpips(a, b)
-        frame_perceptual(noted, made, truth, 0, torch.Generator().manual_seed(seed), 20)
-    corners = [tuple((b[0, :2, 0, 0] * 32).long().tolist()) for _, b in seen]
-    for (y, x), (a, b) in zip(corners, seen, strict=True):
-        assert torch.equal(b, truth[:1, :, 0, y : y + 20, x : x + 20].expand(4, -1, -1, -1))
-        whole = {tuple(picture.flatten().tolist()) for picture in made[..., y : y + 20, x : x + 20].transpose(1, 2).flatten(0, 1)}
-        assert {tuple(picture.flatten().tolist()) for picture in a} == whole
-    assert len(set(corners)) > 8 and all(len({corner[axis] for corner in corners}) > 4 for axis in (0, 1))
-    whole = frame_perceptual(lpips, made, truth, 0, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(frame_perceptual(lpips, made, truth, 0, torch.Generator().manual_seed(0), 32), whole)
-    with pytest.raises(ValueError, match="lpips_crop 8: LPIPS needs at least 16 pixels a side"):
-        LossSettings(lpips_crop=8)
-
-
 def test_the_video_loss_sees_motion_and_nothing_in_single_frames(networks):
     i3d, video = networks[1], clips(1, 0, 9, 32)
     assert video_perceptual(i3d, video, video, 32) == 0

@@ -35,7 +35,7 @@ from phenaki.training.samples import save_video_rows
 from phenaki.training.settings import GeneratorTraining, ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_from
 from phenaki.training.tasks import PLAIN as PLAIN_TASK
-from phenaki.training.tokenizer import DECODER, TokenizerTask, data_hash, distinct_share, freeze_all_but, override, run_tokenizer_training
+from phenaki.training.tokenizer import TokenizerTask, data_hash, distinct_share, freeze_tokens, override, run_tokenizer_training
 
 pytestmark = pytest.mark.usefixtures("synced")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -670,7 +670,7 @@ def test_decoder_only_training_keeps_the_tokens(world, tmp_path):
     video = world.clips(7, 0, 2, 5, 2)
     before, tokens = network.state_dict(), network.encode(video)
     before = {name: value.clone() for name, value in before.items()}
-    freeze_all_but(network, DECODER)
+    freeze_tokens(network)
     own = TokenizerTraining(num_slices=2, losses=PLAIN, decoder_only=True, optimizer=settings(learning_rate=1e-2))
     run = Run(tmp_path, tokenizer_task(network, world, own), own.optimizer)
     run.train(lambda line: None)
@@ -862,26 +862,6 @@ def test_a_decoder_trained_alone_keeps_its_generator_and_may_have_more_layers(tr
     assert after.tokenizer.head.refiner.to_pixels.weight.abs().max() > 0, "trained"
     video = torch.rand(1, 3, 3, 32, 32) * 2 - 1
     assert torch.equal(before.tokenizer.encode(video), after.tokenizer.encode(video))
-
-
-def test_a_refiner_trained_alone_leaves_all_else(trained, tmp_path):
-    config, out, _ = trained
-    own = tmp_path / "refiner.toml"
-    text = config.read_text().replace("[train_tokenizer]", "[train_tokenizer]\nrefiner_only = true")
-    own.write_text(text)
-    with pytest.raises(ValueError, match=r"refiner\.toml: refiner_only = true: the tokenizer has no refiner; set refiner_dim in \[tokenizer\]"):
-        run_tokenizer_training(own, tmp_path / "out", steps=2, init_from=str(out / "model"))
-    own.write_text(text.replace("head_blocks = 1", "head_blocks = 1\nrefiner_dim = 8"))
-    with pytest.raises(ValueError, match=r"refiner\.toml: refiner_only = true needs --init-from MODEL, whose tokens are kept"):
-        run_tokenizer_training(own, tmp_path / "out", steps=2)
-    run_tokenizer_training(own, tmp_path / "out", steps=2, init_from=str(out / "model"), on_log=lambda line: None)
-    before, after = (load_model(folder / "model") for folder in (out, tmp_path / "out"))
-    weights = after.tokenizer.state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in before.tokenizer.state_dict().items()) and after.generator is not None
-    assert weights["head.refiner.to_pixels.weight"].abs().max() > 0, "trained"
-    own.write_text(text.replace("refiner_only", "decoder_only").replace("head_blocks = 1", "head_blocks = 1\nrefiner_dim = 8"))
-    with pytest.raises(ValueError, match="refiner_only True -> False"):
-        run_tokenizer_training(own, tmp_path / "out", steps=4, init_from=str(out / "model"))
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "generator"])

@@ -17,7 +17,6 @@ from phenaki.cvivit import Reconstruction
 from phenaki.devices import sent
 from phenaki.evaluation.i3d import I3D, MIN_SIZE, load_i3d
 from phenaki.evaluation.lpips import LPIPS, load_lpips, unit_channels
-from phenaki.evaluation.lpips import MIN_SIZE as LPIPS_MIN_SIZE
 from phenaki.evaluation.metrics import psnr, squared_error
 from phenaki.training.adversarial import LeCam, adaptive_balance, hinge_discriminator, hinge_generator, r1_penalty
 from phenaki.training.discriminator import Discriminator
@@ -39,7 +38,6 @@ class LossSettings:
     first_frame_weight: float = 1.0  # of a clip's first frame in L2 and L1, against 1 for each other: it has a slice to itself
     lpips_weight: float = 0.1  # L_IP; needs `phenaki metrics install`
     lpips_frames: int = 4  # of each clip, drawn anew in every step; 0 = all of them
-    lpips_crop: int = 0  # pixels a side of a piece of these frames, drawn anew too, that LPIPS sees; 0 = whole frames
     i3d_weight: float = 1.0  # L_VP; needs `phenaki metrics install`; videos only
     i3d_size: int = 224  # pixels a side that I3D sees; smaller is faster
     quantizer_weight: float = 1.0  # L_VQ, or FSQ's own loss; the commitment inside it is the tokenizer's setting
@@ -63,8 +61,6 @@ class LossSettings:
             raise ValueError("all of l2_weight, l1_weight, lpips_weight, i3d_weight are 0: nothing says how like a reconstruction is; set one")
         if self.balance not in BALANCES:
             raise ValueError(f"balance {self.balance!r}: allowed are {', '.join(BALANCES)}")
-        if self.lpips_weight and 0 < self.lpips_crop < LPIPS_MIN_SIZE:
-            raise ValueError(f"lpips_crop {self.lpips_crop}: LPIPS needs at least {LPIPS_MIN_SIZE} pixels a side; 0 = whole frames")
         if self.i3d_weight and self.i3d_size < MIN_SIZE:
             raise ValueError(f"i3d_size {self.i3d_size}: I3D needs at least {MIN_SIZE} pixels a side; it was trained on 224")
 
@@ -125,7 +121,7 @@ class TokenizerLosses(nn.Module):
         if settings.still_weight:
             parts["still"] = still_error(made, truth)
         if settings.lpips_weight:
-            parts["lpips"] = frame_perceptual(lpips, made, truth, settings.lpips_frames, rng, settings.lpips_crop)
+            parts["lpips"] = frame_perceptual(lpips, made, truth, settings.lpips_frames, rng)
         if settings.i3d_weight:
             parts["i3d"] = video_perceptual(i3d, made, truth, settings.i3d_size)
         return parts
@@ -210,24 +206,12 @@ def still_error(made: Tensor, truth: Tensor) -> Tensor:
     return (made.diff(dim=2).abs() * still).mean()
 
 
-def frame_perceptual(lpips: LPIPS, made: Tensor, truth: Tensor, num_frames: int, rng: torch.Generator, crop: int = 0) -> Tensor:
-    """L_IP: mean LPIPS of `num_frames` frames (0 = all) of videos (b c f h w), the same frames of each clip, drawn by `rng`.
-
-    crop: pixels a side of the piece of each frame, the same piece of all, that is compared (0 = all of it).
-    """
+def frame_perceptual(lpips: LPIPS, made: Tensor, truth: Tensor, num_frames: int, rng: torch.Generator) -> Tensor:
+    """L_IP: mean LPIPS of `num_frames` frames (0 = all) of videos (b c f h w), the same frames of each clip, drawn by `rng`."""
     chosen = torch.randperm(truth.shape[2], generator=rng)[: num_frames or None]
     chosen = sent(chosen, truth.device)
-    rows, columns = (_piece(side, crop, rng) for side in truth.shape[3:])
-    pictures = (rearrange(video[:, :, chosen, rows, columns], "b c f h w -> (b f) c h w") for video in (made, truth))
+    pictures = (rearrange(video[:, :, chosen], "b c f h w -> (b f) c h w") for video in (made, truth))
     return lpips(*pictures).mean()
-
-
-def _piece(side: int, crop: int, rng: torch.Generator) -> slice:
-    """`crop` of a side's pixels, wherever they lie; all where there are no more, and for 0."""
-    if not 0 < crop < side:
-        return slice(None)
-    begin = int(torch.randint(side - crop + 1, (), generator=rng))
-    return slice(begin, begin + crop)
 
 
 def video_perceptual(i3d: I3D, made: Tensor, truth: Tensor, size: int) -> Tensor:

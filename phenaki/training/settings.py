@@ -25,7 +25,6 @@ class TokenizerTraining:
     story_slices: int = 17  # of each of these
     image_prob: float = 0.0  # share of the batches that show still pictures alone, where the data has some
     decoder_only: bool = False  # tokens stay what they are: only the way from them to pixels is trained (needs --init-from)
-    refiner_only: bool = False  # of that way, only the last step: several times faster, where the decoder has learnt the rest (needs --init-from)
     losses: LossSettings = field(default_factory=LossSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
@@ -35,11 +34,6 @@ class TokenizerTraining:
         check_range(self, "image_prob", at_least=0, at_most=1)
         if self.num_stories and self.story_slices < self.num_slices:
             raise ValueError(f"story_slices {self.story_slices}: clips of {self.num_slices} slices (num_slices) are cut from these stories")
-
-    @property
-    def keeps_tokens(self) -> str:
-        """The setting that has tokens stay what they are; "" without one."""
-        return "refiner_only" if self.refiner_only else "decoder_only" if self.decoder_only else ""
 
 
 def _table(values: Any, source: str) -> dict[str, Any]:

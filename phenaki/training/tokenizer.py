@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from phenaki.atomic import check_folder
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
 from phenaki.config import as_dict
-from phenaki.cvivit import CViViT
+from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.clip_files import is_clip_name, is_picture
 from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.listing import is_footage
@@ -32,7 +32,6 @@ from phenaki.training.settings import ModelSettings, TokenizerTraining, load_set
 from phenaki.training.start import start_network
 
 DECODER = ("decoder.", "head.", "first_head.", "quantizer.project_out.")  # what stands between tokens and pixels
-REFINER = ("head.refiner.",)
 OF_DECODER = ("decoder_layers", "head_blocks", "refiner_dim", "refiner_blocks")  # settings that tokens do not depend on
 
 
@@ -80,8 +79,7 @@ class TokenizerTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        alone = {"decoder_only": self.training.decoder_only, "refiner_only": self.training.refiner_only}
-        return {"tokenizer": as_dict(self.model.config), **alone, "discriminator": self.discriminator is not None}
+        return {"tokenizer": as_dict(self.model.config), "decoder_only": self.training.decoder_only, "discriminator": self.discriminator is not None}
 
     @property
     def habits(self) -> dict[str, Any]:
@@ -185,22 +183,10 @@ class TokenizerTask:
         save_video_rows(torch.stack([truth, made], dim=1).flatten(0, 1), path, self.info.fps)
 
 
-def freeze_all_but(tokenizer: CViViT, trained: tuple[str, ...]) -> None:
-    """Leaves only weights whose names begin with one of `trained` to be trained: DECODER, REFINER."""
+def freeze_tokens(tokenizer: CViViT) -> None:
+    """Leaves only what stands between tokens and pixels to be trained."""
     for name, parameter in tokenizer.named_parameters():
-        parameter.requires_grad_(name.startswith(trained))
-
-
-def check_kept(settings: ModelSettings, init_from: str | None) -> None:
-    """ValueError where tokens are to stay what they are, and something is missing for that or against it."""
-    training = settings.train_tokenizer
-    kept = training.keeps_tokens
-    if kept and training.losses.revive_after:
-        raise ValueError(f"{kept} = true keeps the tokens, revive_after changes them: set one of them back")
-    if kept and init_from is None:
-        raise ValueError(f"{kept} = true needs --init-from MODEL, whose tokens are kept")
-    if training.refiner_only and not settings.tokenizer.refiner_dim:
-        raise ValueError("refiner_only = true: the tokenizer has no refiner; set refiner_dim in [tokenizer]")
+        parameter.requires_grad_(name.startswith(DECODER))
 
 
 def run_tokenizer_training(
@@ -216,10 +202,10 @@ def run_tokenizer_training(
     training = replace(settings.train_tokenizer, optimizer=override(settings.train_tokenizer.optimizer, steps, seed))
     if training.losses.revive_after and training.optimizer.sharded:
         raise ValueError(f"{config}: revive_after needs the whole codebook in every process: not with sharded = true")
-    try:
-        check_kept(settings, init_from)
-    except ValueError as error:
-        raise ValueError(f"{config}: {error}") from error
+    if training.decoder_only and training.losses.revive_after:
+        raise ValueError(f"{config}: decoder_only = true keeps the tokens, revive_after changes them: set one of them back")
+    if training.decoder_only and init_from is None:
+        raise ValueError(f"{config}: decoder_only = true needs --init-from MODEL, whose tokens are kept")
     with joined(device) as group, folder_alone(out / "tokenizer", training.optimizer, group) as lock:
         note = on_note if group.leads else silent
         task = _make_task(settings, training, config.stem, group, data, validation, init_from, out / "tokenizer" / "unusable.jsonl", note)
@@ -261,9 +247,9 @@ def _make_task(
     origin = None if init_from is None else load_model(init_from)
     facts = {} if origin is None else start_network(tokenizer, "tokenizer", origin, init_from, on_note)
     info, generator = ModelInfo(name, settings.tokenizer, None, settings.text, settings.world.fps, training=facts), None
-    if training.keeps_tokens:
-        freeze_all_but(tokenizer, REFINER if training.refiner_only else DECODER)
-        check_same_tokens(settings, origin)
+    if training.decoder_only:
+        freeze_tokens(tokenizer)
+        check_same_tokens(settings.tokenizer, origin)
         generator, info = origin.generator, replace(origin.info, name=name, tokenizer=settings.tokenizer, training={**origin.info.training, **facts})
     held_out = source if isinstance(source, StorybookWorld) else None  # drawn with another seed: other stories
     if training.num_stories:
@@ -285,13 +271,12 @@ def bank_of(source: Source, training: TokenizerTraining, tokenizer: CViViT, note
     return ClipBank(source, training.optimizer.seed, training.num_stories, frames, tokenizer.config.temporal_patch_size)
 
 
-def check_same_tokens(settings: ModelSettings, origin: Model) -> None:
+def check_same_tokens(config: CViViTConfig, origin: Model) -> None:
     """ValueError where a tokenizer of these settings would make other tokens than that of `origin`, whatever its decoder."""
-    other = changed(as_dict(origin.info.tokenizer), as_dict(settings.tokenizer))
+    other = changed(as_dict(origin.info.tokenizer), as_dict(config))
     other = [one for one in other if one.split()[0] not in OF_DECODER]
     if other:
-        kept = f"{settings.train_tokenizer.keeps_tokens} = true"
-        raise ValueError(f"{kept}: {origin.info.name} has other tokens: {', '.join(other)}. Set it as it is there")
+        raise ValueError(f"decoder_only = true: {origin.info.name} has other tokens: {', '.join(other)}. Set it as it is there")
 
 
 def silent(text: str) -> None:
