@@ -40,6 +40,7 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="the script's own by default")] = None,
     num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
+    style: Annotated[str | None, typer.Option(help="words appended to every prompt")] = None,
     negative: Annotated[str | None, typer.Option(help="what the video should not show")] = None,
     fps: Annotated[float | None, typer.Option(help="frames a second of the video")] = None,
     size: Annotated[int | None, typer.Option(help="pixels a side of the video")] = None,
@@ -62,26 +63,26 @@ def generate(
     weights are made anew; exit code 1 where a script failed.
     """
     with told_errors():
-        options = {"seed": seed, "fps": fps, "size": size, "guidance_scale": guidance_scale, "num_steps": num_steps, "negative": negative}
-        options["context"] = context and context.value
+        options = {"seed": seed, "fps": fps, "size": size, "style": style, "negative": negative}
+        options |= {"guidance_scale": guidance_scale, "num_steps": num_steps, "context": context and context.value}
+        loading = {"device": device, "dtype": dtype.value, "compile": compiled}
         if scripts is not None:
             if script is not None:
                 raise ValueError(f"{script}: a script beside --scripts {scripts}; give one of them")
             if resume is not None:
                 raise ValueError("--resume and --anew go with one script; --scripts goes on with unfinished videos, --overwrite makes all anew")
             ending = f".{file_format or VideoFormat.mp4}"
-            values = {**options, "model": model, "device": device, "dtype": dtype.value, "compile": compiled, "overwrite": overwrite}
-            render_scripts(scripts, output, values, ending, workers, ray)
+            render_scripts(scripts, output, {**options, **loading, "model": model, "overwrite": overwrite}, ending, workers, ray)
         elif file_format or overwrite or workers is not None or ray is not None:
             raise ValueError("--format, --workers, --ray and --overwrite go with --scripts FOLDER")
         elif script is None:
             raise ValueError("no script came: give one, or a folder of them by --scripts")
         else:
-            generate_one(script, output, (model, device, dtype.value, compiled), resume, options)
+            generate_one(script, output, model, loading, resume, options)
 
 
-def generate_one(script: str, output: Path, model: tuple[str, str, str, bool], resume: bool | None, options: dict[str, Any]) -> None:
-    """One script into one file. model: its name, device and dtype, and whether it is compiled."""
+def generate_one(script: str, output: Path, model: str, loading: dict[str, Any], resume: bool | None, options: dict[str, Any]) -> None:
+    """One script into one file. loading: `load`'s arguments besides the model's name."""
     from phenaki.script_argument import read_script_argument
     from phenaki.video import check_output_path
 
@@ -91,11 +92,11 @@ def generate_one(script: str, output: Path, model: tuple[str, str, str, bool], r
     from phenaki.planning import plan_script, unfamiliar
     from phenaki.recording import generate_to_file
 
-    info = model_info(model[0])
+    info = model_info(model)
     told = plan_script(story, name, info, **options)  # what is wrong with it is told before weights are loaded
     for note in unfamiliar(told.plan, info):
         tell(note)
-    written = generate_to_file(load(*model), story, output, resume=resume, on_note=tell, **options)
+    written = generate_to_file(load(model, **loading), story, output, resume=resume, on_note=tell, **options)
     figures = f"{written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s"
     tell(f"{output}: {figures}")
 
@@ -152,9 +153,11 @@ def plan_command(
     model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
     num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
+    style: Annotated[str | None, typer.Option(help="words appended to every prompt")] = None,
     negative: Annotated[str | None, typer.Option(help="what the video should not show")] = None,
     fps: Annotated[float | None, typer.Option(help="frames a second of the video")] = None,
     size: Annotated[int | None, typer.Option(help="pixels a side of the video")] = None,
+    context: Annotated[ContextKind | None, typer.Option(help="what a chunk sees of the ones before: tokens, or frames encoded anew")] = None,
 ) -> None:
     """Show scenes, frames, chunks, tokens and the expected seconds on this machine, without loading weights."""
     with told_errors():
@@ -163,7 +166,8 @@ def plan_command(
         from phenaki.script_argument import read_script_argument
 
         (story, name), info = read_script_argument(script), model_info(model)
-        told = plan_script(story, name, info, num_steps=num_steps, guidance_scale=guidance_scale, negative=negative, fps=fps, size=size)
+        options = {"num_steps": num_steps, "guidance_scale": guidance_scale, "context": context and context.value}
+        told = plan_script(story, name, info, style=style, negative=negative, fps=fps, size=size, **options)
         planned, per_slice = told.plan, (info.tokenizer.image_size // info.tokenizer.patch_size) ** 2
         table = Table(title=Text(told.story.title or name.name))
         for column in ("scene", "from", "seconds", "frames", "chunks", "tokens", "prompt"):

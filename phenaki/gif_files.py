@@ -10,7 +10,18 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from phenaki.retiming import MIN_FPS
-from phenaki.video_files import MAX_FRAMES, MAX_SIDE, Decoded, Resize, VideoError, check_bytes, check_regular, parse_json_object, stacked
+from phenaki.video_files import (
+    MAX_FRAMES,
+    MAX_SIDE,
+    Decoded,
+    Resize,
+    VideoError,
+    check_bytes,
+    check_regular,
+    parse_json_object,
+    parse_script,
+    stacked,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,15 +44,15 @@ def gif_facts(path: Path) -> GifFacts:
     lasting, last = [], None  # milliseconds of each picture
     for last in _pictures(path):
         lasting.append(last.info.get("duration") or 100)
-    values = parse_json_object(last.info.get("comment", b"").decode("utf-8", "replace"))
-    fps = values.get("fps")
+    comment = last.info.get("comment", b"").decode("utf-8", "replace")
+    fps = parse_json_object(comment).get("fps")
     fps = float(fps) if isinstance(fps, (int, float)) and MIN_FPS <= fps < 1000 else float(max(round(1000 / min(lasting)), 1))
     counts, shown, elapsed = [], 0, 0
     for milliseconds in lasting:
         elapsed += milliseconds
         counts.append(max(min(round(elapsed * fps / 1000), MAX_FRAMES) - shown, 0))
         shown += counts[-1]
-    return GifFacts(last.height, last.width, fps, tuple(counts) if shown else (1,), values if "scenes" in values else None)
+    return GifFacts(last.height, last.width, fps, tuple(counts) if shown else (1,), parse_script(comment))
 
 
 def gif_pictures(path: Path, facts: GifFacts) -> Iterator[tuple[np.ndarray, int]]:

@@ -28,7 +28,7 @@ from phenaki.pixels import to_pixels, to_video
 from phenaki.progress import story_progress
 from phenaki.retiming import retimed, retimed_length, retimed_start
 from phenaki.sampling import SamplingOptions
-from phenaki.story import FILE_FIELDS, SAMPLING, Story
+from phenaki.story import FILE_FIELDS, OPTIONS, SAMPLING, Story
 from phenaki.story_plan import ScenePlan, StoryPlan, plan
 from phenaki.text import TextEncoder
 from phenaki.video import Video, VideoError, VideoScene, middle_square, pictures_in, read_image
@@ -132,26 +132,13 @@ class Phenaki:
         """When which chunk is told what; `story` is anything `Story.of` takes."""
         return plan_story(Story.of(story), self.info)
 
-    def prepare(
-        self,
-        story: Any,
-        *,
-        seed: int | None = None,
-        fps: float | None = None,
-        size: int | None = None,
-        style: str | None = None,
-        negative: str | None = None,
-        guidance_scale: float | None = None,
-        num_steps: int | None = None,
-        context: str | None = None,
-        **unknown: Any,
-    ) -> Prepared:
-        """Checks a story, its prompts, pictures and the values that go before its own, before anything is made."""
-        if unknown:
-            known = "seed, fps, size, style, negative, guidance_scale, num_steps, context"
-            raise TypeError(f"unknown option {next(iter(unknown))!r}: allowed are {known}")
-        own = {"seed": seed, "fps": fps, "size": size, "style": style, "negative": negative}
-        story = apply_overrides(Story.of(story), **own, guidance_scale=guidance_scale, num_steps=num_steps, context=context)
+    def prepare(self, story: Any, **options: Any) -> Prepared:
+        """Checks a story, its prompts, pictures and the values that go before its own, before anything is made.
+
+        Options: seed, fps, size, style, negative, guidance_scale (1 = off), num_steps (rounds a chunk), context (what a chunk sees of the
+        ones before, "tokens" or "frames"). Left out or None, they are the story's own, then the model's; a scene's own values go first.
+        """
+        story = apply_overrides(Story.of(story), **options)
         planned = checked_plan(story, self.info)
         options = sampling_options(story, self.info)
         for scene in planned.scenes:
@@ -161,9 +148,7 @@ class Phenaki:
     def stream_story(self, story: Any, **options: Any) -> Iterator[StoryChunk]:
         """Yields the video chunk by chunk, in memory that does not grow with its length.
 
-        Options (see `prepare`): seed, fps, size, style, negative, guidance_scale, num_steps, context. Left out, they take the story's own
-        value, then the model's. guidance_scale 1 = off. A scene's own guidance_scale, num_steps and negative go first. context: what a chunk
-        sees of the ones before, "tokens" or "frames" (`SamplingOptions`).
+        The options are those of `prepare`.
         """
         return self.stream(self.prepare(story, **options))
 
@@ -194,7 +179,7 @@ class Phenaki:
         return story.size or self.info.tokenizer.image_size
 
     def generate_story(self, story: Any, *, progress: bool = True, on_chunk: Callable[[StoryChunk], None] | None = None, **options: Any) -> Video:
-        """The whole video. `on_chunk` is called with each StoryChunk as it is made; the options are those of `stream_story`."""
+        """The whole video. `on_chunk` is called with each StoryChunk as it is made; the options are those of `prepare`."""
         prepared, frames = self.prepare(story, **options), []
         story = prepared.story
         with story_progress(progress) as advance:
@@ -336,7 +321,9 @@ def check_can_recall(planned: StoryPlan, info: ModelInfo) -> None:
 
 
 def apply_overrides(story: Story, **values: Any) -> Story:
-    """The story with the values that are not None put in place of its own; checked as a script is."""
+    """The story with the values that are not None put in place of its own; checked as a script is. TypeError for one that is not of OPTIONS."""
+    if unknown := [name for name in values if name not in OPTIONS]:
+        raise TypeError(f"unknown option {unknown[0]!r}: allowed are {', '.join(OPTIONS)}")
     given = {key: value for key, value in values.items() if value is not None}
     return Story.from_dict({**story.to_dict(), **given}) if given else story
 

@@ -105,16 +105,16 @@ def story_operations(plan: StoryPlan, info: ModelInfo, options: SamplingOptions)
     tokens_per_slice = (info.tokenizer.image_size // info.tokenizer.patch_size) ** 2
     weights = sum(parameter.numel() for parameter in generator.layers.parameters())
     heads = sum(parameter.numel() for parameter in generator.to_logits.parameters())
-    operations = 0.0
+    context = (info.generator.context_slices + info.generator.anchor) * tokens_per_slice
+    decoder, operations = decoder_operations_per_token(tokenizer), 0.0
     for scene in plan.scenes:
         rounds = (scene.num_steps or options.num_steps) + options.num_corrections  # as in `director.py`
         branches = 1 if (scene.guidance_scale or options.guidance_scale) == 1 else 2
         for chunk in scene.chunks:
             tokens = chunk.num_slices * tokens_per_slice
-            context = (info.generator.context_slices + info.generator.anchor) * tokens_per_slice
             attention = 4 * info.generator.depth * info.generator.dim * tokens * (tokens + context)
             operations += branches * rounds * (2 * weights * tokens + 2 * heads * tokens / 2 + attention) + 2 * weights * context
-            operations += tokens * decoder_operations_per_token(tokenizer)
+            operations += tokens * decoder
     return operations
 
 

@@ -49,8 +49,9 @@ class Lines:
         seconds = self.clock() - self.began
         if self.before is None:
             self.before = chunk.start_frame
-        if seconds >= self.due and done(chunk) < chunk.num_frames_total:
-            left = seconds / (done(chunk) - self.before) * (chunk.num_frames_total - done(chunk))
+        made = done(chunk) - self.before  # none, where a video has fewer frames a second than chunks
+        if made and seconds >= self.due and done(chunk) < chunk.num_frames_total:
+            left = seconds / made * (chunk.num_frames_total - done(chunk))
             self.write(f"{done(chunk)}/{chunk.num_frames_total} frames, {place(chunk)}; about {left:.0f} s left")
             self.due = FURTHER_APART * seconds
 

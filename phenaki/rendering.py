@@ -20,7 +20,7 @@ from phenaki.pipeline import (
     Phenaki,
     StoryChunk,
     apply_overrides,
-    check_not_empty,
+    checked_plan,
     files_of,
     load,
     model_info,
@@ -31,8 +31,7 @@ from phenaki.pipeline import (
 from phenaki.planning import unfamiliar_in_scripts
 from phenaki.recording import generate_to_file
 from phenaki.script_folder import Job, find_jobs, open_output
-from phenaki.story import Story
-from phenaki.video_encoders import part_path
+from phenaki.story import OPTIONS, Story
 from phenaki.video_files import check_spares
 
 
@@ -51,16 +50,17 @@ class RenderSettings:
     seed: int | None = None
     fps: float | None = None
     size: int | None = None
+    style: str | None = None
+    negative: str | None = None
     guidance_scale: float | None = None
     num_steps: int | None = None
-    negative: str | None = None
     context: str | None = None  # what a chunk sees of the ones before: "tokens" or "frames"
     overwrite: bool = False  # videos that are there are made anew, and part files are not gone on with
 
     @property
     def options(self) -> dict[str, Any]:
         """Those of `Phenaki.prepare`: what goes in place of a story's own values."""
-        return {name: getattr(self, name) for name in ("seed", "fps", "size", "negative", "guidance_scale", "num_steps", "context")}
+        return {name: getattr(self, name) for name in OPTIONS}
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ Runner = Callable[[Sequence[Job], RenderSettings, Watcher], Iterator[Outcome]]
 
 
 def render(phenaki: Phenaki, story: Story | Path, job: Job, settings: RenderSettings, watcher: Watcher) -> Outcome:
-    """Makes a job's video of a story, or of the script at a path; goes on with the part file that is there, if one is.
+    """Makes a job's video of a story, or of the script at a path; goes on with the part file that is there, if it is of the same.
 
     Whatever goes wrong with it becomes the outcome, so that others can be made.
     """
-    resume = not settings.overwrite and part_path(job.output).exists()
+    resume = False if settings.overwrite else None  # None: where it is the same
     on_chunk = lambda chunk: watcher.frames(job, *frames_of(chunk))
     try:
         written = generate_to_file(
@@ -166,7 +166,7 @@ def render_folder(
     check_settings(settings, info)
     open_output(output, ending)
     stories, outcomes = read_stories(jobs)
-    sources = {job: files for job, story in stories.items() if (files := files_of(story))}
+    sources = sources_of(stories)
     waiting, kept = [], []
     with Worker(OWN_TIME_LIMIT) as worker:
         for job, story in stories.items():
@@ -210,10 +210,27 @@ def read_stories(jobs: Sequence[Job]) -> tuple[dict[Job, Story], list[Outcome]]:
     return stories, failed
 
 
-def check_sources_spared(job: Job, sources: dict[Job, list[Path]]) -> None:
+def sources_of(stories: dict[Job, Story]) -> dict[tuple[int, int], tuple[Job, Path]]:
+    """The pictures and videos that scripts name, by what they are on the disk, each with a job that it is named by."""
+    sources = {}
+    for job, story in stories.items():
+        for file in set(files_of(story)):
+            with contextlib.suppress(OSError):  # gone since it was read: its own job will say so
+                sources.setdefault(on_disk(file), (job, file))
+    return sources
+
+
+def check_sources_spared(job: Job, sources: dict[tuple[int, int], tuple[Job, Path]]) -> None:
     """VideoError where a job's video would be written over a picture or video that any of the scripts names: its own, or another's."""
-    for other, files in sources.items():
-        check_spares(job.output, files, "it" if other == job else f"the video of {other.script.name}")
+    if job.output.exists() and (found := sources.get(on_disk(job.output))):
+        other, file = found
+        check_spares(job.output, [file], "it" if other == job else f"the video of {other.script.name}")
+
+
+def on_disk(path: Path) -> tuple[int, int]:
+    """What a file is, whatever it is called."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def is_finished(job: Job, story: Story, settings: RenderSettings, info: ModelInfo, worker: Worker, on_note: Callable[[str], None]) -> bool:
@@ -222,7 +239,7 @@ def is_finished(job: Job, story: Story, settings: RenderSettings, info: ModelInf
     ValueError where its story cannot be told, or the video was made from something else. Opens no weights.
     """
     story = apply_overrides(story, **settings.options)
-    check_not_empty(plan_story(story, info), story.fps or info.fps)
+    checked_plan(story, info)
     if settings.overwrite or not job.output.exists():
         return False
     options = sampling_options(story, info)

@@ -1,5 +1,6 @@
 """What may stand for a script on the command line: its file, `-` (plain text on standard input), a prompt itself, a video made before."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -15,15 +16,16 @@ def read_script_argument(given: str) -> tuple[Story, Path]:
     if given == "-":
         name = Path("standard input")
         return Story.from_text(decoded(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), "plain text")), name
-    if path.suffix.lower() in CODECS:
-        return story_of_video(path), path
-    if path.is_dir():
+    if os.path.isdir(given):  # not Path's own, which fails for a prompt that is too long for a name
         raise StoryError("is a folder; give a script in it, or all of them by `generate --scripts`", file=given)
-    if path.suffix.lower() not in PARSERS and not path.exists():
-        if len(given.split()) == 1 or (len(path.parts) > 1 and path.parent.is_dir()):
-            raise StoryError(f"no such file, and a prompt has more than one word. A script ends in {' '.join(PARSERS)}", file=given)
-        return Story.from_text(given), Path("prompt")
-    return Story.load(path), path
+    names_a_file = os.path.exists(given) or len(given.split()) == 1 or (len(path.parts) > 1 and os.path.isdir(path.parent))
+    if path.suffix.lower() in CODECS and names_a_file:
+        return story_of_video(path), path
+    if path.suffix.lower() in PARSERS or os.path.exists(given):
+        return Story.load(path), path
+    if names_a_file:
+        raise StoryError(f"no such file, and a prompt has more than one word. A script ends in {' '.join(PARSERS)}", file=given)
+    return Story.from_text(given), Path("prompt")
 
 
 def story_of_video(path: Path) -> Story:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from phenaki.story_formats import PARSERS, Parsed, StoryError, parse_text
+from phenaki.story_formats import FILE_FIELDS, PARSERS, Parsed, StoryError, parse_text
 
 __all__ = ["Scene", "Story", "StoryError"]
 
@@ -22,10 +22,11 @@ MAX_STORY_SECONDS = 24 * 3600
 MAX_FILE_BYTES = 1 << 20
 MAX_ERRORS_TOLD = 5
 MAX_NAME_CHARS = 64
-SAMPLING = ("num_steps", "guidance_scale", "context")  # sampling options that a story may have
+MAX_SIZE = 4096  # pixels a side: as many as are read again (video_files.py)
+SAMPLING = ("guidance_scale", "num_steps", "context")  # sampling options that a story may have
+OPTIONS = ("seed", "fps", "size", "style", "negative", *SAMPLING)  # what may be asked for in place of a story's own values
 OF_A_VIDEO = ("model", "made_with", "edit")  # keys that the script inside a video has besides those of a story
 MAX_REMEMBERED = 16  # names in a story: each is a slice of tokens that is held to its end
-FILE_FIELDS = ("image", "video", "end_image")  # of a scene
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True)]
@@ -79,7 +80,7 @@ class Story(BaseModel):
 
     title: Text = Field("", description=f"a text of at most {MAX_PROMPT_CHARS} characters")
     fps: Number | None = Field(None, gt=0, le=240, description="frames a second, above 0 and at most 240; the model's own by default")
-    size: Whole | None = Field(None, ge=16, le=8192, description="whole pixels a side, from 16 to 8192; the model's own by default")
+    size: Whole | None = Field(None, ge=16, le=MAX_SIZE, description=f"whole pixels a side, from 16 to {MAX_SIZE}; the model's own by default")
     seed: Whole = Field(0, ge=0, lt=2**63, description="a whole number from 0 to 2**63 - 1")
     style: Text = Field("", description=f"a text of at most {MAX_PROMPT_CHARS} characters, appended to every prompt")
     negative: Text = Field("", description=f"a text of at most {MAX_PROMPT_CHARS} characters: what should not be seen")

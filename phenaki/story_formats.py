@@ -26,7 +26,8 @@ MAX_NUMBER_CHARS = 100
 HEADER_TYPES = {
     "title": str, "fps": float, "size": int, "seed": int, "style": str, "negative": str, "guidance_scale": float, "num_steps": int, "context": str,
 }  # fmt: skip
-TEXT_OPTIONS = ("image", "video", "end_image", "remember", "recall")  # their value is a text
+FILE_FIELDS = ("image", "video", "end_image")  # of a scene: each names a file
+TEXT_OPTIONS = (*FILE_FIELDS, "remember", "recall")  # their value is a text
 OPTIONS = (
     "`4s`, `cut`, `guidance 6`, `steps 12`, `image a.png`, `video a.mp4`, `end_image b.png`, `remember bear` and `recall bear`, "
     "with commas between them"

@@ -20,6 +20,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from phenaki.atomic import why_unwritable
 from phenaki.nal_units import damage_of, length_size
 from phenaki.retiming import MIN_FPS, frame_at
+from phenaki.story_formats import FILE_FIELDS
 
 VIDEO_ENDINGS = (".mp4", ".webm", ".gif")
 OUTPUT_ENDINGS = (*VIDEO_ENDINGS, ".png")
@@ -239,9 +240,21 @@ def _scene(chapter: dict[str, Any], fps: float) -> VideoScene:
 
 
 def parse_script(text: str) -> dict[str, Any] | None:
-    """The script that travels in a file; None where there is none, or something else stands in its place."""
+    """The script that travels in a file; None where there is none, or something else stands in its place.
+
+    Pictures and videos are named in it without folders, as this program writes them: who tells it again opens these names.
+    """
     values = parse_json_object(text)
-    return values if "scenes" in values else None
+    scenes = values.get("scenes")
+    if not isinstance(scenes, list):
+        return None
+    named = [scene[field] for scene in scenes if isinstance(scene, dict) for field in FILE_FIELDS if scene.get(field) is not None]
+    return values if all(isinstance(name, str) and is_plain_name(name) for name in named) else None
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether it names a file without its folder, on any system."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\:\0")
 
 
 def parse_json_object(text: str) -> dict[str, Any]:

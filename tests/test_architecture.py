@@ -31,7 +31,7 @@ ALLOWED = {
     "text": {"config", "encoder_folder"},
     "story_formats": set(),
     "nal_units": set(),
-    "video_files": {"atomic", "nal_units", "retiming"},
+    "video_files": {"atomic", "nal_units", "retiming", "story_formats"},
     "gif_files": {"retiming", "video_files"},
     "part_file": {"locks"},
     "video_encoders": {"part_file", "retiming", "video_files"},

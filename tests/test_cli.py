@@ -389,6 +389,22 @@ def test_a_name_that_leads_nowhere_is_no_prompt(model, tmp_path):
     assert "is a folder; give a script in it, or all of them by `generate --scripts`" in fails("plan", tmp_path, "--model", model)
 
 
+def test_a_prompt_may_be_longer_than_a_name_and_end_as_one(model, tmp_path):
+    lines, odd = "[1s] A teddy bear walks on the beach.\n" * 10, "[10s] A bear looks at bear.mp4"
+    for prompt in (lines, odd):
+        assert "80 frames, 10.00 s at 8 fps" in run("plan", prompt, "--model", model)
+    assert "no such file" in fails("plan", "bear.mp4", "--model", model) and "no such file" in fails("plan", tmp_path / "a b.mp4", "--model", model)
+
+
+def test_style_and_context_are_options_as_the_others_are(script, model, tmp_path):
+    for command in (("plan",), ("generate", "-o", tmp_path / "a.mp4")):
+        assert "style = " in fails(*command, script, "--model", model, "--style", "x" * 1001)
+    told = run("plan", script, "--model", model, "--style", "in oils", "--context", "frames")
+    assert "in oils" in told
+    run("generate", script, "-o", tmp_path / "a.mp4", "--model", model, "--device", "cpu", "--style", "in oils", "--num-steps", 1)
+    assert read_video(tmp_path / "a.mp4").script["style"] == "in oils"
+
+
 def test_plan_refuses_what_generate_refuses(script, model, tmp_path):
     assert "num_steps = 0: needs a whole number" in fails("plan", script, "--model", model, "--num-steps", 0)
     assert "no such folder" in fails("plan", script, "--model", "nosuch")

@@ -172,8 +172,8 @@ def test_no_frame_is_lost_or_moved_at_a_seam():
 
 
 def test_frames_that_would_fill_the_memory_are_refused(ready):
-    with pytest.raises(ValueError, match=r"8192x8192 pixels at 240 fps: the frames of a chunk would take .* GiB of memory, at most 4"):
-        ready.prepare({"size": 8192, "fps": 240, "scenes": [{"prompt": "a bear"}]})
+    with pytest.raises(ValueError, match=r"4096x4096 pixels at 240 fps: the frames of a chunk would take .* GiB of memory, at most 4"):
+        ready.prepare({"size": 4096, "fps": 240, "scenes": [{"prompt": "a bear"}]})
 
 
 @pytest.mark.parametrize("size", [16, 48, 64])

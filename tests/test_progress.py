@@ -34,6 +34,16 @@ def test_what_was_there_before_is_no_measure_of_pace():
     assert told(20, range(500, 1000, 10))[0].endswith("about 980 s left")
 
 
+def test_a_chunk_without_frames_says_nothing():
+    """At half a frame a second shown, most chunks have none; the first after a resume too."""
+    lines, now = [], [0.0]
+    show = Lines(lines.append, lambda: now[0])
+    for start, count in [(500, 0), (500, 10)]:
+        now[0] += 20
+        show(SimpleNamespace(**{**vars(chunk(start)), "frames": np.zeros((count, 1, 1, 3))}))
+    assert lines == [f"510/1000 frames, scene 3: {('a bear ' * 10)[:40]}; about 1960 s left"]
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_lines_go_to_standard_error(shown, capsys, monkeypatch):
     monkeypatch.setattr("phenaki.progress.FIRST_LINE", 0.0)

@@ -321,16 +321,41 @@ def test_stopped_it_goes_on_to_the_same_bytes(scripts, settings, alone, tmp_path
         assert job.output.read_bytes() == alone(job.script.name)
 
 
-def test_a_part_file_of_another_story_is_told_and_overwritten_when_asked(scripts, settings, tmp_path):
-    out = tmp_path / "out"
+def test_a_part_file_of_another_story_is_kept_and_told(scripts, settings, tmp_path):
+    """As of one script alone."""
+    out, book = tmp_path / "out", Notebook()
     with pytest.raises(KeyboardInterrupt):
         render_folder(scripts, out, settings, watcher=Impatient(after=2))
+    before = part_path(out / "a.mp4").read_bytes()
     (scripts / "a.txt").write_text("[3s] a bear\n")
-    report = render_folder(scripts, out, settings)
-    assert [outcome.job.script.name for outcome in report.failed] == ["a.txt"] and "was begun with" in report.failed[0].error
-    assert report.failed[0].error.endswith(". Move it away, or --overwrite makes all videos anew") and "--anew" not in report.failed[0].error
-    report = render_folder(scripts, out, RenderSettings(settings.model, "cpu", overwrite=True))
+    report = render_folder(scripts, out, settings, watcher=book)
     assert not report.failed and report.made[0].num_frames == 24
+    (note,) = (note for note in book.notes if "begins anew" in note)
+    assert "was begun with" in note and any(file.read_bytes() == before for file in out.glob(".a.*"))
+
+
+def test_a_script_that_no_video_can_be_of_fails_before_a_model_is_loaded(scripts, settings, tmp_path, no_models):
+    for script in scripts.iterdir():
+        script.unlink()
+    (scripts / "large.yaml").write_text("size: 4096\nfps: 240\nscenes: [{prompt: a bear}]\n")
+    report = render_folder(scripts, tmp_path / "out", settings)
+    assert "the frames of a chunk would take" in report.failed[0].error
+
+
+def test_a_thousand_scripts_with_pictures_are_checked_at_once(scripts, settings, tmp_path):
+    for script in scripts.iterdir():
+        script.unlink()
+    Image.new("RGB", (16, 16)).save(scripts / "x.png")
+    for number in range(1000):
+        (scripts / f"{number}.txt").write_text("[image x.png] a bear\n")
+    jobs = find_jobs(scripts, tmp_path / "out")
+    stories, failed = phenaki.rendering.read_stories(jobs)
+    assert not failed
+    began = time.process_time()
+    sources = phenaki.rendering.sources_of(stories)
+    for job in jobs:
+        phenaki.rendering.check_sources_spared(job, sources)
+    assert time.process_time() - began < 2, "not each with each"
 
 
 # ---- in several processes ------------------------------------------------------------------------------------------

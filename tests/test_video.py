@@ -22,9 +22,11 @@ from PIL import Image, ImageOps, PngImagePlugin
 import phenaki.video
 import phenaki.video_files
 from phenaki.frame_source import FrameSource
+from phenaki.story import MAX_SIZE
+from phenaki.story_formats import FILE_FIELDS
 from phenaki.video import Video, VideoError, VideoScene, VideoWriter, check_output_path, contact_sheet, read_image, read_video
 from phenaki.video_encoders import part_path
-from phenaki.video_files import parse_script, resampled_indices, stacked
+from phenaki.video_files import MAX_SIDE, parse_script, resampled_indices, stacked
 
 FILES = ("mp4", "webm", "gif")
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -174,7 +176,9 @@ def test_a_gif_and_a_contact_sheet_carry_the_script(tmp_path):
         assert json.loads(picture.text["phenaki_script"]) == SCRIPT
 
 
-NO_SCRIPTS = ["", "hello", "[1, 2]", "{}", '{"scene": 1}', '{"scenes"', "[" * 100_000, '{"a":' * 100_000, "1" * 5000]
+NO_SCRIPTS = ["", "hello", "[1, 2]", "{}", '{"scene": 1}', '{"scenes"', "[" * 100_000, '{"a":' * 100_000, "1" * 5000, '{"scenes": 1}']
+ELSEWHERE = ["/etc/passwd", "../a.png", "sub/a.png", "..", "C:a.png", "sub\\a.png", 3]
+NO_SCRIPTS += [json.dumps({"scenes": [{"prompt": "a bear"}, {"prompt": "a bear", "image": name}]}) for name in ELSEWHERE]
 
 
 @pytest.mark.parametrize("comment", NO_SCRIPTS, ids=range(len(NO_SCRIPTS)))
@@ -187,6 +191,21 @@ def test_a_comment_that_is_no_script(tmp_path, comment):
         container.mux([*stream.encode(av.VideoFrame.from_ndarray(gradient(1)[0], format="rgb24")), *stream.encode(None)])
     read = read_video(path)
     assert len(read) == 1 and read.script is None and parse_script(comment) is None
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".gif"])
+def test_a_script_in_a_file_names_pictures_beside_it_alone(tmp_path, ending):
+    """Whoever tells the story of a video from elsewhere opens what it names."""
+    for field in FILE_FIELDS:
+        script = {"scenes": [{"prompt": "a bear", field: "a.png"}]}
+        Video(gradient(2), 8, (), script).save(tmp_path / f"good{ending}")
+        assert read_video(tmp_path / f"good{ending}").script["scenes"] == script["scenes"]
+        Video(gradient(2), 8, (), {"scenes": [{"prompt": "a bear", field: "/home/me/a.png"}]}).save(tmp_path / f"bad{ending}")
+        assert read_video(tmp_path / f"bad{ending}").script is None
+
+
+def test_a_video_of_the_largest_story_can_be_read():
+    assert MAX_SIZE == MAX_SIDE
 
 
 # ---- reading at another size and rate ------------------------------------------------------------------------------
