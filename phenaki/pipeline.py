@@ -5,9 +5,8 @@ carries over is `past.py`'s, files are `video.py`'s.
 """
 
 import contextlib
-import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,23 +14,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from phenaki.checkpoint import CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model, sha256, shipped_models, weights_hash
+from phenaki.checkpoint import CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model, shipped_models, weights_hash
 from phenaki.compiling import check_compiler, compile_layers
 from phenaki.config import as_dict
 from phenaki.devices import choose_device, choose_dtype, hold_matrices
 from phenaki.director import Given, SceneText, direct
-from phenaki.frame_source import FrameSource
 from phenaki.pixels import to_pixels, to_video
 from phenaki.progress import story_progress
 from phenaki.retiming import retimed, retimed_length, retimed_start
 from phenaki.sampling import SamplingOptions
+from phenaki.scene_files import SceneFiles, content_hashes, files_of
 from phenaki.story import FILE_FIELDS, OPTIONS, SAMPLING, Story
 from phenaki.story_plan import ScenePlan, StoryPlan, plan
 from phenaki.text import TextEncoder
-from phenaki.video import Video, VideoError, VideoScene, middle_square, pictures_in, read_image
+from phenaki.video import Video, VideoScene
 
 DEFAULT_MODEL = "storybook"
 MAX_CHUNK_BYTES = 4 << 30  # of a chunk's frames as they are shown
@@ -60,7 +58,7 @@ class Prepared:
     plan: StoryPlan
     texts: Sequence[SceneText]  # one for each scene
     options: SamplingOptions
-    given: dict[int, Given]  # by scene: what it starts from or ends on
+    given: Mapping[int, Given]  # by scene: what it starts from or ends on
 
 
 class SceneTexts(Sequence[SceneText]):
@@ -143,7 +141,7 @@ class Phenaki:
         options = sampling_options(story, self.info)
         for scene in planned.scenes:
             self.check_prompts(scene.prompt, scene.negative)
-        return Prepared(story, planned, SceneTexts(planned.scenes, self.scene_text), options, self._given(planned))
+        return Prepared(story, planned, SceneTexts(planned.scenes, self.scene_text), options, SceneFiles(planned.scenes, self.info, self.to_tensor))
 
     def stream_story(self, story: Any, **options: Any) -> Iterator[StoryChunk]:
         """Yields the video chunk by chunk, in memory that does not grow with its length.
@@ -208,30 +206,6 @@ class Phenaki:
         other = self.text_encoder.encode([negative]).to(self.device) if negative else None
         return SceneText(encoded.text, encoded.text_mask, (other.text, other.text_mask) if other else None)
 
-    def _given(self, planned: StoryPlan) -> dict[int, Given]:
-        """The pictures and videos of the scenes that have some."""
-        size = self.info.tokenizer.image_size
-        given = {}
-        for scene in planned.scenes:
-            start = self._last_frames(scene) if scene.video is not None else None
-            if scene.image is not None:
-                start = self.to_tensor(read_image(scene.image, size)[None])
-            end = self.to_tensor(read_image(scene.end_image, size)[None])[0] if scene.end_image is not None else None
-            if scene.starts_from_file or end is not None:
-                given[scene.index] = Given(start, end)
-        return given
-
-    def _last_frames(self, scene: ScenePlan) -> Tensor:
-        """What a scene that goes on from a video sees of it: slices as many as a chunk remembers, and one to start with."""
-        patch = self.info.tokenizer.temporal_patch_size
-        frames = FrameSource.of(scene.video).last_frames(1 + patch * max(self.info.generator.context_slices, 1), self.info.fps)
-        if len(frames) < 1 + patch:
-            told = f"{scene.video}: {len(frames)} frames at {self.info.fps:g} fps, going on from a video needs {1 + patch} at least"
-            raise VideoError(f"{told}; give a longer one, or its last frame as `image`")
-        whole = 1 + patch * ((len(frames) - 1) // patch)
-        squares = [middle_square(Image.fromarray(pixels), self.info.tokenizer.image_size) for pixels in frames[-whole:]]
-        return self.to_tensor(np.stack(squares))
-
     def to_tensor(self, frames: np.ndarray) -> Tensor:
         """Frames uint8 (f h w 3) -> float (f c h w) in [-1, 1] on the model's device."""
         return to_video(frames).to(self.device)
@@ -268,20 +242,9 @@ def resolved_script(story: Story, info: ModelInfo, options: SamplingOptions, net
         scene |= {name: Path(scene[name]).name for name in FILE_FIELDS if name in scene}
     made_with = {"weights": weights_hash(info, networks), "sampling": as_dict(options)}
     if files := files_of(story):
-        made_with["files"] = list(map(content_hash, files))
+        hashes = content_hashes(files)
+        made_with["files"] = [hashes[file] for file in files]
     return {**values, "fps": story.fps or info.fps, "model": info.name, "made_with": made_with}
-
-
-def files_of(story: Story) -> list[Path]:
-    """The pictures and videos that a story's scenes start from or end on."""
-    return [Path(getattr(scene, name)) for scene in story.scenes for name in FILE_FIELDS if getattr(scene, name) is not None]
-
-
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file, or of the pictures of a folder in the order in which they are shown."""
-    if not path.is_dir():
-        return sha256(path)
-    return hashlib.sha256("\n".join(map(sha256, pictures_in(path))).encode()).hexdigest()
 
 
 def video_scenes(story: Story, model_fps: float, planned: StoryPlan) -> tuple[VideoScene, ...]:

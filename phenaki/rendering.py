@@ -21,7 +21,6 @@ from phenaki.pipeline import (
     StoryChunk,
     apply_overrides,
     checked_plan,
-    files_of,
     load,
     model_info,
     plan_story,
@@ -30,6 +29,7 @@ from phenaki.pipeline import (
 )
 from phenaki.planning import unfamiliar_in_scripts
 from phenaki.recording import generate_to_file
+from phenaki.scene_files import files_of
 from phenaki.script_folder import Job, find_jobs, open_output
 from phenaki.story import OPTIONS, Story
 from phenaki.video_files import check_spares

@@ -25,6 +25,7 @@ from phenaki.rendering import Outcome, RenderError, RenderSettings, Watcher
 from phenaki.script_folder import Job
 
 MAX_TRIES = 3  # of a script whose process died
+MAX_WORKERS = 1024
 MAX_TOLD = 300  # characters of a dead process's last words
 
 
@@ -159,8 +160,8 @@ def work(idle: "SimpleQueue[RenderWorker]", job: Job, watcher: Watcher) -> Outco
 
 def check_num_workers(num_workers: int) -> None:
     """RenderError for a number of workers that there cannot be."""
-    if not 1 <= num_workers <= 1024:
-        raise RenderError(f"{num_workers} workers: needed 1 to 1024")
+    if not 1 <= num_workers <= MAX_WORKERS:
+        raise RenderError(f"{num_workers} workers: needed 1 to {MAX_WORKERS}")
 
 
 def devices_of(device: str) -> list[str]:

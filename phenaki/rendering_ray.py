@@ -24,7 +24,7 @@ from phenaki.checkpoint import find_model
 from phenaki.devices import choose_dtype
 from phenaki.pipeline import model_info
 from phenaki.rendering import Outcome, RenderError, RenderSettings, Watcher, loaded, reason_of, render
-from phenaki.rendering_processes import check_num_workers
+from phenaki.rendering_processes import MAX_WORKERS, check_num_workers
 from phenaki.script_folder import Job
 from phenaki.story import FILE_FIELDS, Story
 
@@ -84,8 +84,9 @@ def render_on_ray(
         if settings.device == "cpu":  # as on this machine, for all: CPUs that choose for themselves may differ
             settings = replace(settings, dtype=str(choose_dtype(settings.dtype, torch.device("cpu"))).removeprefix("torch."))
         room = ray.cluster_resources().get("GPU" if settings.device == "cuda" else "CPU", 1)
-        num_workers = max(int(room), 1) if num_workers is None else num_workers
-        check_num_workers(num_workers)
+        if num_workers is not None:
+            check_num_workers(num_workers)
+        num_workers = num_workers or min(max(int(room), 1), MAX_WORKERS)
         num_gpus = 1 if settings.device == "cuda" else 0
         task = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=MAX_RETRIES, retry_exceptions=False)(render_parcel)
         yield from rendered(ray, task, iter(jobs), settings, num_workers)
@@ -118,10 +119,15 @@ def received(ray: ModuleType, reference: Any, job: Job) -> Outcome:
         if not delivery.outcome.error:
             write_bytes(job.output, delivery.video)
     except ray.exceptions.RayError as error:
-        return Outcome(job, f"lost on the cluster after {1 + MAX_RETRIES} tries: {str(error).strip().splitlines()[0]}", tries=1 + MAX_RETRIES)
+        return Outcome(job, f"lost on the cluster after {1 + MAX_RETRIES} tries: {first_line(error)}", tries=1 + MAX_RETRIES)
     except OSError as error:
         return Outcome(job, reason_of(error))
     return replace(delivery.outcome, job=job)
+
+
+def first_line(error: Exception) -> str:
+    """Of its words; its type where it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 @contextlib.contextmanager
@@ -133,8 +139,7 @@ def connected(ray: ModuleType, address: str) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RenderError(f"--ray {address}: no Ray cluster that can be reached there ({told})") from error
+        raise RenderError(f"--ray {address}: no Ray cluster that can be reached there ({first_line(error)})") from error
     try:
         yield
     finally:

@@ -59,10 +59,11 @@ ALLOWED = {
     "story": {"story_formats"},
     "story_plan": {"story"},
     "video": {"atomic", "gif_files", "part_file", "video_encoders", "video_files"},
-    "recording": {"checkpoint", "config", "part_file", "pipeline", "progress", "sampling", "story", "video", "video_encoders"},
+    "scene_files": {"checkpoint", "director", "frame_source", "story", "story_plan", "video"},
+    "recording": {"checkpoint", "config", "part_file", "pipeline", "progress", "sampling", "scene_files", "story", "video", "video_encoders"},
     "script_folder": {"story_formats", "video_files"},
     "rendering": {
-        "checkpoint", "data/decoding", "part_file", "pipeline", "planning", "recording", "script_folder", "story", "video_encoders", "video_files",
+        "checkpoint", "data/decoding", "part_file", "pipeline", "planning", "recording", "scene_files", "script_folder", "story", "video_files",
     },
     "rendering_worker": {"pipeline", "rendering", "script_folder"},
     "rendering_processes": {"devices", "pipeline", "rendering", "script_folder"},

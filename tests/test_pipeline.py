@@ -17,6 +17,7 @@ from PIL import Image
 
 import phenaki.devices as devices
 import phenaki.pipeline as pipeline
+import phenaki.scene_files as scene_files
 from phenaki import Scene, Story
 from phenaki.checkpoint import CheckpointError, ModelInfo, load_model, read_info, save_model
 from phenaki.cvivit import CViViT, Stream
@@ -29,7 +30,7 @@ from phenaki.sampling import SamplingOptions
 from phenaki.story import StoryError
 from phenaki.text import TextEncoder
 from phenaki.training.settings import load_settings
-from phenaki.video import Video, VideoError, read_video
+from phenaki.video import Video, VideoError, read_image, read_video
 from phenaki.video_files import resampled_indices
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -171,6 +172,24 @@ def test_no_frame_is_lost_or_moved_at_a_seam():
             assert shown.tolist() == resampled_indices(101, own, rate) == [min(math.floor(i * pace), 100) for i in range(total)]
 
 
+def test_files_of_many_scenes_are_read_once_and_are_on_the_device_one_scene_at_a_time(ready, tmp_path, monkeypatch):
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "a.png")
+    Video(np.zeros((9, 16, 16, 3), np.uint8), 8).save(tmp_path / "b.mp4")
+    reads, sent = [], []
+    for name in ("read_image", "last_frames", "sha256"):
+        real = getattr(scene_files, name)
+        monkeypatch.setattr(scene_files, name, lambda *given, name=name, real=real: reads.append((name, Path(given[0]).name)) or real(*given))
+    picture, clip = str(tmp_path / "a.png"), str(tmp_path / "b.mp4")
+    scenes = [{"prompt": "a bear", "image": picture, "end_image": picture}, {"prompt": "a bear", "video": clip}] * 50
+    monkeypatch.setattr(ready, "to_tensor", lambda frames, real=ready.to_tensor: sent.append(frames.shape) or real(frames), raising=False)
+    prepared = ready.prepare(scenes)
+    assert sorted(reads) == [("last_frames", "b.mp4"), ("read_image", "a.png")] and not sent
+    assert len(ready.script(prepared)["made_with"]["files"]) == 150 and sorted(reads[2:]) == [("sha256", "a.png"), ("sha256", "b.mp4")]
+    assert list(prepared.given) == list(range(100)) and prepared.given[0].start.shape == (1, 3, 32, 32) and prepared.given[0].end.shape == (3, 32, 32)
+    assert len(sent) == 4, "both pictures, for who asks for the scene"
+    assert prepared.given[1].end is None and len(prepared.given[1].start) > 2
+
+
 def test_frames_that_would_fill_the_memory_are_refused(ready):
     with pytest.raises(ValueError, match=r"4096x4096 pixels at 240 fps: the frames of a chunk would take .* GiB of memory, at most 4"):
         ready.prepare({"size": 4096, "fps": 240, "scenes": [{"prompt": "a bear"}]})
@@ -282,7 +301,7 @@ def test_a_scene_starts_from_its_picture(ready, tmp_path):
     story = [("a panda", 1), {"prompt": "a bear", "seconds": 1.5, "image": str(tmp_path / "a.png")}]
     video = ready.generate_story(story)
     assert len(video) == 20 and video.scenes[1].start_frame == 8 and video.scenes[1].num_frames == 12
-    picture = torch.from_numpy(pipeline.read_image(tmp_path / "a.png", 32).copy()).permute(2, 0, 1)[None, :, None] / 127.5 - 1
+    picture = torch.from_numpy(read_image(tmp_path / "a.png", 32).copy()).permute(2, 0, 1)[None, :, None] / 127.5 - 1
     with torch.no_grad(), ready.precision():
         shown = ready.tokenizer.decode(ready.tokenizer.encode(picture)).clamp(-1, 1)[0, :, 0].float()
     wanted = ((shown + 1) * 127.5).round().permute(1, 2, 0).numpy()

@@ -19,8 +19,9 @@ import phenaki.video
 from phenaki.checkpoint import Model, load_model, weights_hash
 from phenaki.locks import BusyError
 from phenaki.part_file import PartFile, PartFileError
-from phenaki.pipeline import Phenaki, content_hash
+from phenaki.pipeline import Phenaki
 from phenaki.recording import MadeTokens, generate_to_file, keep_unfinished, label_of, note_of
+from phenaki.scene_files import content_hash
 from phenaki.story import Story, StoryError
 from phenaki.text import TextEncoder
 from phenaki.video import Video, VideoError, VideoWriter, read_video

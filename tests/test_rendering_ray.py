@@ -93,7 +93,8 @@ class Reference:
 class StandIn:
     """Ray as far as it is used here: a task runs when its result is asked for, the last that came first."""
 
-    def __init__(self, lost: str = ""):
+    def __init__(self, lost: str = "", words: str = "the worker died\nat length", num_cpus: float = 2.0):
+        self.words, self.num_cpus = words, num_cpus
         self.lost, self.asked, self.most, self.cancelled, self.running, self.up = lost, [], 0, [], [], False
         self.exceptions = SimpleNamespace(RayError=type("RayError", (Exception,), {}))
 
@@ -109,7 +110,7 @@ class StandIn:
         self.up = False
 
     def cluster_resources(self):
-        return {"CPU": 2.0}
+        return {"CPU": self.num_cpus}
 
     def remote(self, **options):
         self.options = options
@@ -129,7 +130,7 @@ class StandIn:
     def get(self, reference):
         self.running.remove(reference)
         if reference.name == self.lost:
-            raise self.exceptions.RayError("the worker died\nat length")
+            raise self.exceptions.RayError(self.words)
         return reference.work()
 
     def cancel(self, reference, force):
@@ -147,11 +148,18 @@ def test_each_script_goes_to_the_cluster_once(scripts, settings, alone, tmp_path
         assert outcome.job.output.read_bytes() == alone(outcome.job.script.name)
 
 
-def test_a_script_that_the_cluster_loses_fails_alone(scripts, settings, tmp_path, monkeypatch):
-    ray = StandIn(lost="b [x].mp4")
+def test_a_large_cluster_has_work_for_as_many_as_are_allowed(scripts, settings, tmp_path, monkeypatch):
+    ray = StandIn(num_cpus=5000.0)
+    monkeypatch.setattr(rendering_ray, "import_ray", lambda: ray)
+    assert len(render_folder(scripts, tmp_path / "out", settings, runner=partial(render_on_ray, address="auto")).made) == 3
+
+
+@pytest.mark.parametrize(("words", "told"), [("the worker died\nat length", "the worker died"), ("", "RayError")])
+def test_a_script_that_the_cluster_loses_fails_alone(scripts, settings, tmp_path, monkeypatch, words, told):
+    ray = StandIn(lost="b [x].mp4", words=words)
     monkeypatch.setattr(rendering_ray, "import_ray", lambda: ray)
     report = render_folder(scripts, tmp_path / "out", settings, runner=partial(render_on_ray, address="auto", num_workers=3))
-    assert len(report.made) == 2 and [outcome.error for outcome in report.failed] == ["lost on the cluster after 4 tries: the worker died"]
+    assert len(report.made) == 2 and [outcome.error for outcome in report.failed] == [f"lost on the cluster after 4 tries: {told}"]
     assert ray.most == 3 and not (tmp_path / "out" / "b [x].mp4").exists()
 
 
