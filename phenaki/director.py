@@ -85,12 +85,14 @@ def direct(
     texts: one for each scene. grid: rows and columns of tokens. given: by scene index, for the scenes that start or end on
     pixels of one's own. A scene's own guidance_scale and num_steps go before those of `options`.
     made: tokens (t h w) of the first chunks, given starts among them, from a run that stopped there: what follows them is
-    yielded, the same to the bit as it would have been in that run. With context "frames" all of them are decoded again, for each
-    chunk's past is made from the frames before it; else only the last ones that matter.
+    yielded, the same to the bit as it would have been in that run. With context "frames" all of their segment are decoded again, for
+    each chunk's past is made from the frames before it; else only the last ones that matter.
     """
     past, named, number = Past(), {}, 0  # named: first slices (h w) of scenes that are remembered
     keep = Keep.of(generator, options)
     reach = math.inf if keep.as_frames else tokenizer.decoder_reach
+    segments = [scene.segment for scene in plan.scenes for _ in range(scene.starts_from_file + len(scene.chunks))]
+    goes_on_in = segments[len(made)] if len(made) < len(segments) else None  # of the others nothing is seen any more
     for scene in plan.scenes:
         filler = None
         if scene.starts_segment:
@@ -100,7 +102,8 @@ def direct(
         for chunk in parts:
             if number < len(made):
                 tokens = made[number].to(next(generator.parameters()).device)
-                _restore(tokenizer, tokens, past, keep, chunk, plan.segment_frames[scene.segment], decoded=len(made) - number <= reach)
+                decoded = scene.segment == goes_on_in and len(made) - number <= reach
+                _restore(tokenizer, tokens, past, keep, chunk, plan.segment_frames[scene.segment], decoded)
             elif chunk is None:
                 tokens = encode_start(tokenizer, given[scene.index].start, grid)
                 yield _show(tokenizer, tokens, past, keep, scene, chunk, plan)
@@ -235,13 +238,13 @@ def _restore(tokenizer: CViViT, tokens: Tensor, past: Past, keep: Keep, chunk: C
 def _remember(
     tokenizer: CViViT, tokens: Tensor, frames: Tensor | None, past: Past, keep: Keep, chunk: Chunk | None, segment_frames: int
 ) -> None:
-    """frames: (1 c f h w), what the tokens decode to; only needed where the past is kept as frames."""
+    """frames: (1 c f h w), what the tokens decode to; only needed where the past is kept as frames and something follows in the segment."""
     if chunk is None:
         past.num_unseen = tokenizer.num_frames(len(tokens)) - 1
     if past.anchor is None:
         past.anchor = (past.num_slices, tokens[0])
     past.remember(tokens, keep.slices)
-    if keep.as_frames:
+    if keep.as_frames and frames is not None:
         past.encode_anew(tokenizer, frames, keep.slices)
     past.num_frames = min(tokenizer.num_frames(past.num_slices) - past.num_unseen, segment_frames)
 

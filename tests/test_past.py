@@ -177,6 +177,19 @@ def test_a_story_with_memories_goes_on_after_any_chunk_as_if_it_had_not_stopped(
             assert (chunk.scene, chunk.chunk, chunk.start_frame) == (wanted.scene, wanted.chunk, wanted.start_frame)
 
 
+@torch.no_grad()
+def test_of_a_story_that_goes_on_only_the_segment_at_hand_is_decoded_again(any_tokenizer, generator, monkeypatch):
+    plan = plan_of(BEAR, OTHER, Scene(prompt="a bear", seconds=2.5, cut=True))
+    whole = list(told(any_tokenizer, generator, plan, FRAMES))
+    decoded, decode = [], Past.decode
+    monkeypatch.setattr(Past, "decode", lambda self, tokenizer, tokens: decoded.append(len(tokens)) or decode(self, tokenizer, tokens))
+    firsts = [index for index, chunk in enumerate(whole) if chunk.scene == 2]
+    for done, count in [(len(whole), 0), (firsts[-1], len(firsts)), (firsts[0], len(firsts)), (1, len(whole))]:
+        decoded.clear()
+        list(told(any_tokenizer, generator, plan, FRAMES, made=[chunk.tokens for chunk in whole[:done]]))
+        assert len(decoded) == count
+
+
 def test_an_anchor_is_distant_once_it_has_left_the_recent_slices():
     past = Past(anchor=(0, torch.zeros(4, 4)))
     past.remember(torch.zeros(2, 4, 4), 2)
