@@ -29,6 +29,7 @@ from phenaki.vocabulary import MAX_WORDS
 
 FORMAT_VERSION = 1
 PRETRAINED = Path(__file__).parent / "pretrained"  # models that ship with the package, a folder each
+DEFAULT_MODEL = "storybook"
 MAX_SHARD_BYTES = 15 * 2**20  # of one weight file
 WEIGHT_FILE = re.compile(r"(tokenizer|generator)(-\d+)?(-[0-9a-f]{12})?\.safetensors")  # what `save_weights` names one: network, shard, hash
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")

@@ -16,7 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from phenaki.checkpoint import CheckpointError, Model, ModelInfo, find_model, load_model, read_info, save_model, shipped_models, weights_hash
+from phenaki.checkpoint import (
+    DEFAULT_MODEL,
+    CheckpointError,
+    Model,
+    ModelInfo,
+    find_model,
+    load_model,
+    read_info,
+    save_model,
+    shipped_models,
+    weights_hash,
+)
 from phenaki.compiling import check_compiler, compile_layers
 from phenaki.config import as_dict
 from phenaki.devices import choose_device, choose_dtype, hold_matrices
@@ -31,7 +42,6 @@ from phenaki.story_plan import ScenePlan, StoryPlan, plan
 from phenaki.text import TextEncoder
 from phenaki.video import Video, VideoScene
 
-DEFAULT_MODEL = "storybook"
 MAX_CHUNK_BYTES = 4 << 30  # of a chunk's frames as they are shown
 
 

@@ -12,6 +12,7 @@ from phenaki import atomic, checkpoint
 from phenaki.checkpoint import ModelInfo, load_model, read_info, save_model, state_sha256
 from phenaki.cvivit import CViViT
 from phenaki.locks import BusyError
+from phenaki.maskgit import MaskGIT
 from phenaki.text import TextEncoder
 from phenaki.training import generator as generator_module
 from phenaki.training.generator import run_generator_training
@@ -182,11 +183,41 @@ def test_a_generator_is_trained_and_validated_on_pictures_alone(config, shipped,
 def test_stories_too_short_for_a_step_are_refused_before_the_first(config, shipped, tmp_path):
     """Held-out ones too: a run that met them at its first checkpoint lost all steps before."""
     short = changed(config, "short.toml", ("num_slices = 9", "num_slices = 4"))
-    with pytest.raises(ValueError, match=r"no scene of the training stories has 3 slices after 2 others: make the stories longer"):
+    words = r"stories of 4 slices \(\[train_generator\] num_slices\) have no room for a chunk of 3 \(\[generator\] chunk_slices\) after 2 of context"
+    with pytest.raises(ValueError, match=words):
         train(short, tmp_path / "short", 1)
-    with pytest.raises(ValueError, match=r"no scene of the held-out stories has 3 slices after 2 others: make the stories longer"):
+    assert not (tmp_path / "short").exists(), "before a story is made"
+    train(changed(short, "alone.toml", ("num_slices = 4", "num_slices = 4\nfrom_text_prob = 1.0")), tmp_path / "short", 1)
+    with pytest.raises(ValueError, match=r"no scene of the held-out stories has room for a chunk of 3 slices after 2 slices of context"):
         train(config, tmp_path / "out", 5, validation=tmp_path / "short/generator/stories.safetensors")
     assert not (tmp_path / "out/generator/checkpoints").exists()
+
+
+def test_held_out_data_that_is_not_there_is_told_before_a_story_is_made(config, shipped, tmp_path):
+    with pytest.raises(ValueError, match="nosuch: no such file or folder"):
+        train(config, tmp_path / "out", 1, validation=tmp_path / "nosuch")
+    assert not (tmp_path / "out").exists()
+
+
+def test_whose_tokens_are_learnt_where_none_are_named(config, shipped, tmp_path):
+    """Those of the run's own model, of the model that it starts from, of the shipped one where it is what the settings say; else none."""
+    other = changed(config, "other.toml", ("stem_dim = 16", "stem_dim = 24"))
+    with pytest.raises(ValueError, match=r"is missing, and the shipped tokenizer is not that of .*other.toml \(stem_dim 16 -> 24\). Train one first"):
+        train(other, tmp_path / "typo", 1)
+    assert not (tmp_path / "typo").exists()
+    assert f"tokenizer: {shipped.name}" in train(other, tmp_path / "asked", 1, tokenizer="storybook")
+    torch.manual_seed(5)
+    settings = load_settings(other)
+    mine = ModelInfo("mine", settings.tokenizer, settings.generator, settings.text, settings.world.fps)
+    save_model(tmp_path / "mine", mine, CViViT(settings.tokenizer), MaskGIT(settings.generator))
+    notes = train(other, tmp_path / "tuned", 1, init_from=str(tmp_path / "mine"))
+    assert f"tokenizer: {tmp_path / 'mine'}" in notes and not any("learn anew" in note for note in notes)
+    assert read_info(tmp_path / "tuned/model").tokenizer == settings.tokenizer
+    notes = train(other, tmp_path / "moved", 1, init_from=str(tmp_path / "mine"), tokenizer="storybook")
+    assert f"{tmp_path / 'mine'}: its generator knows other tokens than those of storybook, which it has to learn anew" in notes
+    (tmp_path / "lost/tokenizer/checkpoints/step-0000002").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"is missing, though a tokenizer was trained in .*: the same `phenaki train tokenizer` writes it"):
+        train(config, tmp_path / "lost", 1)
 
 
 def test_unusable_files_of_held_out_footage_are_listed_apart(config, shipped, pictures, tmp_path):

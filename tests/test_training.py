@@ -27,6 +27,7 @@ from phenaki.training import batches as batches_module
 from phenaki.training import generator as generator_module
 from phenaki.training import tokenizer as tokenizer_module
 from phenaki.training.batches import Batch, check_lengths, corrupt, draw_batch, draw_windows
+from phenaki.training.checkpoints import changed
 from phenaki.training.generator import GeneratorTask, generator_loss, run_generator_training, validation_loss
 from phenaki.training.losses import TokenizerLosses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for, make_optimizers
@@ -435,9 +436,9 @@ def test_stories_too_short_for_what_some_step_may_draw_are_told_before_the_first
     begins_short, long = numbered_stories(slices=9, cut=2), numbered_stories(slices=9, cut=4)
     own = training()
     check_lengths(long, GENERATOR, own, "training")
-    with pytest.raises(ValueError, match="no scene of the held-out stories has 3 slices after 2 others: make the stories longer"):
+    with pytest.raises(ValueError, match="no scene of the held-out stories has room for a chunk of 3 slices after 2 slices of context: make"):
         check_lengths(numbered_stories(slices=4, cut=3), GENERATOR, own, "held-out")
-    with pytest.raises(ValueError, match="no scene of the training stories of 3 slices begins a video"):
+    with pytest.raises(ValueError, match="no scene of the training stories has room for a chunk of 3 slices that begins a video"):
         check_lengths(begins_short, GENERATOR, own, "training")
     check_lengths(begins_short, GENERATOR, replace(own, from_text_prob=0.0), "training")
     check_lengths(numbered_stories(slices=4, cut=3), GENERATOR, replace(own, from_text_prob=1.0), "training")
@@ -830,6 +831,30 @@ def test_both_programs_end_in_a_model_that_loads(trained):
         assert (trained[1] / part / "sample-0000002.png").stat().st_size > 100
     assert model.info.text_encoder.startswith("bert sha256:")
     assert [line["step"] for line in trained[2] if isinstance(line, dict)] == [2, 2]
+
+
+def test_a_run_that_goes_on_is_not_begun_again_from_another_model(trained, tmp_path):
+    """It says so, and what the model says of its beginning stays."""
+    config, out, _ = trained
+    for program, part in ((run_tokenizer_training, "tokenizer"), (run_generator_training, "generator")):
+        notes, run = [], tmp_path / part
+        options = {"on_log": lambda line: None, "on_note": notes.append} | ({} if part == "tokenizer" else {"tokenizer": out / "model"})
+        program(config, run, steps=1, init_from=str(out / "model"), **options)
+        assert any(note.startswith("starting from") for note in notes)
+        begun = load_model(run / "model").info.training[f"{part}_init"]
+        notes.clear()
+        program(config, run, steps=2, init_from="storybook", **options)
+        assert f"{run / part}: goes on from its own step-0000001; --init-from storybook counts at the beginning alone" in notes
+        program(config, run, steps=2, **options)
+        assert f"{run / part} stands at step 2 of 2: nothing is left to train. More steps: a larger --steps" in notes
+        assert load_model(run / "model").info.training[f"{part}_init"] == begun and not any("starting from" in note for note in notes)
+
+
+def test_what_was_off_and_is_no_setting_any_more_stops_no_run():
+    assert changed({"old": False, "kept": 1}, {"kept": 1}) == [] and changed({"old": True}, {}) == ["old True -> None"]
+    assert changed({"kept": False}, {"kept": None}) == ["kept False -> None"]
+    (told,) = changed({"data": "x" * 1000}, {"data": "y"})
+    assert len(told) < 120 and told.endswith(" ... -> y")
 
 
 def test_both_programs_start_from_a_model_that_is_named(trained, tmp_path):

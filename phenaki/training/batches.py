@@ -196,8 +196,8 @@ def check_lengths(stories: StoryTokens, config: MaskGITConfig, training: Generat
 
 
 def too_short(stories: str, length: int, recent: int) -> str:
-    where = f"has {length} slices after {recent} others" if recent else f"of {length} slices begins a video"
-    return f"no scene of the {stories} {where}: make the stories longer"
+    where = f"after {recent} slices of context" if recent else "that begins a video"
+    return f"no scene of the {stories} has room for a chunk of {length} slices {where}: make the stories longer"
 
 
 def _windows(scene_start: Tensor, scene_end: Tensor, length: int, recent: int, where: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from phenaki.compiling import check_compiler
 from phenaki.locks import LOCK
-from phenaki.training.checkpoints import check_identity, checkpoint_folders, damaged_manifest, take
+from phenaki.training.checkpoints import check_identity, newest_whole, take
 from phenaki.training.optimizers import OptimizerSettings
 from phenaki.training.parallel import Group
 
@@ -39,7 +39,7 @@ def check_start(folder: Path, settings: OptimizerSettings, identity: dict[str, A
     """ValueError before any work where a `Run` of this identity would be refused: its batch does not divide, or the folder is another run's."""
     for part in group.parts(settings.accumulate):
         part.of(settings.batch_size)
-    newest = next((one for one in reversed(checkpoint_folders(folder)) if not damaged_manifest(one)), None)
+    newest = newest_whole(folder)
     if newest is not None:
         check_identity(newest, whole_identity(settings, identity))
 

@@ -23,6 +23,8 @@ from phenaki.locks import take_folder
 
 WEIGHTS, OPTIMIZER, DISCRIMINATOR, MANIFEST = "weights.safetensors", "optimizer.safetensors", "discriminator.safetensors", "manifest.json"
 NEEDED = (WEIGHTS, OPTIMIZER)
+TOKENS_AND_TEXTS = "tokens and texts"  # in the identity of a run of stories' tokens
+MAX_TOLD = 80  # characters of a setting
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,11 @@ def damaged_manifest(folder: Path) -> str:
     return "" if own_name == folder.name else f"its manifest is that of {own_name}"
 
 
+def newest_whole(run: Path) -> Path | None:
+    """The newest checkpoint of a run whose manifest is whole; None where it has none."""
+    return next((one for one in reversed(checkpoint_folders(run)) if not damaged_manifest(one)), None)
+
+
 def damage(folder: Path) -> str:
     """What is wrong with a checkpoint folder, "" where nothing is."""
     if problem := damaged_manifest(folder):
@@ -162,21 +169,28 @@ def damage(folder: Path) -> str:
 def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs of two tables of settings, each as "name old -> new"; tables in tables are compared entry by entry.
 
-    What the first does not say was no setting then, and is not compared.
+    What the first does not say was no setting then, and is not compared, nor what was off and is no setting any more.
     """
     lines = []
     for key in sorted(before):
         old, new = before[key], now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             lines += changed(old, new)
-        elif old != new:
-            lines.append(f"{key} {old} -> {new}")
+        elif old != new and (old or key in now):
+            lines.append(f"{key} {_brief(old)} -> {_brief(new)}")
     return lines
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_TOLD else f"{text[: MAX_TOLD - 4]} ..."
 
 
 def check_identity(folder: Path, identity: dict[str, Any]) -> None:
     """ValueError where a checkpoint is of another network, or of one trained on other tokens, than the run that would go on from it."""
     if other := changed(read_manifest(folder)["identity"], json.loads(json.dumps(identity))):
+        if any(one.startswith(TOKENS_AND_TEXTS) for one in other):
+            other.append(f"so its tokenizer or text encoder is another than now; --tokenizer {folder} goes on with its own")
         raise ValueError(
             f"{folder}: was saved by a run that was not this one: {', '.join(other)}. Set it back to go on, "
             f"or begin in another run folder (--init-from {folder} starts from its weights where the widths are the same)"

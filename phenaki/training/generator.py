@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from phenaki.atomic import check_folder
-from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
+from phenaki.checkpoint import DEFAULT_MODEL, Model, ModelInfo, load_model, save_info, save_weights, state_sha256
 from phenaki.config import as_dict
-from phenaki.cvivit import CViViT
+from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.listing import is_footage
 from phenaki.data.tokens import StoryTokens, is_story_tokens
 from phenaki.devices import sent
@@ -29,6 +29,7 @@ from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.batches import Batch, check_lengths, draw_batch, share
 from phenaki.training.beginning import check_start, folder_alone
+from phenaki.training.checkpoints import TOKENS_AND_TEXTS, checkpoint_folders
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.rollouts import least_slices, own_context
 from phenaki.training.run import Run
@@ -36,7 +37,7 @@ from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.start import start_network
 from phenaki.training.stories import Prompts, made_with, open_stories
-from phenaki.training.tokenizer import override, silent
+from phenaki.training.tokenizer import changed_tokens, check_there, override, silent
 from phenaki.vocabulary import MAX_WORDS, vocabulary
 
 HELD_OUT_STORIES = 64
@@ -165,7 +166,7 @@ def with_own_context(model: MaskGIT, given: TextBatch, num_steps: int) -> TextBa
 def identity_of(config: MaskGITConfig, made_with: dict[str, Any]) -> dict[str, Any]:
     """What a run that goes on must have alike. made_with: what the tokens and texts depend on."""
     tokens = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:12]
-    return {"generator": as_dict(config), "tokens and texts": tokens}
+    return {"generator": as_dict(config), TOKENS_AND_TEXTS: tokens}
 
 
 @dataclass
@@ -272,18 +273,20 @@ def run_generator_training(
 ) -> Path:  # fmt: skip
     """The whole program: settings file and trained tokenizer in, whole model out at `out`/model, whose path is returned.
 
-    tokenizer: a model folder or name; by default `out`/model where that is whole, else the shipped model.
-    init_from: a model folder or name whose generator's weights it starts from. data, validation: footage, an
+    tokenizer: a model folder or name; by default `out`/model, else that of `init_from`, else the shipped model's where it is that of the
+    settings. init_from: a model folder or name whose generator's weights it starts from. data, validation: footage, an
     atlas, or a file of `phenaki data tokenize`; held-out clips.
     """
     settings = load_settings(config)
     check_folder(out)
     training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, steps, seed))
-    origin = tokenizer or (out / "model" if (out / "model" / "config.json").is_file() else "storybook")
+    origin = tokenizer or default_tokenizer(out, init_from)
     with joined(device) as group, folder_alone(out / "generator", training.optimizer, group) as lock:
         note = on_note if group.leads else silent
         note(f"tokenizer: {origin}")
         base = load_model(origin, group.device)
+        if origin == DEFAULT_MODEL and tokenizer is None:
+            check_is_meant(settings.tokenizer, base, config, out)
         task = _make_task(settings, training, config.stem, group, base, data, validation, init_from, out, note)
         run = Run(out / "generator", task, training.optimizer, group, note, lock)
         run.train(on_log)
@@ -292,6 +295,35 @@ def run_generator_training(
             (out / "model").mkdir(parents=True, exist_ok=True)
             task.describe(out / "model", save_weights(out / "model", "generator", averaged.state_dict()), run.step)
     return out / "model"
+
+
+def default_tokenizer(out: Path, init_from: str | None) -> str | Path:
+    """Whose tokens a run learns that was not told. ValueError where a run in `out` has trained a tokenizer that is not in `out`/model."""
+    if (out / "model" / "config.json").is_file():
+        return out / "model"
+    if checkpoint_folders(out / "tokenizer"):
+        lost = f"{out / 'model'} is missing, though a tokenizer was trained in {out / 'tokenizer'}"
+        raise ValueError(f"{lost}: the same `phenaki train tokenizer` writes it again, or name another by --tokenizer")
+    return init_from or DEFAULT_MODEL
+
+
+def check_is_meant(wanted: CViViTConfig, base: Model, config: Path, out: Path) -> None:
+    """ValueError where the shipped tokenizer, which stands in for none, is not what the settings say."""
+    if other := changed_tokens(wanted, base):
+        raise ValueError(
+            f"{out / 'model'} is missing, and the shipped tokenizer is not that of {config} ({', '.join(other)}). Train one first, by "
+            f"`phenaki train tokenizer --out {out}`, or name one: --tokenizer MODEL (--tokenizer {DEFAULT_MODEL} for the shipped one)"
+        )
+
+
+def check_room(config: MaskGITConfig, training: GeneratorTraining) -> None:
+    """ValueError where no story of the settings' length has room for the longest chunk after the longest context."""
+    recent = config.context_slices if training.from_text_prob < 1 else 0
+    if training.image_prob < 1 and training.num_stories and training.num_slices < config.chunk_slices + recent:
+        raise ValueError(
+            f"stories of {training.num_slices} slices ([train_generator] num_slices) have no room for a chunk of {config.chunk_slices} "
+            f"([generator] chunk_slices) after {recent} of context (context_slices): make them longer, or the others less"
+        )
 
 
 def show_stories(prompts: Prompts, model: MaskGIT, base: Model, text_encoder: TextEncoder, sampling: SamplingOptions, path: Path) -> None:
@@ -309,16 +341,19 @@ def _make_task(
     text_encoder = TextEncoder.load(settings.text, device=group.device)
     torch.manual_seed(training.optimizer.seed)
     config = replace(settings.generator, codebook_size=base.tokenizer.codebook_size)
-    model, facts, words = MaskGIT(config), dict(base.info.training), ()
-    if init_from is not None:
-        trained = load_model(init_from)
-        facts |= start_network(model, "generator", trained, init_from, on_note)
-        words = trained.info.words
+    model, trained = MaskGIT(config), None if init_from is None else load_model(init_from)
+    facts = base.info.training | start_network(model, "generator", out / "generator", trained, init_from, on_note)
+    words = () if trained is None else trained.info.words
+    if trained is not None and state_sha256([trained.tokenizer]) != state_sha256([base.tokenizer]):
+        on_note(f"{init_from}: its generator knows other tokens than those of {base.info.name}, which it has to learn anew")
     made = made_with(base, text_encoder)
     check_start(out / "generator", training.optimizer, identity_of(config, made), group)
     is_prepared = data is not None and is_story_tokens(data)
     if not is_prepared:
         check_rollouts(config, training, training.num_slices)
+        check_room(config, training)
+    if validation is not None:
+        check_there(validation)
     encoder = text_encoder.fingerprint
     info = ModelInfo(name, base.info.tokenizer, config, settings.text, base.info.fps, settings.sampling, encoder, facts, words=words)
 

@@ -142,6 +142,8 @@ class Run:
     def train(self, on_log: Callable[[dict], None] = print) -> None:
         """Steps until num_steps. Stopped when a signal asks for it, TrainingError after ten steps in a row, or all there are, without a number."""
         settings = self.settings
+        if self.step >= settings.num_steps:
+            self._note(f"{self.folder} stands at step {self.step} of {settings.num_steps}: nothing is left to train. More steps: a larger --steps")
         keep_freed_memory()
         draw = lambda step: self.task.draw(step, self.parts)
         with Interrupts() as interrupts, Ahead(draw, self.step, settings.num_steps) as ahead:

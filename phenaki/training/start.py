@@ -1,11 +1,13 @@
 """Fine-tuning: a network that starts from the weights of a trained model."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from phenaki.checkpoint import Model
+from phenaki.checkpoint import Model, read_info
+from phenaki.training.checkpoints import newest_whole
 
 
 def start_from(model: nn.Module, weights: dict[str, Tensor], source: str) -> str:
@@ -29,8 +31,19 @@ def start_from(model: nn.Module, weights: dict[str, Tensor], source: str) -> str
     return f"starting from {source}: {len(shared)} tensors copied, {fresh} start afresh, {left} not used"
 
 
-def start_network(network: nn.Module, part: str, model: Model, source: str, on_note: Callable[[str], None]) -> dict[str, Any]:
-    """Starts `network` from the weights of a model's `part`, "tokenizer" or "generator"; returns what the new model's config.json says of it."""
+def start_network(
+    network: nn.Module, part: str, run: Path, model: Model | None, source: str | None, on_note: Callable[[str], None]
+) -> dict[str, Any]:
+    """Starts `network` from the weights of a model's `part`, "tokenizer" or "generator"; returns what the new model's config.json says of it.
+
+    model, source: None where it starts afresh. A run in the folder `run` that has checkpoints goes on from these, as it was begun.
+    """
+    if (begun := newest_whole(run)) is not None:
+        if source is not None:
+            on_note(f"{run}: goes on from its own {begun.name}; --init-from {source} counts at the beginning alone")
+        return {name: value for name, value in read_info(begun).training.items() if name == f"{part}_init"}
+    if model is None:
+        return {}
     trained = getattr(model, part)
     if trained is None:
         raise ValueError(f"--init-from {source}: holds a tokenizer alone; a generator starts from a whole model")

@@ -21,7 +21,7 @@ from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
 from phenaki.data.tokens import is_story_tokens
 from phenaki.maskgit import MaskGIT
 from phenaki.training.beginning import folder_alone
-from phenaki.training.checkpoints import changed
+from phenaki.training.checkpoints import changed, checkpoint_folders
 from phenaki.training.clip_bank import ClipBank
 from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for
@@ -230,7 +230,9 @@ def place_model(folder: Path, task: TokenizerTask, averaged: CViViT, step: int, 
     folder.mkdir(parents=True, exist_ok=True)
     task.describe(folder, save_weights(folder, "tokenizer", averaged.state_dict()), step)
     if before is not None and before.generator is not None and task.generator is None:
-        on_note(f"{folder}: the generator that was there knows other tokens and is left out; train it again, in another run folder")
+        kept = checkpoint_folders(folder.parent / "generator")
+        where = f" (the model as it was is in {kept[-1]})" if kept else ""
+        on_note(f"{folder}: the generator that was there knows other tokens and is left out{where}; train it again, in another run folder")
         for file in folder.glob("generator*.safetensors"):
             file.unlink()
 
@@ -244,8 +246,10 @@ def _make_task(
     source = opened(data, report)
     torch.manual_seed(training.optimizer.seed)
     tokenizer = CViViT(settings.tokenizer)
+    if validation is not None:
+        check_there(validation)
     origin = None if init_from is None else load_model(init_from)
-    facts = {} if origin is None else start_network(tokenizer, "tokenizer", origin, init_from, on_note)
+    facts = start_network(tokenizer, "tokenizer", report.parent, origin, init_from, on_note)
     info, generator = ModelInfo(name, settings.tokenizer, None, settings.text, settings.world.fps, training=facts), None
     if training.decoder_only:
         freeze_tokens(tokenizer)
@@ -273,10 +277,13 @@ def bank_of(source: Source, training: TokenizerTraining, tokenizer: CViViT, note
 
 def check_same_tokens(config: CViViTConfig, origin: Model) -> None:
     """ValueError where a tokenizer of these settings would make other tokens than that of `origin`, whatever its decoder."""
-    other = changed(as_dict(origin.info.tokenizer), as_dict(config))
-    other = [one for one in other if one.split()[0] not in OF_DECODER]
-    if other:
+    if other := changed_tokens(config, origin):
         raise ValueError(f"decoder_only = true: {origin.info.name} has other tokens: {', '.join(other)}. Set it as it is there")
+
+
+def changed_tokens(config: CViViTConfig, origin: Model) -> list[str]:
+    """What tokens of these settings depend on that is otherwise in `origin`: "name old -> new"."""
+    return [one for one in changed(as_dict(origin.info.tokenizer), as_dict(config)) if one.split()[0] not in OF_DECODER]
 
 
 def silent(text: str) -> None:
@@ -291,8 +298,10 @@ def open_source(
 
     footage: how clips are cut, at the size and rate of the model; report: where unusable files are listed as JSON lines.
     """
-    if data is not None and not data.exists():
-        raise ValueError(f"{data}: no such file or folder. Data is footage (a folder, a table, tar shards) or a storybook atlas")
+    if data is None:
+        on_note("data: the storybook world, drawn by code (--data names one's own)")
+    else:
+        check_there(data)
     if data is not None and is_footage(data):
         cut = replace(footage or FootageSettings(), size=size, fps=world.fps)
         from phenaki.data.footage import open_footage  # which needs the video codec
@@ -303,6 +312,12 @@ def open_source(
     if data is not None and is_story_tokens(data):
         raise ValueError(f"{data}: holds story tokens, for `phenaki train generator --data` alone; give the footage or atlas that they are of")
     return open_world(replace(world, size=size), data, device)
+
+
+def check_there(data: Path) -> None:
+    """ValueError where there is nothing of that name."""
+    if not data.exists():
+        raise ValueError(f"{data}: no such file or folder. Data is footage (a folder, a table, tar shards) or a storybook atlas")
 
 
 def override(settings: OptimizerSettings, steps: int | None, seed: int | None) -> OptimizerSettings:
