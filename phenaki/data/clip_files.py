@@ -43,11 +43,15 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Listing:
-    """Clips in the order of their names, and what was refused without being decoded. lone_texts: .txt files in folders that are no clip's caption."""
+    """Clips in the order of their names, and what was refused without being decoded.
+
+    lone_texts: .txt files in folders that are no clip's caption. notes: sentences on what else lies there and is not read.
+    """
 
     clips: tuple[ClipFile, ...]
     unusable: tuple[Unusable, ...]
     lone_texts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, clips: list[ClipFile], unusable: list[Unusable], lone_texts: Sequence[str] = ()) -> "Listing":
@@ -82,6 +86,11 @@ def bad_name(name: str) -> Unusable | None:
     except UnicodeEncodeError:
         return Unusable(ascii(name), "bad name", "is not UTF-8; rename it")
     return None
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few of some names, in a line."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def leaves_folder(name: str) -> bool:

@@ -65,6 +65,8 @@ def open_footage(
     """
     path, pool = Path(path), pool or DecodingPool(settings.num_workers)
     listing = list_clips(path, pool.read_shard)
+    for note in listing.notes:
+        on_note(f"{path}: {note}")
     checked = check_listing(listing, pool, store_of(path, cache)) if settings.check else unchecked(listing)
     return Footage(path, checked, pool, settings, device, report, on_note)
 

@@ -15,11 +15,13 @@ from phenaki.data.clip_files import (
     bad_name,
     clip_file,
     is_clip_name,
+    some,
     tidy,
 )
 from phenaki.data.table import read_table
 
 BESIDE = (".txt", ".json", ".jsonl", ".csv", ".parquet")  # what lies beside clips and is none: captions, tables, reports
+MEDIA_ENDINGS = (*VIDEO_ENDINGS, *PICTURE_ENDINGS, ".tar")
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 ReadShard = Callable[[Path], Listing]  # one tar -> its clips, names as in the tar
@@ -42,6 +44,7 @@ def list_clips(path: str | Path, read_shard: ReadShard) -> Listing:
         listing = read_table(path)
     elif tables:
         listing = read_table(tables[0])
+        listing = replace(listing, notes=(*listing.notes, *beside_table(path, tables[0], listing)))
     elif path.is_dir():
         listing = list_folder(path, read_shard)
     else:
@@ -49,6 +52,18 @@ def list_clips(path: str | Path, read_shard: ReadShard) -> Listing:
     if not listing.clips and not listing.unusable:
         raise ValueError(f"{path}: holds no videos ({', '.join(VIDEO_ENDINGS)}), pictures ({', '.join(PICTURE_ENDINGS)}) or .tar shards")
     return listing
+
+
+def beside_table(root: Path, table: Path, listing: Listing) -> list[str]:
+    """What lies in a folder with a table and is not read, since the table does not name it."""
+    named = {*(clip.name for clip in listing.clips), *(Path(entry.name).as_posix() for entry in listing.unusable)}
+    left_out: list[str] = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        paths = (Path(folder, name) for name in files if not name.startswith(".") and name.lower().endswith(MEDIA_ENDINGS))
+        left_out += [name for name in (path.relative_to(root).as_posix() for path in paths) if name not in named]
+    left_out = sorted(tidy(name) for name in left_out)
+    return [f"{table.name} leaves out {len(left_out)} files of this folder: {some(left_out)}"] if left_out else []
 
 
 def list_folder(root: Path, read_shard: ReadShard) -> Listing:

@@ -33,6 +33,8 @@ def row_clip(root: Path, where: str, row: Any) -> ClipFile | Unusable:
     """The clip of one row, or why there is none."""
     if not isinstance(row, dict):
         return Unusable(where, "bad row", f"needed a table of columns, found {row!r:.80}")
+    if any(surplus := row.pop(None, ())):  # an empty cell, as of a comma at a line's end, loses nothing
+        return Unusable(where, "bad row", f"{len(row) + len(surplus)} cells, {len(row)} columns; put captions with commas in quotes")
     name = first_of(row, NAME_COLUMNS)
     if not isinstance(name, str) or not name:
         return Unusable(where, "bad row", f"needed a file name in {', '.join(NAME_COLUMNS)}; columns are {', '.join(map(ascii, row))}")
@@ -66,12 +68,14 @@ def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Rows by column; cells that no column is for come under None. ValueError where a quote is not closed: it would swallow the next rows."""
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = csv.DictReader(file)
+        rows = csv.DictReader(file, strict=True)
         try:
             yield from enumerate(rows, start=1)
-        except csv.Error as error:
-            raise ValueError(f"{path}: line {rows.line_num}: not a CSV table ({error})") from error
+        except csv.Error as error:  # line_num is still that of the row before
+            remedy = "Close every quote that is opened, and write a quote inside quotes twice"
+            raise ValueError(f"{path}: the row that begins in line {rows.line_num + 1} is not CSV ({error}). {remedy}") from error
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
