@@ -223,39 +223,6 @@ def test_bad_rows_are_told_with_their_number(tmp_path):
     }  # fmt: skip
 
 
-def test_a_comma_outside_of_quotes_loses_no_half_of_a_caption(tmp_path):
-    for name in "abc":
-        (tmp_path / f"{name}.mp4").write_bytes(b"1")
-    rows = ["file_name,text", "a.mp4,a robot, that moves a cup", 'b.mp4,"a robot, that waits"', "c.mp4,a comma at the end,"]
-    (tmp_path / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
-    assert captions(tmp_path) == {"b.mp4": "a robot, that waits", "c.mp4": "a comma at the end"}
-    ((name, reason),) = [(entry.name, entry.reason) for entry in list_clips(tmp_path, index_shard).unusable]
-    assert (name, reason) == ("metadata.csv, row 1", "3 cells, 2 columns; put captions with commas in quotes")
-
-
-@pytest.mark.parametrize("after", ["b.mp4,another", 'b.mp4,"another"', ""])
-def test_a_quote_that_is_not_closed_is_told_with_its_line(tmp_path, after):
-    for name in "ab":
-        (tmp_path / f"{name}.mp4").write_bytes(b"1")
-    (tmp_path / "metadata.csv").write_text(f'file_name,text\nb.mp4,"two\nlines"\na.mp4,"unclosed\n{after}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"metadata.csv: the row that begins in line 4 is not CSV .*Close every quote"):
-        captions(tmp_path)
-
-
-def test_what_a_table_leaves_out_is_counted(tmp_path, clip_bytes):
-    root = tmp_path / "footage"
-    (root / "sub").mkdir(parents=True)
-    for name in ("a.mp4", "sub/b.mp4", ".hidden.mp4", *(f"sub/{number}.png" for number in range(6))):
-        (root / name).write_bytes(clip_bytes)
-    (root / "metadata.csv").write_text("file_name,text\n./a.mp4,a bear\nsub/gone.mp4,x\n", encoding="utf-8")
-    told = "metadata.csv leaves out 7 files of this folder: sub/0.png, sub/1.png, sub/2.png, sub/3.png, sub/4.png, ..."
-    values = check_source(root, 1, cache=tmp_path / "cache")
-    assert values["notes"] == [told] and told in summary_lines(values)
-    rows = ["file_name,text", "a.mp4,a bear", "sub/b.mp4,x", *(f"sub/{number}.png,y" for number in range(6))]
-    (root / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
-    assert list_clips(root, index_shard).notes == ()
-
-
 def test_shards_give_clips_where_they_lie(tmp_path, clip_bytes):
     picture = io.BytesIO()
     Image.new("RGB", (8, 8), (1, 2, 3)).save(picture, "PNG")
