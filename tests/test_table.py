@@ -1,11 +1,14 @@
 """Tables of clips that a person wrote: what is amiss in them, and what lies beside them, is said."""
 
+import codecs
 import json
+import tarfile
 
 import numpy as np
 import pytest
 
 from phenaki.data.check import check_source, summary_lines
+from phenaki.data.clip_files import MAX_CAPTION_BYTES
 from phenaki.data.listing import list_clips
 from phenaki.data.shards import index_shard
 from phenaki.video import Video
@@ -98,3 +101,38 @@ def test_tables_that_are_not_read_are_told(tmp_path):
     assert list_clips(tmp_path, index_shard).notes == (told + "a folder's own is named metadata.jsonl, metadata.csv or metadata.parquet",)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.mp4", "text": "a bear"}', encoding="utf-8")
     assert list_clips(tmp_path, index_shard).notes == (told + "metadata.jsonl is read",)
+
+
+TABLES_OF_WINDOWS = {"jsonl": '{"file_name": "a.mp4", "text": "ein Bär"}\r\n', "csv": "file_name,text\r\na.mp4,ein Bär\r\n"}
+
+
+@pytest.mark.parametrize("kind", TABLES_OF_WINDOWS)
+def test_a_table_may_be_in_any_unicode_of_windows_and_is_told_where_it_is_not(tmp_path, kind):
+    (tmp_path / "a.mp4").write_bytes(b"1")
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / f"metadata.{kind}").write_bytes(TABLES_OF_WINDOWS[kind].encode(encoding))
+        assert captions(tmp_path) == {"a.mp4": "ein Bär"} and list_clips(tmp_path, index_shard).unusable == (), encoding
+    (tmp_path / f"metadata.{kind}").write_bytes(TABLES_OF_WINDOWS[kind].encode("latin-1"))
+    ((name, entry_kind, reason),) = [(entry.name, entry.kind, entry.reason) for entry in list_clips(tmp_path, index_shard).unusable]
+    assert (name, entry_kind) == ("a.mp4", "bad row") and reason.endswith("row 1: its caption is not UTF-8; save the table as UTF-8")
+
+
+def test_captions_in_the_encodings_of_windows(tmp_path):
+    """UTF-8 and UTF-16 with their marks are read without them; what is no text gives no caption, and is told, in shards too."""
+    texts = {"a": "ein Bär".encode("utf-8-sig"), "b": "ein Bär".encode("utf-16"), "c": codecs.BOM_UTF16_BE + "ein Bär".encode("utf-16-be")}
+    texts |= {"d": "ein Bär".encode("latin-1"), "e": "a bear".encode("utf-16-le"), "f": "ein Bär".encode()}
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, data in texts.items():
+            for path in (tmp_path / f"{name}.mp4", tmp_path / f"{name}.txt"):
+                path.write_bytes(b"1" if path.suffix == ".mp4" else data)
+                tar.add(path, path.name)
+    expected = {f"{name}.mp4": "" if name in "de" else "ein Bär" for name in texts}
+    assert captions(tmp_path) == expected | {f"0.tar/{name}": caption for name, caption in expected.items()}
+    told = {entry.name: entry.kind for entry in list_clips(tmp_path, index_shard).unusable}
+    assert told == dict.fromkeys(("0.tar/d.txt", "0.tar/e.txt", "d.txt", "e.txt"), "not text")
+
+
+def test_a_long_caption_may_be_cut_inside_a_letter(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"1")
+    (tmp_path / "a.txt").write_bytes("xä".encode() + "ä".encode() * MAX_CAPTION_BYTES)
+    assert captions(tmp_path) == {"a.mp4": "x" + "ä" * ((MAX_CAPTION_BYTES - 1) // 2)}

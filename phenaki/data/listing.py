@@ -15,6 +15,7 @@ from phenaki.data.clip_files import (
     bad_name,
     clip_file,
     is_clip_name,
+    read_caption,
     some,
     tidy,
 )
@@ -135,12 +136,14 @@ def in_folder(name: str, listing: Listing) -> Listing:
 def folder_caption(path: Path, root: Path) -> str | Unusable:
     """What NAME.txt says of a clip; without one, the name of its folder inside `root` (class folders), else nothing.
 
-    Captions are copied into tokens and shards, so a NAME.txt that links to a file outside of `root` is not read: why, is returned.
+    Captions are copied into tokens and shards, so a NAME.txt that links to a file outside of `root` is not read: why, is returned, and as
+    well where it is no text.
     """
     text = path.with_suffix(".txt")
     if text.is_file():
+        name = text.relative_to(root).as_posix()
         if text.is_symlink() and not text.resolve().is_relative_to(root.resolve()):
-            return Unusable(text.relative_to(root).as_posix(), "link", "leads out of the folder, and is not read; put the caption itself here")
+            return Unusable(name, "link", "leads out of the folder, and is not read; put the caption itself here")
         with open(text, "rb") as file:
-            return tidy(file.read(MAX_CAPTION_BYTES))
+            return read_caption(name, file.read(MAX_CAPTION_BYTES))
     return path.parent.name.replace("_", " ") if path.parent != root else ""

@@ -10,9 +10,21 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from phenaki.data.clip_files import MAX_CAPTION_BYTES, ClipFile, Listing, Unusable, bad_name, clip_file, is_clip_name, leaves_folder, some, tidy
+from phenaki.data.clip_files import (
+    MAX_CAPTION_BYTES,
+    ClipFile,
+    Listing,
+    Unusable,
+    bad_name,
+    clip_file,
+    encoding_of,
+    is_clip_name,
+    leaves_folder,
+    some,
+    tidy,
+)
 
 NAME_COLUMNS = ("file_name", "video_path", "path")
 CAPTION_COLUMNS = ("text", "caption")
@@ -63,6 +75,8 @@ def row_clip(root: Path, where: str, row: Any) -> ClipFile | Unusable:
     if not is_clip_name(name):
         return Unusable(name, "not a video", f"{where}: neither a video's nor a picture's ending")
     caption, sha256 = first_of(row, CAPTION_COLUMNS), str(first_of(row, ("sha256",)) or "").lower()
+    if not is_encoded(str(caption or "")):
+        return Unusable(name, "bad row", f"{where}: its caption is not UTF-8; save the table as UTF-8")
     if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
         return Unusable(name, "bad row", f"{where}: sha256 is {sha256!r:.80}, needed 64 hexadecimal digits")
     return clip_file(root / name, Path(name).as_posix(), tidy(str(caption or ""))[:MAX_CAPTION_BYTES], sha256)
@@ -79,9 +93,21 @@ def plain(column: str) -> str:
     return column.strip().lower()
 
 
+def open_text(path: Path, newline: str | None = None) -> TextIO:
+    """A table of text as Windows or another system writes it. Bytes that are no text come as half surrogate pairs (see `is_encoded`)."""
+    with open(path, "rb") as file:
+        encoding = encoding_of(file.read(2))
+    return open(path, encoding=encoding, errors="surrogateescape" if encoding == "utf-8-sig" else "replace", newline=newline)
+
+
+def is_encoded(text: str) -> bool:
+    """Whether all of a text was in its table's encoding."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in text)
+
+
 def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Lines of JSON; a line that is none comes back as text, which is no row."""
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -93,7 +119,7 @@ def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Rows by column; cells that no column is for come under None. ValueError where a quote is not closed: it would swallow the next rows."""
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+    with open_text(path, newline="") as file:
         rows = csv.DictReader(file, strict=True)
         try:
             yield from enumerate(rows, start=1)
