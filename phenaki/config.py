@@ -26,7 +26,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file. The repository's own are in configs/")
     kind = "JSON" if path.suffix == ".json" else "TOML"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a byte order mark
         values = json.loads(text, object_pairs_hook=_once) if kind == "JSON" else tomllib.loads(text)
     except ValueError as error:  # a syntax error, other bytes than UTF-8, a number of more than 4300 digits
         raise ConfigError(f"{path}: not a {kind} file: {error}") from error

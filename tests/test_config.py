@@ -68,6 +68,13 @@ def test_settings_survive_json(config):
     assert build(type(config), json.loads(json.dumps(as_dict(config))), "json") == config
 
 
+@pytest.mark.parametrize("ending, text", [("toml", "a = 1"), ("json", '{"a": 1}')])
+def test_a_file_may_begin_with_the_mark_of_windows_editors(tmp_path, ending, text):
+    path = tmp_path / f"own.{ending}"
+    path.write_text(text, encoding="utf-8-sig")
+    assert read_settings(path) == {"a": 1}
+
+
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         read_settings(tmp_path / "none.toml")

@@ -206,6 +206,34 @@ def test_unusable_files_are_reported_once_and_passed_over(footage, opened, check
     assert {row["name"]: row["kind"] for row in rows} == {"broken.mp4": "not a video", "short.mp4": "too short"}
 
 
+def test_many_unusable_files_are_summed_up(footage, opened):
+    """Five of each kind are named, the others counted; the report names all."""
+    coloured(255, num_frames=3).save(footage / "short0.mp4")
+    for index in range(1, 12):
+        (footage / f"short{index}.mp4").write_bytes((footage / "short0.mp4").read_bytes())
+    for index in range(7):
+        (footage / f"notes{index}.doc").write_bytes(b"1")
+    (footage / "empty.mp4").touch()
+    notes, report = [], footage / "run/unusable.jsonl"
+    source = opened(footage, notes, report)
+    assert len(notes) == 5 + 1 + 1 and any("empty.mp4: empty" in note for note in notes)
+    assert notes[-1] == f"not used: 2 more (2 not a video); all are in {report}"
+    source.clips(0, 0, 5, 17, 2)
+    assert len(notes) == 7 + 5 + 1 + 1 and notes[-2] == f"not used: 7 more (7 too short); all are in {report}"
+    needed = "a clip needs 17 frames at 8 fps, 2.1 s (num_slices in the settings says how many)"
+    assert notes[-1] == f"{footage}: 12 of 17 clips are too short: {needed}"
+    source.clips(0, 5, 5, 17, 2)
+    assert len(notes) == 14 and len(report.read_text().splitlines()) == 12 + 7 + 1
+    opened(footage, notes := [])
+    assert notes[-1] == "not used: 2 more (2 not a video)"
+
+
+def test_notes_of_what_is_not_read_are_passed_on(footage, opened):
+    (footage / "captions.csv").write_text("file_name,text\n", encoding="utf-8")
+    opened(footage, notes := [])
+    assert len(notes) == 1 and notes[0].startswith(f"{footage}: tables that are not read: captions.csv; ")
+
+
 def test_every_process_reports_what_it_met_and_a_resumed_one_keeps_it(footage, opened, monkeypatch):
     """Two processes that meet one damaged file each; then the first goes on and meets none."""
     for name in ("clip1.mp4", "clip2.mp4"):

@@ -76,7 +76,7 @@ def check_source(path: Path, num_workers: int = 0, json_file: Path | None = None
         check_file(json_file, ".json")
     with DecodingPool(num_workers) as pool:
         listing = list_clips(path, pool.read_shard)
-        values = summary(path, check_listing(listing, pool, store_of(path, cache), fresh=True), listing.lone_texts)
+        values = summary(path, check_listing(listing, pool, store_of(path, cache), fresh=True), listing.lone_texts, listing.notes)
     if json_file is not None:
         write_text(json_file, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     return values
@@ -165,8 +165,8 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     put(part, path)
 
 
-def summary(path: Path, report: CheckReport, lone_texts: Sequence[str] = ()) -> dict[str, Any]:
-    """What `phenaki data check` says of a source, as plain values. lone_texts: of its Listing."""
+def summary(path: Path, report: CheckReport, lone_texts: Sequence[str] = (), notes: Sequence[str] = ()) -> dict[str, Any]:
+    """What `phenaki data check` says of a source, as plain values. lone_texts, notes: of its Listing."""
     facts = [entry.facts for entry in report.clips if entry.facts is not None and not entry.file.is_picture]
     seconds = [fact.seconds for fact in facts]
     captions = [entry.file.caption for entry in report.clips if entry.file.caption]
@@ -182,6 +182,7 @@ def summary(path: Path, report: CheckReport, lone_texts: Sequence[str] = ()) -> 
         "captions": len(captions),
         "distinct_captions": len(set(captions)),
         "lone_texts": list(lone_texts),
+        "notes": list(notes),
         "bytes": sum(entry.file.num_bytes for entry in report.clips),
         "unusable": [asdict(entry) for entry in report.unusable],
         "unusable_kinds": counted(entry.kind for entry in report.unusable),
@@ -206,6 +207,7 @@ def summary_lines(values: dict[str, Any]) -> list[str]:
     if values["lone_texts"]:
         lines.append(f"captions of no clip: {len(values['lone_texts'])}; NAME.txt goes with NAME.mp4, letter for letter")
         lines += [f"  {name}" for name in values["lone_texts"]]
+    lines += values["notes"]
     kinds = ", ".join(f"{count} {kind}" for kind, count in values["unusable_kinds"].items())
     lines.append(f"not usable: {len(values['unusable'])}{f' ({kinds})' if kinds else ''}")
     return [*lines, *(f"  {entry['name']}: {entry['kind']}: {entry['reason']}" for entry in values["unusable"])]

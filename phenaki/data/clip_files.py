@@ -3,6 +3,7 @@
 Nothing is opened here. What cannot be used is kept with its kind and reason: nothing is left out in silence.
 """
 
+import codecs
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,11 +44,15 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Listing:
-    """Clips in the order of their names, and what was refused without being decoded. lone_texts: .txt files in folders that are no clip's caption."""
+    """Clips in the order of their names, and what was refused without being decoded.
+
+    lone_texts: .txt files in folders that are no clip's caption. notes: sentences on what else lies there and is not read.
+    """
 
     clips: tuple[ClipFile, ...]
     unusable: tuple[Unusable, ...]
     lone_texts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, clips: list[ClipFile], unusable: list[Unusable], lone_texts: Sequence[str] = ()) -> "Listing":
@@ -69,10 +74,26 @@ def clip_file(path: Path, name: str, caption: str, sha256: str = "") -> ClipFile
     return ClipFile(name, str(path), 0, facts.st_size, facts.st_mtime_ns, is_picture(name), caption, sha256)
 
 
-def tidy(text: str | bytes) -> str:
+def encoding_of(data: bytes) -> str:
+    """How text that begins with these bytes is encoded: UTF-16 where its byte order mark says so, else UTF-8, with or without a mark."""
+    return "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
+def read_caption(name: str, data: bytes) -> str | Unusable:
+    """What the bytes of a .txt of this name say, those past `MAX_CAPTION_BYTES` left away; or why they are no text."""
+    try:
+        decoder = codecs.getincrementaldecoder(encoding_of(data))()
+        text = decoder.decode(data[:MAX_CAPTION_BYTES], final=len(data) < MAX_CAPTION_BYTES)  # where it is cut, half a character may be left
+    except UnicodeError:
+        text = "\0"
+    if "\0" in text:
+        return Unusable(name, "not text", "is neither UTF-8 nor UTF-16 with a byte order mark, so its clip has no caption; save it as UTF-8")
+    return tidy(text)
+
+
+def tidy(text: str) -> str:
     """A caption on one line, of characters that can be written: half a surrogate pair, which JSON may hold, becomes "?"."""
-    line = " ".join((text if isinstance(text, str) else text.decode("utf-8", "replace")).split())
-    return line.encode("utf-8", "replace").decode()
+    return " ".join(text.split()).encode("utf-8", "replace").decode()
 
 
 def bad_name(name: str) -> Unusable | None:
@@ -82,6 +103,11 @@ def bad_name(name: str) -> Unusable | None:
     except UnicodeEncodeError:
         return Unusable(ascii(name), "bad name", "is not UTF-8; rename it")
     return None
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few of some names, in a line."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def leaves_folder(name: str) -> bool:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import random
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
@@ -35,6 +35,7 @@ from phenaki.pixels import from_bytes
 
 CACHE_BYTES = 256 << 20  # of cut clips kept in memory
 TOLD_BATCH = 16  # clips encoded at once
+MAX_NAMED = 5  # files of a kind that notes name one by one
 MAX_REPLACED = 1000  # indices in a row that give no clip
 
 
@@ -65,6 +66,8 @@ def open_footage(
     """
     path, pool = Path(path), pool or DecodingPool(settings.num_workers)
     listing = list_clips(path, pool.read_shard)
+    for note in listing.notes:
+        on_note(f"{path}: {note}")
     checked = check_listing(listing, pool, store_of(path, cache)) if settings.check else unchecked(listing)
     return Footage(path, checked, pool, settings, device, report, on_note)
 
@@ -170,13 +173,16 @@ class Footage:
         return self.files[self._place(seed, index, num_frames)]
 
     def _long_enough(self, num_frames: int) -> np.ndarray:
-        """Places of all files that samples of so many frames come from; the short ones are noted."""
+        """Places of all files that samples of so many frames come from; the short ones are noted, and summed up where they are many."""
         pictures = num_frames == 0 and self.num_images > 0
         candidates = [place for place, file in enumerate(self.files) if file.is_picture == pictures]
         fps, facts = self.settings.fps, self.facts
         short = [place for place in candidates if facts[place] is not None and not pictures and facts[place].frames_at(fps) < num_frames]
         reason = f"frames at {fps:g} fps, a clip needs {num_frames}"
         self._note([Unusable(self.files[place].name, "too short", f"{facts[place].frames_at(fps)} {reason}") for place in short])
+        if len(short) > MAX_NAMED:
+            needed = f"a clip needs {num_frames} frames at {fps:g} fps, {num_frames / fps:.1f} s (num_slices in the settings says how many)"
+            self.on_note(f"{self.path}: {len(short)} of {len(candidates)} clips are too short: {needed}")
         usable = np.setdiff1d(np.array(candidates, np.int64), np.array(short, np.int64), assume_unique=True)
         if not len(usable):
             reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in list(self.unusable.values())[:3])
@@ -185,20 +191,33 @@ class Footage:
         return usable
 
     def _note(self, unusable) -> None:
-        """Reports files that cannot be used, each one once."""
+        """Reports files that cannot be used, each one once; all of them in `report`, where there is one, and a few of each kind in notes."""
         new = {entry.name: entry for entry in unusable if entry.name not in self.unusable}
         self.unusable |= new
-        for entry in new.values():
-            self.on_note(f"not used: {entry.name}: {entry.kind}: {entry.reason}")
         if self.report is not None and (new or not self.report.exists()):
             self.report.parent.mkdir(parents=True, exist_ok=True)
             write_lines(self.report, [asdict(entry) for entry in (self._met_before | self.unusable).values()])
+        for line in note_lines(list(new.values()), self.report):
+            self.on_note(line)
 
     def _clip_bytes(self, num_frames: int) -> int:
         return max(num_frames, 1) * self.settings.size**2 * 3
 
     def _stacked(self, clips: list[np.ndarray]) -> Tensor:
         return rearrange(from_bytes(sent(torch.from_numpy(np.stack(clips)), torch.device(self.device))), "b f h w c -> b c f h w")
+
+
+def note_lines(unusable: list[Unusable], report: Path | None) -> Iterator[str]:
+    """What to say of files that cannot be used: the first few of each kind by name, of the others how many they are."""
+    met: Counter[str] = Counter()
+    for entry in unusable:
+        met[entry.kind] += 1
+        if met[entry.kind] <= MAX_NAMED:
+            yield f"not used: {entry.name}: {entry.kind}: {entry.reason}"
+    more = {kind: count - MAX_NAMED for kind, count in met.most_common() if count > MAX_NAMED}
+    if more:
+        where = "" if report is None else f"; all are in {report}"
+        yield f"not used: {sum(more.values())} more ({', '.join(f'{count} {kind}' for kind, count in more.items())}){where}"
 
 
 def own_report(report: Path) -> Path:

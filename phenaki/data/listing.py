@@ -15,19 +15,24 @@ from phenaki.data.clip_files import (
     bad_name,
     clip_file,
     is_clip_name,
+    read_caption,
+    some,
     tidy,
 )
 from phenaki.data.table import read_table
 
 BESIDE = (".txt", ".json", ".jsonl", ".csv", ".parquet")  # what lies beside clips and is none: captions, tables, reports
+MEDIA_ENDINGS = (*VIDEO_ENDINGS, *PICTURE_ENDINGS, ".tar")
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+TABLE_ENDINGS = (".jsonl", ".csv", ".parquet")
+REPORTS = ("unusable", "held-out-unusable", "stories-unusable")  # how reports of training and of shards begin, which are no tables
 
 ReadShard = Callable[[Path], Listing]  # one tar -> its clips, names as in the tar
 
 
 def is_footage(path: Path) -> bool:
     """Whether a path is one that `list_clips` reads."""
-    return path.is_dir() or path.suffix.lower() in (".tar", ".jsonl", ".csv", ".parquet")
+    return path.is_dir() or path.suffix.lower() in (".tar", *TABLE_ENDINGS)
 
 
 def list_clips(path: str | Path, read_shard: ReadShard) -> Listing:
@@ -42,6 +47,7 @@ def list_clips(path: str | Path, read_shard: ReadShard) -> Listing:
         listing = read_table(path)
     elif tables:
         listing = read_table(tables[0])
+        listing = replace(listing, notes=(*listing.notes, *beside_table(path, tables[0], listing)))
     elif path.is_dir():
         listing = list_folder(path, read_shard)
     else:
@@ -51,11 +57,39 @@ def list_clips(path: str | Path, read_shard: ReadShard) -> Listing:
     return listing
 
 
+def beside_table(root: Path, table: Path, listing: Listing) -> list[str]:
+    """What lies in a folder with a table and is not read, since the table does not name it."""
+    named = {*(clip.name for clip in listing.clips), *(Path(entry.name).as_posix() for entry in listing.unusable)}
+    left_out: list[str] = []
+    tables: list[str] = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in files:
+            inside = Path(folder, name).relative_to(root).as_posix()
+            if is_table_name(name) and inside != table.name:
+                tables.append(inside)
+            elif name.lower().endswith(MEDIA_ENDINGS) and not name.startswith(".") and inside not in named:
+                left_out.append(tidy(inside))
+    notes = [f"{table.name} leaves out {len(left_out)} files of this folder: {some(sorted(left_out))}"] if left_out else []
+    return notes + unread(tables, f"{table.name} is read")
+
+
+def is_table_name(name: str) -> bool:
+    """Whether a file in a folder may be meant as a table of clips."""
+    return name.lower().endswith(TABLE_ENDINGS) and not name.startswith((".", *REPORTS))
+
+
+def unread(tables: list[str], read: str = f"a folder's own is named {', '.join(TABLES[:-1])} or {TABLES[-1]}") -> list[str]:
+    """What to say of tables that are not read. read: which one is, or would be."""
+    return [f"tables that are not read: {some(sorted(map(tidy, tables)))}; {read}"] if tables else []
+
+
 def list_folder(root: Path, read_shard: ReadShard) -> Listing:
     """Videos, pictures and shards under a folder, in subfolders too; names that begin with a dot and files `BESIDE` them are passed over."""
     clips: list[ClipFile] = []
     unusable: list[Unusable] = []
     lone_texts: list[str] = []
+    tables: list[str] = []
     for folder, subfolders, files in os.walk(root):
         odd = [name for name in subfolders if is_clip_name(name)]
         links = [name for name in subfolders if name not in odd and Path(folder, name).is_symlink()]
@@ -84,9 +118,12 @@ def list_folder(root: Path, read_shard: ReadShard) -> Listing:
                 unusable.append(Unusable(inside, "link", "is a link to a folder, which is not followed; put the folder itself here"))
             elif name.lower().endswith(".txt"):
                 lone_texts += [] if name in of_clips else [inside]
+            elif is_table_name(name):
+                tables.append(inside)
             elif not name.lower().endswith(BESIDE):
                 unusable.append(Unusable(inside, "not a video", "neither a video's nor a picture's ending that is read"))
-    return Listing.of(clips, list(dict.fromkeys(unusable)), lone_texts)  # two clips may share a caption
+    listing = Listing.of(clips, list(dict.fromkeys(unusable)), lone_texts)  # two clips may share a caption
+    return replace(listing, notes=tuple(unread(tables)))
 
 
 def in_folder(name: str, listing: Listing) -> Listing:
@@ -99,12 +136,14 @@ def in_folder(name: str, listing: Listing) -> Listing:
 def folder_caption(path: Path, root: Path) -> str | Unusable:
     """What NAME.txt says of a clip; without one, the name of its folder inside `root` (class folders), else nothing.
 
-    Captions are copied into tokens and shards, so a NAME.txt that links to a file outside of `root` is not read: why, is returned.
+    Captions are copied into tokens and shards, so a NAME.txt that links to a file outside of `root` is not read: why, is returned, and as
+    well where it is no text.
     """
     text = path.with_suffix(".txt")
     if text.is_file():
+        name = text.relative_to(root).as_posix()
         if text.is_symlink() and not text.resolve().is_relative_to(root.resolve()):
-            return Unusable(text.relative_to(root).as_posix(), "link", "leads out of the folder, and is not read; put the caption itself here")
+            return Unusable(name, "link", "leads out of the folder, and is not read; put the caption itself here")
         with open(text, "rb") as file:
-            return tidy(file.read(MAX_CAPTION_BYTES))
+            return read_caption(name, file.read(MAX_CAPTION_BYTES))
     return path.parent.name.replace("_", " ") if path.parent != root else ""

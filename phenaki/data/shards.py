@@ -13,7 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from phenaki.data.clip_files import MAX_CAPTION_BYTES, ClipFile, Listing, Unusable, bad_name, is_clip_name, is_picture, leaves_folder, tidy
+from phenaki.data.clip_files import (
+    MAX_CAPTION_BYTES,
+    ClipFile,
+    Listing,
+    Unusable,
+    bad_name,
+    is_clip_name,
+    is_picture,
+    leaves_folder,
+    read_caption,
+    tidy,
+)
 
 TEXT_ENDINGS = (".txt", ".json")
 TAR_ERRORS = (tarfile.TarError, OSError, ValueError, EOFError, OverflowError)
@@ -37,7 +48,7 @@ def index_shard(path: Path, on_progress=lambda: None) -> Listing:
                 elif member.name.lower().endswith(TEXT_ENDINGS) and member.size > MAX_CAPTION_BYTES:
                     unusable.append(Unusable(member.name, "too long", f"{member.size} bytes; at most {MAX_CAPTION_BYTES} are read beside a clip"))
                 elif member.name.lower().endswith(TEXT_ENDINGS):
-                    read_text(tar, member, texts.setdefault(key_of(member.name), {}))
+                    unusable += read_text(tar, member, texts.setdefault(key_of(member.name), {}))
             if not ends_here(tar):
                 reason = f"no whole header at byte {tar.offset}, and no end either; members before it are used"
                 unusable.append(Unusable("", "damaged shard", reason))
@@ -95,21 +106,25 @@ def key_of(name: str) -> str:
     return f"{folder}/{base.split('.')[0]}"
 
 
-def read_text(tar: tarfile.TarFile, member: tarfile.TarInfo, texts: dict[str, str]) -> None:
-    """Adds what a .txt or .json member says of its clip; a .json has the last word."""
+def read_text(tar: tarfile.TarFile, member: tarfile.TarInfo, texts: dict[str, str]) -> list[Unusable]:
+    """Adds what a .txt or .json member says of its clip; a .json has the last word. Returns a .txt that is none."""
     data = tar.extractfile(member).read(MAX_CAPTION_BYTES)
     if member.name.lower().endswith(".txt"):
-        texts.setdefault("caption", tidy(data))
-        return
+        caption = read_caption(member.name, data)
+        if isinstance(caption, Unusable):
+            return [caption]
+        texts.setdefault("caption", caption)
+        return []
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):
-        return
+        return []
     if not isinstance(values, dict):
-        return
+        return []
     for name, kept in (("text", "caption"), ("caption", "caption"), ("sha256", "sha256")):
         if isinstance(values.get(name), str):
             texts[kept] = tidy(values[name]).lower() if kept == "sha256" else tidy(values[name])
+    return []
 
 
 class ShardWriter:

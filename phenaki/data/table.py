@@ -1,20 +1,34 @@
 """Tables of clips: metadata.jsonl, .csv or .parquet beside the files, one row a clip.
 
-Columns: `file_name` (or `video_path`, `path`), `text` (or `caption`), and if wanted `sha256` of the file. A path is taken from
-the table's own folder and has to stay inside.
+Columns: `file_name` (or `video_path`, `path`), `text` (or `caption`), and if wanted `sha256` of the file, in capitals or not. A path
+is taken from the table's own folder and has to stay inside.
 """
 
 import csv
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from phenaki.data.clip_files import MAX_CAPTION_BYTES, ClipFile, Listing, Unusable, bad_name, clip_file, is_clip_name, leaves_folder, tidy
+from phenaki.data.clip_files import (
+    MAX_CAPTION_BYTES,
+    ClipFile,
+    Listing,
+    Unusable,
+    bad_name,
+    clip_file,
+    encoding_of,
+    is_clip_name,
+    leaves_folder,
+    some,
+    tidy,
+)
 
 NAME_COLUMNS = ("file_name", "video_path", "path")
 CAPTION_COLUMNS = ("text", "caption")
+MAX_COLUMNS = 20  # that are told of a table
 ROWS_AT_ONCE = 64  # of a .parquet table: packed, a few bytes may stand for a long caption in each of its rows
 
 
@@ -23,16 +37,34 @@ def read_table(path: Path) -> Listing:
     readers = {".jsonl": json_rows, ".csv": csv_rows, ".parquet": parquet_rows}
     clips: list[ClipFile] = []
     unusable: list[Unusable] = []
+    columns: dict[str, None] = {}
     for number, row in readers[path.suffix.lower()](path):
+        if isinstance(row, dict) and len(columns) < MAX_COLUMNS:
+            columns |= dict.fromkeys(key for key in row if key is not None)
         found = row_clip(path.parent, f"{path.name}, row {number}", row)
         (clips if isinstance(found, ClipFile) else unusable).append(found)
-    return Listing.of(clips, unusable)
+    if not clips and not unusable:
+        raise ValueError(f"{path}: names no clips. Fill it, or take it away: the files beside a table are read where there is none")
+    return replace(Listing.of(clips, unusable), notes=caption_notes(path, clips, list(columns)))
+
+
+def caption_notes(path: Path, clips: list[ClipFile], columns: list[str]) -> tuple[str, ...]:
+    """What to say where a table has no column of captions."""
+    if not clips or any(clip.caption for clip in clips) or any(plain(column) in CAPTION_COLUMNS for column in columns):
+        return ()
+    told = tidy(some(columns, MAX_COLUMNS))
+    return (
+        f"{path.name} has no column {' or '.join(CAPTION_COLUMNS)}, so its clips have no captions (where there is a table, .txt files are not "
+        f"read); its columns are {told}",
+    )
 
 
 def row_clip(root: Path, where: str, row: Any) -> ClipFile | Unusable:
     """The clip of one row, or why there is none."""
     if not isinstance(row, dict):
         return Unusable(where, "bad row", f"needed a table of columns, found {row!r:.80}")
+    if any(surplus := row.pop(None, ())):  # an empty cell, as of a comma at a line's end, loses nothing
+        return Unusable(where, "bad row", f"{len(row) + len(surplus)} cells, {len(row)} columns; put captions with commas in quotes")
     name = first_of(row, NAME_COLUMNS)
     if not isinstance(name, str) or not name:
         return Unusable(where, "bad row", f"needed a file name in {', '.join(NAME_COLUMNS)}; columns are {', '.join(map(ascii, row))}")
@@ -42,7 +74,9 @@ def row_clip(root: Path, where: str, row: Any) -> ClipFile | Unusable:
         return Unusable(name, "outside the folder", f"{where}: a path has to be relative and to stay in the table's folder")
     if not is_clip_name(name):
         return Unusable(name, "not a video", f"{where}: neither a video's nor a picture's ending")
-    caption, sha256 = first_of(row, CAPTION_COLUMNS), str(row.get("sha256") or "").lower()
+    caption, sha256 = first_of(row, CAPTION_COLUMNS), str(first_of(row, ("sha256",)) or "").lower()
+    if not is_encoded(str(caption or "")):
+        return Unusable(name, "bad row", f"{where}: its caption is not UTF-8; save the table as UTF-8")
     if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
         return Unusable(name, "bad row", f"{where}: sha256 is {sha256!r:.80}, needed 64 hexadecimal digits")
     return clip_file(root / name, Path(name).as_posix(), tidy(str(caption or ""))[:MAX_CAPTION_BYTES], sha256)
@@ -50,12 +84,30 @@ def row_clip(root: Path, where: str, row: Any) -> ClipFile | Unusable:
 
 def first_of(row: dict[str, Any], columns: tuple[str, ...]) -> Any:
     """The value of the first of some columns that a row has."""
-    return next((row[column] for column in columns if row.get(column) is not None), None)
+    values = {plain(column): value for column, value in reversed(row.items()) if value is not None}
+    return next((values[column] for column in columns if column in values), None)
+
+
+def plain(column: str) -> str:
+    """A column's name as it is looked for: without capitals, and without spaces around it."""
+    return column.strip().lower()
+
+
+def open_text(path: Path, newline: str | None = None) -> TextIO:
+    """A table of text as Windows or another system writes it. Bytes that are no text come as half surrogate pairs (see `is_encoded`)."""
+    with open(path, "rb") as file:
+        encoding = encoding_of(file.read(2))
+    return open(path, encoding=encoding, errors="surrogateescape" if encoding == "utf-8-sig" else "replace", newline=newline)
+
+
+def is_encoded(text: str) -> bool:
+    """Whether all of a text was in its table's encoding."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Lines of JSON; a line that is none comes back as text, which is no row."""
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -66,12 +118,14 @@ def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = csv.DictReader(file)
+    """Rows by column; cells that no column is for come under None. ValueError where a quote is not closed: it would swallow the next rows."""
+    with open_text(path, newline="") as file:
+        rows = csv.DictReader(file, strict=True)
         try:
             yield from enumerate(rows, start=1)
-        except csv.Error as error:
-            raise ValueError(f"{path}: line {rows.line_num}: not a CSV table ({error})") from error
+        except csv.Error as error:  # line_num is still that of the row before
+            remedy = "Close every quote that is opened, and write a quote inside quotes twice"
+            raise ValueError(f"{path}: the row that begins in line {rows.line_num + 1} is not CSV ({error}). {remedy}") from error
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -81,11 +135,11 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
         raise ValueError(f"{path}: reading .parquet needs pyarrow: pip install 'phenaki[data]', or save the table as .jsonl or .csv") from error
     try:
         with parquet.ParquetFile(path) as file:
-            number = 0
+            number, others = 0, dict.fromkeys(file.schema_arrow.names[:MAX_COLUMNS])  # a column that is not read has no value in any row
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=text_columns(path, file.schema_arrow)):
                 for row in batch_rows(path, batch):
                     number += 1
-                    yield number, row
+                    yield number, others | row
     except (ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a parquet table ({error})") from error
 
@@ -99,7 +153,7 @@ def text_columns(path: Path, schema: Any) -> list[str]:
     values = {name: kind.value_type if types.is_dictionary(kind) else kind for name, kind in kinds.items()}
     found: list[str] = []
     for columns in (NAME_COLUMNS, CAPTION_COLUMNS, ("sha256",)):
-        there = [name for name in columns if name in kinds]
+        there = [name for name in kinds if plain(name) in columns]
         readable = [name for name in there if any(is_kind(values[name]) for is_kind in text)]
         if there and not readable:
             told = ", ".join(f"{name} is {kinds[name]}" for name in there)
