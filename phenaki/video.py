@@ -34,6 +34,7 @@ from phenaki.video_files import (
     check_fps,
     check_output_path,
     check_regular,
+    check_script,
     check_spares,
     decode_video,
     resampled_indices,
@@ -171,6 +172,8 @@ class VideoWriter:
     ):  # fmt: skip
         self.path = check_output_path(path)
         check_fps(fps)
+        check_script(self.path, script)
+        fps = fps if isinstance(fps, (int, float)) else float(fps)
         self.size, self.scenes, self.script, self.label = tuple(size), scenes, script, label
         for scene in scenes:
             if "\0" in scene.prompt or not 0 <= scene.start_frame <= scene.start_frame + scene.num_frames <= MAX_CHAPTER_FRAMES:

@@ -238,6 +238,14 @@ def _scene(chapter: dict[str, Any], fps: float) -> VideoScene:
     return VideoScene(chapter["metadata"].get("title", ""), start, max(end - start, 0))
 
 
+def check_script(path: Path, script: dict[str, Any] | None) -> None:
+    """VideoError for a script that cannot travel in the file `path`."""
+    try:
+        json.dumps(script, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise VideoError(f"{path}: its script cannot be written as JSON ({error}); give plain numbers, texts, lists and dictionaries") from error
+
+
 def parse_script(text: str) -> dict[str, Any] | None:
     """The script that travels in a file; None where there is none, or something else stands in its place."""
     values = parse_json_object(text)

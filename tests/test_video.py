@@ -611,6 +611,20 @@ def test_a_writer_of_an_impossible_rate(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("script", [{"seed": np.int64(3)}, {"title": {1, 2}}, {"title": "\ud800"}], ids=["int64", "set", "surrogate"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.png", "%d.png"])
+def test_a_script_that_json_cannot_hold_is_told_before_anything_is_written(tmp_path, name, script):
+    with pytest.raises(VideoError, match=r"its script cannot be written as JSON \("):
+        VideoWriter(tmp_path / name, fps=8, size=(32, 32), script=script)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", FILES)
+def test_a_rate_of_numpys_is_a_rate(tmp_path, ending):
+    Video(gradient(2), np.float32(12.5)).save(tmp_path / f"a.{ending}")
+    assert read_video(tmp_path / f"a.{ending}").fps == 12.5
+
+
 @pytest.mark.parametrize(
     "frames",
     [
