@@ -37,6 +37,7 @@ from phenaki.video_files import (
     check_script,
     check_spares,
     decode_video,
+    is_sequence,
     resampled_indices,
     stacked,
 )
@@ -182,7 +183,7 @@ class VideoWriter:
         if ending in (".gif", ".png"):
             if resume:
                 raise VideoError(f"{self.path}: only .mp4 and .webm can be gone on with; make it as one of them")
-            kinds = {".gif": GifEncoder, ".png": SequenceEncoder if "%" in self.path.name else SheetEncoder}
+            kinds = {".gif": GifEncoder, ".png": SequenceEncoder if is_sequence(self.path) else SheetEncoder}
             self.encoder = kinds[ending](self.path, fps, self.size)
         else:
             self.encoder = StreamEncoder(self.path, fps, self.size, label=label, resume=resume)

@@ -218,14 +218,10 @@ class GifEncoder:
 
 
 class SequenceEncoder:
-    """Single frames as PNG: path holds a place for the number, such as frame_%05d.png."""
+    """Single frames as PNG: path holds a place for the number, such as frame_%05d.png (video_files.NUMBER)."""
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]):
         self.path, self.count = path, 0
-        try:
-            self.path.name % 0
-        except (TypeError, ValueError) as error:
-            raise VideoError(f"{path}: needed one number in the name, as in frame_%05d.png") from error
 
     def write(self, frames: np.ndarray) -> None:
         for pixels in frames:

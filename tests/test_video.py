@@ -24,7 +24,7 @@ import phenaki.video_files
 from phenaki.frame_source import FrameSource
 from phenaki.video import Video, VideoError, VideoScene, VideoWriter, check_output_path, contact_sheet, read_image, read_video
 from phenaki.video_encoders import part_path
-from phenaki.video_files import parse_script, resampled_indices, stacked
+from phenaki.video_files import check_spares, parse_script, resampled_indices, stacked
 
 FILES = ("mp4", "webm", "gif")
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -477,11 +477,41 @@ def test_a_folder_that_cannot_be_written_to():
         check_output_path("/proc/a.mp4")
 
 
-@pytest.mark.parametrize("name", ["frame_%d_%d.png", "frame_%.png", "100%.png", "frame_%%.png", "frame_%q.png"])
+NO_NUMBERS = [
+    "%d_%d.png", "%.png", "100%.png", "%%.png", "%%d.png", "%d%%.png", "%q.png", "%i.png", "%s.png", "%u.png", "%x.png", "%.0f.png", "%-1d.png",
+    "% d.png", "%+d.png", "%#d.png", "%ld.png", "%.3d.png", "%100d.png", "%\u0663d.png", "%D.png", "%(a)d.png",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_NUMBERS)
 def test_a_name_without_one_place_for_the_number(tmp_path, name):
-    with pytest.raises(VideoError, match="one number in the name"):
-        Video(gradient(1), 8).save(tmp_path / name)
-    assert not list(tmp_path.iterdir())
+    Image.new("RGB", (8, 8)).save(tmp_path / "frame_0.png")
+    for ask in (check_output_path, Video(gradient(1), 8).save):
+        with pytest.raises(VideoError, match=r"one number in the name of single frames, as in frame_%05d\.png"):
+            ask(tmp_path / f"frame_{name}")
+    assert [path.name for path in tmp_path.iterdir()] == ["frame_0.png"]
+
+
+@pytest.mark.parametrize("number", ["%d", "%5d", "%05d", "%1d", "%0d", "%00d", "%12d"])
+def test_single_frames_never_take_the_place_of_what_they_are_made_from(tmp_path, number):
+    path = check_output_path(tmp_path / f"f{number}.PNG")
+    Video(gradient(3), 8).save(path)
+    made = sorted(tmp_path.iterdir())
+    assert len(made) == 3
+    for source in made:
+        with pytest.raises(VideoError, match=f"would write over {source.name}"):
+            check_spares(path, [source])
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link").symlink_to(made[0])
+    with pytest.raises(VideoError, match="would write over link"):
+        check_spares(path, [tmp_path / "folder" / "link"])
+    (tmp_path / "fx.PNG").touch()
+    assert check_spares(path, [tmp_path / "fx.PNG"]) == path
+
+
+def test_other_files_have_no_place_for_a_number(tmp_path):
+    (tmp_path / "a1.mp4").touch()
+    assert check_spares(tmp_path / "a%d.mp4", [tmp_path / "a1.mp4"]) == tmp_path / "a%d.mp4"
 
 
 def test_a_small_gif_that_is_shown_for_long_does_not_fill_the_memory(tmp_path, monkeypatch):
