@@ -418,6 +418,23 @@ def test_single_frames_are_whole_on_a_full_disk(tiny_disk):
     assert 0 < len(read) < 40 and np.array_equal(read, frames[: len(read)])
 
 
+def test_two_runs_that_write_the_same_single_frames_do_not_take_each_other_s_parts(tmp_path):
+    program = "import sys, numpy, pathlib; from phenaki.video_encoders import SequenceEncoder\n"
+    program += "encoder = SequenceEncoder(pathlib.Path(sys.argv[1]), 8.0, (8, 8))\n"
+    program += "for _ in range(500): encoder.count = 0; encoder.write(numpy.zeros((1, 8, 8, 3), numpy.uint8))"
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "%d.png")]) for _ in range(2)]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["0.png"]
+
+
+def test_a_single_frame_that_could_not_be_written_leaves_no_part(tmp_path, monkeypatch):
+    save = Image.Image.save
+    monkeypatch.setattr(Image.Image, "save", lambda self, file, **options: (save(self, file, **options), os.stat(tmp_path / "none")))
+    with pytest.raises(FileNotFoundError):
+        Video(gradient(2), 8).save(tmp_path / "%d.png")
+    assert not list(tmp_path.iterdir())
+
+
 MEMORY = """
 import numpy as np
 from pathlib import Path
@@ -612,11 +629,19 @@ def test_frames_that_last_for_days_are_not_written_out(tmp_path, monkeypatch, fp
         read_video(tmp_path / "a.mp4", fps=fps)
 
 
-@pytest.mark.parametrize(("name", "part"), [("o.mp4", ".o.whole.mp4"), ("o.webm", ".o.whole.webm"), ("%d.png", ".0.png.part")])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("o.mp4", ".o.whole.mp4"), ("o.webm", ".o.whole.webm"),
+        ("%d.png", ".0.png.part-{}"), ("o.gif", ".o.gif.part-{}"), ("o.png", ".o.png.part-{}"),
+    ],
+)  # fmt: skip
 def test_nothing_is_written_through_a_link_that_has_a_parts_name(tmp_path, name, part):
     (tmp_path / "victim").write_text("not ours")
-    (tmp_path / part).symlink_to(tmp_path / "victim")
-    Video(gradient(2), 8).save(tmp_path / name)
+    part = part.format(os.getpid())
+    with VideoWriter(tmp_path / name, fps=8, size=(32, 32)) as writer:
+        (tmp_path / part).symlink_to(tmp_path / "victim")
+        writer.write(gradient(2))
     assert (tmp_path / "victim").read_text() == "not ours" and not (tmp_path / part).is_symlink()
     assert not any(path.is_symlink() for path in tmp_path.iterdir())
 
