@@ -26,6 +26,13 @@ def put(part: Path, final: Path) -> None:
     sync(final.parent)
 
 
+def fresh_part(path: Path) -> Path:
+    """Where a file lies until it is whole, beside its name: no other process has this one, and nothing has it any more, no link either."""
+    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    part.unlink(missing_ok=True)
+    return part
+
+
 def open_to_others(path: Path) -> None:
     """Gives a file the permissions that new files have here: some libraries make files that their owner alone can read."""
     probe = path.with_name(f".{path.name}.part-probe")
@@ -42,7 +49,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """The file whole or not at all."""
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")  # another process may be writing the same
+    part = fresh_part(path)
     try:
         part.write_bytes(data)
         put(part, path)

@@ -52,6 +52,8 @@ class Edit:
             raise ValueError(f"keep {self.keep}: needed 0 (all of the region is made anew) to below 1, such as 0.3")
         if not 0 <= self.extend <= MAX_SCENE_SECONDS:
             raise ValueError(f"extend {self.extend}: needed 0 to {MAX_SCENE_SECONDS} seconds")
+        for name, kind in (("keep", float), ("extend", float), ("paste", bool)):  # numpy's numbers too, but they cannot travel with the result
+            object.__setattr__(self, name, kind(getattr(self, name)))
         if self.region is None and not self.keep and not self.extend:
             raise RegionError("nothing is to be made anew: give a box, frames, a mask, keep (above 0) or extend")
         self.as_story(1.0)

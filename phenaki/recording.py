@@ -52,7 +52,7 @@ def generate_to_file(
     on_chunk: Callable[[StoryChunk], None] = lambda chunk: None,
     **options: Any,
 ) -> Written:
-    """Writes a story's video while it is made: memory does not grow with its length. Options: `Phenaki.stream_story`.
+    """Writes a story's video while it is made; of an .mp4 or .webm memory does not grow with its length. Options: `Phenaki.stream_story`.
 
     on_chunk: called with each chunk once it is in the file.
 

@@ -37,6 +37,9 @@ class Region:
             value = getattr(self, name)
             if value is not None and (len(value) != len(needed) or not all(isinstance(number, (int, np.integer)) for number in value)):
                 raise RegionError(f"{name} {value!r}: needed {len(needed)} whole numbers, {', '.join(needed)}")
+            if value is not None:  # plain ones: they travel with the result, as JSON
+                object.__setattr__(self, name, tuple(int(number) for number in value))
+        object.__setattr__(self, "outside", bool(self.outside))
         if self.mask is not None and (not isinstance(self.mask, np.ndarray) or self.mask.dtype != bool or self.mask.ndim not in (2, 3)):
             found = f"{self.mask.dtype} {self.mask.shape}" if isinstance(self.mask, np.ndarray) else type(self.mask).__name__
             raise RegionError(f"mask is {found}: needed a bool array (h, w) or (f, h, w), True = made anew")

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from phenaki.atomic import put
+from phenaki.atomic import fresh_part, put
 from phenaki.gif_files import decode_gif
 from phenaki.part_file import set_aside
 from phenaki.video_encoders import GifEncoder, SequenceEncoder, StreamEncoder, part_path
@@ -34,8 +34,10 @@ from phenaki.video_files import (
     check_fps,
     check_output_path,
     check_regular,
+    check_script,
     check_spares,
     decode_video,
+    is_sequence,
     resampled_indices,
     stacked,
 )
@@ -132,8 +134,7 @@ class SheetEncoder:
     """A contact sheet of all that was written, as one PNG."""
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]):
-        self.frames: list[np.ndarray] = []
-        self.part = path.with_name(f".{path.stem}.part-{os.getpid()}.png")  # another process may be writing the same
+        self.path, self.frames = path, []
 
     @property
     def count(self) -> int:
@@ -145,14 +146,15 @@ class SheetEncoder:
     def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> Path:
         info = PngImagePlugin.PngInfo()
         info.add_itxt("phenaki_script", json.dumps(script) if script is not None else "")
-        Image.fromarray(contact_sheet(np.concatenate(self.frames), scenes, scale=2)).save(self.part, format="PNG", pnginfo=info)
-        return self.part
+        part = fresh_part(self.path)
+        Image.fromarray(contact_sheet(np.concatenate(self.frames), scenes, scale=2)).save(part, format="PNG", pnginfo=info)
+        return part
 
     def discard(self) -> None:
         """The part file has become the picture."""
 
     def abandon(self) -> None:
-        self.part.unlink(missing_ok=True)
+        fresh_part(self.path)  # what was begun is gone
 
 
 class VideoWriter:
@@ -171,6 +173,8 @@ class VideoWriter:
     ):  # fmt: skip
         self.path = check_output_path(path)
         check_fps(fps)
+        check_script(self.path, script)
+        fps = fps if isinstance(fps, (int, float)) else float(fps)
         self.size, self.scenes, self.script, self.label = tuple(size), scenes, script, label
         for scene in scenes:
             if "\0" in scene.prompt or not 0 <= scene.start_frame <= scene.start_frame + scene.num_frames <= MAX_CHAPTER_FRAMES:
@@ -179,7 +183,7 @@ class VideoWriter:
         if ending in (".gif", ".png"):
             if resume:
                 raise VideoError(f"{self.path}: only .mp4 and .webm can be gone on with; make it as one of them")
-            kinds = {".gif": GifEncoder, ".png": SequenceEncoder if "%" in self.path.name else SheetEncoder}
+            kinds = {".gif": GifEncoder, ".png": SequenceEncoder if is_sequence(self.path) else SheetEncoder}
             self.encoder = kinds[ending](self.path, fps, self.size)
         else:
             self.encoder = StreamEncoder(self.path, fps, self.size, label=label, resume=resume)

@@ -23,6 +23,7 @@ from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
+from phenaki.atomic import fresh_part
 from phenaki.part_file import BOX, PartFile
 from phenaki.retiming import rate
 from phenaki.video_files import FRAMES_TAG, VideoError, VideoScene, address
@@ -193,7 +194,6 @@ class GifEncoder:
         if not MIN_GIF_FPS <= fps <= MAX_GIF_FPS:
             raise VideoError(f"{path}: {fps:g} frames a second: a GIF has at least {MIN_GIF_FPS} and at most {MAX_GIF_FPS}; write .mp4 or .webm")
         self.path, self.fps, self.frames = path, fps, []
-        self.part = path.with_name(f".{path.stem}.part-{os.getpid()}.gif")  # another process may be writing the same
 
     @property
     def count(self) -> int:
@@ -207,33 +207,28 @@ class GifEncoder:
         durations = [10 * (end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
         comment = json.dumps({**(script or {}), "fps": self.fps}).encode()
         first, *rest = self.frames
-        first.save(self.part, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0, comment=comment, optimize=False)
-        return self.part
+        part = fresh_part(self.path)
+        first.save(part, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0, comment=comment, optimize=False)
+        return part
 
     def discard(self) -> None:
         """The part file has become the video."""
 
     def abandon(self) -> None:
-        self.part.unlink(missing_ok=True)
+        fresh_part(self.path)  # what was begun is gone
 
 
 class SequenceEncoder:
-    """Single frames as PNG: path holds a place for the number, such as frame_%05d.png."""
+    """Single frames as PNG: path holds a place for the number, such as frame_%05d.png (video_files.NUMBER)."""
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]):
         self.path, self.count = path, 0
-        try:
-            self.path.name % 0
-        except (TypeError, ValueError) as error:
-            raise VideoError(f"{path}: needed one number in the name, as in frame_%05d.png") from error
 
     def write(self, frames: np.ndarray) -> None:
         for pixels in frames:
-            target = self.path.with_name(self.path.name % self.count)
-            part = target.with_name(f".{target.name}.part")
-            part.unlink(missing_ok=True)  # never through a link of its name
+            part = fresh_part(self._next())
             Image.fromarray(pixels).save(part, format="PNG")
-            os.replace(part, target)
+            os.replace(part, self._next())
             self.count += 1
 
     def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> None:
@@ -243,7 +238,11 @@ class SequenceEncoder:
         """There is no part file."""
 
     def abandon(self) -> None:
-        """The frames that were written stay."""
+        """The frames that were written stay, but not the one that was begun."""
+        fresh_part(self._next())
+
+    def _next(self) -> Path:
+        return self.path.with_name(self.path.name % self.count)
 
 
 def chapters_of(scenes: Sequence[VideoScene], fps: Fraction) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from phenaki.story_formats import FILE_FIELDS
 
 VIDEO_ENDINGS = (".mp4", ".webm", ".gif")
 OUTPUT_ENDINGS = (*VIDEO_ENDINGS, ".png")
+NUMBER = re.compile(r"%(0?[0-9]{1,2})?d")  # in the name of single frames: where each one's number stands
 READ_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,gif"
 STRICT = "crccheck+bitstream+buffer+explode"
 MAX_SIDE = 4096  # pixels
@@ -69,6 +70,8 @@ def check_output_path(path: str | Path) -> Path:
         raise VideoError(f"{path}: is a folder; give a file name in it, such as {path / 'story.mp4'}")
     if path.suffix.lower() not in OUTPUT_ENDINGS:
         raise VideoError(f"{path}: unknown ending {path.suffix!r}; known are {', '.join(OUTPUT_ENDINGS)} (and frame_%05d.png for single frames)")
+    if is_sequence(path) and (path.name.count("%") != 1 or not NUMBER.search(path.name)):
+        raise VideoError(f"{path}: needed one number in the name of single frames, as in frame_%05d.png or frame_%d.png, and no other %")
     folder = path.parent
     if not os.path.isdir(folder):
         raise VideoError(f"{path}: the folder {folder} does not exist; make it first")
@@ -77,15 +80,21 @@ def check_output_path(path: str | Path) -> Path:
     return path
 
 
+def is_sequence(path: Path) -> bool:
+    """Whether an output path stands for single frames, a file each."""
+    return path.suffix.lower() == ".png" and "%" in path.name
+
+
 def check_spares(path: Path, sources: Iterable[Path], made: str = "it") -> Path:
     """An output path; VideoError where writing it would write over one of `sources`: files, or folders whose pictures make a clip.
 
     made: what is made from them, in the message.
     """
-    written = re.compile(re.sub("%0?[0-9]*d", "[0-9]+", re.escape(path.name)))  # of single frames: any of them
+    around = NUMBER.split(path.name)[::2] if is_sequence(path) else [path.name]  # without what the parentheses of NUMBER hold
+    written = re.compile(" *[0-9]+".join(map(re.escape, around)))  # of single frames: any of them
     for source in filter(os.path.exists, sources):
-        beside = path.parent.samefile(source.parent)
-        if (path.exists() and path.samefile(source)) or (beside and written.fullmatch(source.name)):
+        beside = any(path.parent.samefile(one.parent) and written.fullmatch(one.name) for one in (source, source.resolve()))
+        if beside or (path.exists() and path.samefile(source)):
             raise VideoError(f"{path}: would write over {source.name}, which {made} is made from; give the result another name")
         if os.path.isdir(source) and path.suffix.lower() == ".png" and path.parent.samefile(source):
             raise VideoError(f"{path}: would lie among the pictures that {made} is made from; write it into another folder")
@@ -237,6 +246,14 @@ def _scene(chapter: dict[str, Any], fps: float) -> VideoScene:
     base = float(chapter["time_base"] or 1)
     start, end = (round(chapter[key] * base * fps) for key in ("start", "end"))
     return VideoScene(chapter["metadata"].get("title", ""), start, max(end - start, 0))
+
+
+def check_script(path: Path, script: dict[str, Any] | None) -> None:
+    """VideoError for a script that cannot travel in the file `path`."""
+    try:
+        json.dumps(script, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise VideoError(f"{path}: its script cannot be written as JSON ({error}); give plain numbers, texts, lists and dictionaries") from error
 
 
 def parse_script(text: str) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ ALLOWED = {
     "video_files": {"atomic", "nal_units", "retiming", "story_formats"},
     "gif_files": {"retiming", "video_files"},
     "part_file": {"locks"},
-    "video_encoders": {"part_file", "retiming", "video_files"},
+    "video_encoders": {"atomic", "part_file", "retiming", "video_files"},
     "data/art": set(),
     "data/cast": set(),
     "data/phrasings": set(),

@@ -65,6 +65,16 @@ def test_a_probe_is_not_made_through_a_link(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_part_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "victim").write_text("not ours")
+    part = tmp_path / f".a.json.part-{os.getpid()}"
+    part.symlink_to(tmp_path / "victim")
+    atomic.write_text(tmp_path / "a.json", "{}")
+    assert (tmp_path / "victim").read_text() == "not ours" and (tmp_path / "a.json").read_text() == "{}" and not (tmp_path / "a.json").is_symlink()
+    part.symlink_to(tmp_path / "victim")
+    assert atomic.fresh_part(tmp_path / "a.json") == part and sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "victim"]
+
+
 def test_a_file_in_a_folders_place_is_told_beforehand(tmp_path):
     (tmp_path / "file").write_text("a file")
     for name in ("file", "file/a", "file/a/b"):

@@ -267,6 +267,16 @@ def test_a_prompt_of_which_nothing_is_known_is_refused(model, words):
         edit(clip_of(5), **words, keep=0.1, model=model)
 
 
+def test_an_edit_in_numpys_numbers_is_written(model, tmp_path):
+    region = Region(tuple(np.array(BOX)), frames=tuple(np.arange(2)))
+    told = Edit("a bear", region, keep=np.float32(0.5), extend=np.float32(0.25), paste=np.bool_(True))
+    edit_to_file(model, clip_of(3), told, tmp_path / "a.mp4", progress=False)
+    made = read_video(tmp_path / "a.mp4").script["edit"]
+    assert made == {
+        "clip": None, "box": list(BOX), "outside": False, "frames": [0, 1], "mask": False, "keep": 0.5, "extend": 0.25, "paste": True,
+    }  # fmt: skip
+
+
 def test_bad_clips_and_prompts(model, tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     for clip, words in ((tmp_path / "a.mp4", "not a whole video file"), (tmp_path / "gone.mp4", "No such file")):

@@ -1,5 +1,6 @@
 """Which part of a clip is made anew: pixels to tokens against a slow reference, and what a clip does not have."""
 
+import json
 import math
 import random
 
@@ -103,6 +104,12 @@ def test_regions_that_are_none(values, words):
     with pytest.raises(RegionError) as caught:
         Region(**values)
     assert words in str(caught.value)
+
+
+def test_a_region_of_numpys_numbers_is_one_of_plain_ones():
+    region = Region(np.array([1, 2, 3, 4]), np.bool_(True), [np.int64(5), np.uint8(6)])
+    assert region == Region((1, 2, 3, 4), True, (5, 6))
+    assert json.dumps([region.box, region.outside, region.frames]) == "[[1, 2, 3, 4], true, [5, 6]]"
 
 
 def test_regions_of_a_command_line(tmp_path):

@@ -26,7 +26,7 @@ from phenaki.story import MAX_SIZE
 from phenaki.story_formats import FILE_FIELDS
 from phenaki.video import Video, VideoError, VideoScene, VideoWriter, check_output_path, contact_sheet, read_image, read_video
 from phenaki.video_encoders import part_path
-from phenaki.video_files import MAX_SIDE, parse_script, resampled_indices, stacked
+from phenaki.video_files import MAX_SIDE, check_spares, parse_script, resampled_indices, stacked
 
 FILES = ("mp4", "webm", "gif")
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -437,6 +437,23 @@ def test_single_frames_are_whole_on_a_full_disk(tiny_disk):
     assert 0 < len(read) < 40 and np.array_equal(read, frames[: len(read)])
 
 
+def test_two_runs_that_write_the_same_single_frames_do_not_take_each_other_s_parts(tmp_path):
+    program = "import sys, numpy, pathlib; from phenaki.video_encoders import SequenceEncoder\n"
+    program += "encoder = SequenceEncoder(pathlib.Path(sys.argv[1]), 8.0, (8, 8))\n"
+    program += "for _ in range(500): encoder.count = 0; encoder.write(numpy.zeros((1, 8, 8, 3), numpy.uint8))"
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "%d.png")]) for _ in range(2)]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["0.png"]
+
+
+def test_a_single_frame_that_could_not_be_written_leaves_no_part(tmp_path, monkeypatch):
+    save = Image.Image.save
+    monkeypatch.setattr(Image.Image, "save", lambda self, file, **options: (save(self, file, **options), os.stat(tmp_path / "none")))
+    with pytest.raises(FileNotFoundError):
+        Video(gradient(2), 8).save(tmp_path / "%d.png")
+    assert not list(tmp_path.iterdir())
+
+
 MEMORY = """
 import numpy as np
 from pathlib import Path
@@ -496,11 +513,41 @@ def test_a_folder_that_cannot_be_written_to():
         check_output_path("/proc/a.mp4")
 
 
-@pytest.mark.parametrize("name", ["frame_%d_%d.png", "frame_%.png", "100%.png", "frame_%%.png", "frame_%q.png"])
+NO_NUMBERS = [
+    "%d_%d.png", "%.png", "100%.png", "%%.png", "%%d.png", "%d%%.png", "%q.png", "%i.png", "%s.png", "%u.png", "%x.png", "%.0f.png", "%-1d.png",
+    "% d.png", "%+d.png", "%#d.png", "%ld.png", "%.3d.png", "%100d.png", "%\u0663d.png", "%D.png", "%(a)d.png",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_NUMBERS)
 def test_a_name_without_one_place_for_the_number(tmp_path, name):
-    with pytest.raises(VideoError, match="one number in the name"):
-        Video(gradient(1), 8).save(tmp_path / name)
-    assert not list(tmp_path.iterdir())
+    Image.new("RGB", (8, 8)).save(tmp_path / "frame_0.png")
+    for ask in (check_output_path, Video(gradient(1), 8).save):
+        with pytest.raises(VideoError, match=r"one number in the name of single frames, as in frame_%05d\.png"):
+            ask(tmp_path / f"frame_{name}")
+    assert [path.name for path in tmp_path.iterdir()] == ["frame_0.png"]
+
+
+@pytest.mark.parametrize("number", ["%d", "%5d", "%05d", "%1d", "%0d", "%00d", "%12d"])
+def test_single_frames_never_take_the_place_of_what_they_are_made_from(tmp_path, number):
+    path = check_output_path(tmp_path / f"f{number}.PNG")
+    Video(gradient(3), 8).save(path)
+    made = sorted(tmp_path.iterdir())
+    assert len(made) == 3
+    for source in made:
+        with pytest.raises(VideoError, match=f"would write over {source.name}"):
+            check_spares(path, [source])
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link").symlink_to(made[0])
+    with pytest.raises(VideoError, match="would write over link"):
+        check_spares(path, [tmp_path / "folder" / "link"])
+    (tmp_path / "fx.PNG").touch()
+    assert check_spares(path, [tmp_path / "fx.PNG"]) == path
+
+
+def test_other_files_have_no_place_for_a_number(tmp_path):
+    (tmp_path / "a1.mp4").touch()
+    assert check_spares(tmp_path / "a%d.mp4", [tmp_path / "a1.mp4"]) == tmp_path / "a%d.mp4"
 
 
 def test_a_small_gif_that_is_shown_for_long_does_not_fill_the_memory(tmp_path, monkeypatch):
@@ -601,11 +648,19 @@ def test_frames_that_last_for_days_are_not_written_out(tmp_path, monkeypatch, fp
         read_video(tmp_path / "a.mp4", fps=fps)
 
 
-@pytest.mark.parametrize(("name", "part"), [("o.mp4", ".o.whole.mp4"), ("o.webm", ".o.whole.webm"), ("%d.png", ".0.png.part")])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("o.mp4", ".o.whole.mp4"), ("o.webm", ".o.whole.webm"),
+        ("%d.png", ".0.png.part-{}"), ("o.gif", ".o.gif.part-{}"), ("o.png", ".o.png.part-{}"),
+    ],
+)  # fmt: skip
 def test_nothing_is_written_through_a_link_that_has_a_parts_name(tmp_path, name, part):
     (tmp_path / "victim").write_text("not ours")
-    (tmp_path / part).symlink_to(tmp_path / "victim")
-    Video(gradient(2), 8).save(tmp_path / name)
+    part = part.format(os.getpid())
+    with VideoWriter(tmp_path / name, fps=8, size=(32, 32)) as writer:
+        (tmp_path / part).symlink_to(tmp_path / "victim")
+        writer.write(gradient(2))
     assert (tmp_path / "victim").read_text() == "not ours" and not (tmp_path / part).is_symlink()
     assert not any(path.is_symlink() for path in tmp_path.iterdir())
 
@@ -628,6 +683,20 @@ def test_a_writer_of_an_impossible_rate(tmp_path):
         with pytest.raises(VideoError, match="fps"):
             VideoWriter(tmp_path / "a.mp4", fps=fps, size=(32, 32))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", [{"seed": np.int64(3)}, {"title": {1, 2}}, {"title": "\ud800"}], ids=["int64", "set", "surrogate"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.png", "%d.png"])
+def test_a_script_that_json_cannot_hold_is_told_before_anything_is_written(tmp_path, name, script):
+    with pytest.raises(VideoError, match=r"its script cannot be written as JSON \("):
+        VideoWriter(tmp_path / name, fps=8, size=(32, 32), script=script)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", FILES)
+def test_a_rate_of_numpys_is_a_rate(tmp_path, ending):
+    Video(gradient(2), np.float32(12.5)).save(tmp_path / f"a.{ending}")
+    assert read_video(tmp_path / f"a.{ending}").fps == 12.5
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from phenaki.atomic import check_file, put, write_text
+from phenaki.atomic import check_file, write_text
 from phenaki.data.clip_decoder import ClipFacts
 from phenaki.data.clip_files import ClipFile, Listing, Unusable
 from phenaki.data.decoding import ClipError, DecodingPool
@@ -160,9 +160,7 @@ def write_store(store: Path, verdicts: dict[str, dict[str, Any]]) -> None:
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """JSON lines, whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    put(part, path)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def summary(path: Path, report: CheckReport, lone_texts: Sequence[str] = (), notes: Sequence[str] = ()) -> dict[str, Any]:

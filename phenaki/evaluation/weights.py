@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from phenaki.atomic import open_to_others, put
+from phenaki.atomic import fresh_part, open_to_others, put
 
 # Of the tensors that the published weights turn into: see `fingerprint`.
 FINGERPRINTS = {
@@ -81,7 +81,7 @@ def write_weights(name: str, tensors: dict[str, Tensor]) -> Path:
         raise MetricWeightsError(f"{name}: converted to other weights than the published ones: nothing was stored")
     path = weights_path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = fresh_part(path)
     try:
         save_file(tensors, part)
         open_to_others(part)
