@@ -216,7 +216,7 @@ def train_generator_command(
     config: Annotated[Path, typer.Option(help="settings, configs/NAME.toml")],
     out: Annotated[Path, typer.Option(help="run folder; the model lands in OUT/model")],
     data: Annotated[Path | None, typer.Option(help="atlas, folder of videos, or file of `data tokenize`; a world drawn by code by default")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="model to take the tokenizer from; OUT/model by default, else the shipped one")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="model whose tokenizer is taken; by default OUT/model, --init-from's or the shipped")] = None,
     validation: Annotated[Path | None, typer.Option(help="held-out footage; other stories of the storybook world by default")] = None,
     init_from: Annotated[str | None, typer.Option(help="start from the weights of this model (shipped name, folder, hub id)")] = None,
     steps: Annotated[int | None, typer.Option(help="optimiser steps")] = None,
@@ -291,10 +291,11 @@ def tokenize_command(
     path: Annotated[Path, typer.Argument(help="storybook atlas, or a folder of videos; `storybook`: a world drawn by code")],
     output: Annotated[Path, typer.Option("-o", "--output", help="file of story tokens, .safetensors")],
     model: Annotated[str, typer.Option(help="model whose tokenizer and text encoder are used (shipped name, folder, hub id)")] = "storybook",
-    seed: Annotated[int, typer.Option(help="of the choice of clips")] = 0,
+    config: Annotated[Path | None, typer.Option(help="settings of the training that this is for: how clips are cut, how many, how long")] = None,
+    seed: Annotated[int | None, typer.Option(help="of the choice of clips; the settings' by default, or 0")] = None,
     clips: Annotated[int | None, typer.Option(help="how many; as generator training has it by default")] = None,
     frames: Annotated[int | None, typer.Option(help="of each clip, 1 + pt*k; as generator training has it by default")] = None,
-    world: Annotated[str, typer.Option(help="of the storybook: small, medium, full or wide")] = "small",
+    world: Annotated[str | None, typer.Option(help="of the storybook: small, medium, full or wide; the settings' by default, or small")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
 ) -> None:
     """Store tokens and texts of clips once, for `phenaki train generator --data FILE`. Run it again to go on after an interruption."""
@@ -303,9 +304,8 @@ def tokenize_command(
         from phenaki.training.stories import tokenize_data
 
         data = None if str(path) == "storybook" and not path.exists() else path
-        stories = tokenize_data(
-            data, model, output, seed=seed, num_clips=clips, num_frames=frames, world=world, device=str(choose_device(device)), on_note=tell
-        )
+        own = {"config": config, "seed": seed, "num_clips": clips, "num_frames": frames, "world": world}
+        stories = tokenize_data(data, model, output, **own, device=str(choose_device(device)), on_note=tell)
         count, slices, height, width = stories.tokens.shape
         pictures = f" and {len(stories.images)} pictures" if len(stories.images) else ""
         tell(f"{output}: {count} clips of {slices} x {height} x {width} tokens{pictures}, {len(stories.captions)} captions")

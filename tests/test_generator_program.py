@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,13 +12,16 @@ from training_toys import Stop, newest
 from phenaki import atomic, checkpoint
 from phenaki.checkpoint import ModelInfo, load_model, read_info, save_model, state_sha256
 from phenaki.cvivit import CViViT
+from phenaki.data.tokens import StoryTokens
 from phenaki.locks import BusyError
 from phenaki.maskgit import MaskGIT
 from phenaki.text import TextEncoder
 from phenaki.training import generator as generator_module
 from phenaki.training.generator import run_generator_training
 from phenaki.training.settings import load_settings
+from phenaki.training.stories import tokenize_data
 from phenaki.training.tokenizer import run_tokenizer_training
+from phenaki.video import Video
 
 pytestmark = pytest.mark.usefixtures("synced")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -197,6 +201,23 @@ def test_held_out_data_that_is_not_there_is_told_before_a_story_is_made(config, 
     with pytest.raises(ValueError, match="nosuch: no such file or folder"):
         train(config, tmp_path / "out", 1, validation=tmp_path / "nosuch")
     assert not (tmp_path / "out").exists()
+
+
+def test_tokens_prepared_apart_are_those_that_the_program_makes(config, shipped, tmp_path):
+    """With its settings, which say how clips are cut."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "footage").mkdir()
+    for number in range(3):
+        Video(rng.integers(0, 255, (20, 48, 72, 3), np.uint8), 8.0).save(tmp_path / f"footage/{number}.mp4")
+    own = changed(config, "own.toml", ("[train_generator]\n", "[footage]\nrandom_crop = true\nmin_zoom = 0.5\n[train_generator]\n"))
+    train(own, tmp_path / "out", 1, data=tmp_path / "footage")
+    wanted = StoryTokens.load(tmp_path / "out/generator/stories.safetensors")
+    made = tokenize_data(tmp_path / "footage", "storybook", tmp_path / "apart.safetensors", config=own, on_note=lambda note: None)
+    assert torch.equal(made.tokens, wanted.tokens) and made.captions == wanted.captions and made.description == wanted.description
+    shorter = tokenize_data(tmp_path / "footage", "storybook", tmp_path / "short.safetensors", config=own, num_clips=2, num_frames=5, on_note=print)
+    assert shorter.tokens.shape[:2] == (2, 3)
+    plain = tokenize_data(tmp_path / "footage", "storybook", tmp_path / "plain.safetensors", num_clips=3, num_frames=17, on_note=lambda note: None)
+    assert plain.tokens.shape == made.tokens.shape and not torch.equal(plain.tokens, made.tokens)
 
 
 def test_whose_tokens_are_learnt_where_none_are_named(config, shipped, tmp_path):

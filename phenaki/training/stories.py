@@ -18,7 +18,7 @@ from phenaki.data.tokens import StoryTokens, TokensError, is_story_tokens
 from phenaki.text import TextEncoder
 from phenaki.training.heap import keep_freed_memory
 from phenaki.training.samples import SAMPLE_SEED
-from phenaki.training.settings import GeneratorTraining, ModelSettings
+from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.tokenizer import Source, open_source
 
 Prompts = list[list[tuple[str, float]]]  # stories of (prompt, seconds)
@@ -145,30 +145,33 @@ def _misfit(stories: StoryTokens, tokenizer: CViViT, width: int) -> str:
 
 
 def tokenize_data(
-    data: Path | None, model: str | Path, output: Path, *, seed: int = 0, num_clips: int | None = None, num_frames: int | None = None,
-    world: str = "small", device: str = "cpu", on_note: Callable[[str], None] = print,
+    data: Path | None, model: str | Path, output: Path, *, config: Path | None = None, seed: int | None = None, num_clips: int | None = None,
+    num_frames: int | None = None, world: str | None = None, device: str = "cpu", on_note: Callable[[str], None] = print,
 ) -> StoryTokens:  # fmt: skip
     """`phenaki data tokenize`: the tokens and texts of a data source as a file that `phenaki train generator --data` takes.
 
-    data: what `phenaki train` takes, but for such a file; None: the storybook world drawn by code. num_clips, num_frames
-    (1 + pt*k): as generator training has them by default. world: of the storybook, a name of `WORLDS`. Broken off and called
-    again it goes on where it was.
+    data: what `phenaki train` takes, but for such a file; None: the storybook world drawn by code. config: settings whose [world], [footage]
+    and [train_generator] say what `phenaki train generator` would make of it; without it they are the defaults. num_clips, num_frames
+    (1 + pt*k), seed, world (of the storybook, a name of `WORLDS`) go before them. Broken off and called again it goes on where it was.
     """
     if output.suffix != ".safetensors":
         raise ValueError(f"{output}: ending {output.suffix!r}: tokens are stored as .safetensors")
     if output.exists() and not is_story_tokens(output):
         raise ValueError(f"{output}: is there, and no file of story tokens. Name another file, or remove it")
-    if world not in WORLDS:
+    if world is not None and world not in WORLDS:
         raise ValueError(f"world {world!r}; known worlds: {', '.join(WORLDS)}")
     if data is not None and not data.exists():
         raise FileNotFoundError(f"{data}: no such folder or file")
     if data is not None and is_story_tokens(data):
         raise ValueError(f"{data}: holds story tokens already. `phenaki train generator --data {data}` takes them as they are")
-    training = GeneratorTraining()
-    training = replace(training, optimizer=replace(training.optimizer, seed=seed))
+    settings = None if config is None else load_settings(config)
+    training = GeneratorTraining() if settings is None else settings.train_generator
+    training = training if seed is None else replace(training, optimizer=replace(training.optimizer, seed=seed))
+    told = settings.world if settings is not None and world is None else WORLDS[world or "small"]
     base = load_model(model, device)
     num_slices = training.num_slices if num_frames is None else base.tokenizer.num_slices(num_frames)
-    source = open_source(replace(WORLDS[world], fps=base.info.fps), base.info.tokenizer.image_size, data, device, on_note=on_note)
+    footage = None if settings is None else settings.footage
+    source = open_source(replace(told, fps=base.info.fps), base.info.tokenizer.image_size, data, device, footage, on_note=on_note)
     text_encoder = TextEncoder.load(base.info.text, device=device)
     num_stories = training.num_stories if num_clips is None else num_clips
     own = replace(training, num_stories=num_stories, num_slices=num_slices)
