@@ -3,6 +3,7 @@
 A clip is a `Video` in memory, a video file, a GIF, a picture (one frame) or a folder of pictures. A file is read twice: to
 count its frames and see that it is whole, before anything is made of it, and for its pixels; a video file the first time in a
 process of its own, for a few bytes may promise millions of frames, and the promise alone takes gigabytes.
+Frames of a video file are chosen by their time stamps where these are uneven, as they are in training (data/clip_decoder.py).
 """
 
 from collections.abc import Iterator
@@ -21,10 +22,12 @@ from phenaki.video_files import (
     VideoReformatter,
     open_strictly,
     resampled_indices,
+    resampled_length,
     scaled_pixels,
     whole_frames,
 )
 
+ROUNDING = 1e-3  # seconds by which a time stamp may come late: .webm counts milliseconds
 CHANGED = "has fewer frames than a moment ago; is it still being written?"
 
 
@@ -39,6 +42,7 @@ class FrameSource:
     width: int
     video: Video | None = field(default=None, repr=False)  # None: the frames are read from the file
     gif: GifFacts | None = field(default=None, repr=False)  # of a file that is one
+    times: np.ndarray | None = field(default=None, repr=False, compare=False)  # seconds after the first, rising; None: evenly, 1 / fps apart
 
     @classmethod
     def of(cls, clip: "Clip") -> "FrameSource":
@@ -62,14 +66,20 @@ class FrameSource:
     @classmethod
     def _of_file(cls, path: Path) -> "FrameSource":
         with Worker(OWN_TIME_LIMIT) as worker:
-            facts = check_video(path, worker)
+            facts, times = check_video(path, worker)
         if facts.num_frames > MAX_FRAMES:
             raise VideoError(f"{path}: more than {MAX_FRAMES} frames; cut it into shorter files", "too long")
-        return cls(path, facts.num_frames, facts.fps, facts.height, facts.width)
+        return cls(path, facts.num_frames, facts.fps, facts.height, facts.width, times=uneven_times(times, facts.fps))
 
     def numbers(self, fps: float) -> list[int]:
-        """The clip's own frames that show it at another rate."""
-        return resampled_indices(self.num_frames, self.fps, fps)
+        """The clip's own frames that show it at another rate: at second i / fps the one that is on screen then."""
+        if self.times is None:
+            return resampled_indices(self.num_frames, self.fps, fps)
+        seconds = self.times[-1] + np.median(np.diff(self.times))  # no file says for how long its last frame is shown
+        return self._shown_at(np.arange(resampled_length(seconds, fps)) / fps)
+
+    def _shown_at(self, seconds: np.ndarray) -> list[int]:
+        return (np.searchsorted(self.times, seconds + ROUNDING, side="right") - 1).tolist()
 
     def frames(self) -> Iterator[np.ndarray]:
         """Every frame, uint8 (h w 3)."""
@@ -98,12 +108,27 @@ class FrameSource:
 
     def last_frames(self, count: int, fps: float) -> list[np.ndarray]:
         """The last `count` frames at another rate, uint8 (h w 3), the clip's very last one at their end; fewer where it is shorter."""
-        back = [round(step * self.fps / fps) for step in reversed(range(count))]
-        numbers = [self.num_frames - 1 - step for step in back if step < self.num_frames]
+        steps = np.arange(count)[::-1]
+        if self.times is None:
+            back = [round(step * self.fps / fps) for step in steps.tolist()]
+            numbers = [self.num_frames - 1 - step for step in back if step < self.num_frames]
+        else:
+            seconds = self.times[-1] - steps / fps
+            numbers = self._shown_at(seconds[seconds > -ROUNDING])
         kept = {number: pixels for number, pixels in enumerate(self.frames()) if number in numbers}
         if numbers[-1] not in kept:
             raise VideoError(f"{self.path}: {CHANGED}")
         return [kept[number] for number in numbers]
+
+
+def uneven_times(times: np.ndarray, fps: float) -> np.ndarray | None:
+    """Seconds after the first frame, rising, of frames of which one at least is half a frame or more from its place at a constant rate.
+
+    None where none is. times: seconds, float64 (f,).
+    """
+    times = np.maximum.accumulate(times - times[0])
+    away = np.abs(times - np.arange(len(times)) / fps)
+    return times if len(times) > 1 and away.max() * fps >= 0.5 else None
 
 
 Clip = Video | str | Path | FrameSource  # what stands for a clip wherever one is asked for

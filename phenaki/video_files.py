@@ -301,7 +301,17 @@ def address(path: Path) -> str:
 def resampled_indices(num_frames: int, from_fps: float, to_fps: float) -> list[int]:
     """The frames that show a video at another rate: floor(i * from / to) for each new frame i. VideoError for more than are read."""
     total = max(round(num_frames * to_fps / from_fps), 1)
-    if total > MAX_FRAMES:
-        told = f"{num_frames} frames at {from_fps:.3g} fps last {num_frames / from_fps:.3g} s"
-        raise VideoError(f"{told}: at {to_fps:g} fps they are {total}, at most {MAX_FRAMES} are read; cut it into shorter files", "too long")
+    _check_length(total, f"{num_frames} frames at {from_fps:.3g} fps last {num_frames / from_fps:.3g} s", to_fps)
     return [min(frame_at(index, from_fps, to_fps), num_frames - 1) for index in range(total)]
+
+
+def resampled_length(seconds: float, fps: float) -> int:
+    """How many frames show a video of so many seconds. VideoError for more than are read."""
+    total = max(round(seconds * fps), 1)
+    _check_length(total, f"its frames last {seconds:.3g} s", fps)
+    return total
+
+
+def _check_length(total: int, told: str, fps: float) -> None:
+    if total > MAX_FRAMES:
+        raise VideoError(f"{told}: at {fps:g} fps they are {total}, at most {MAX_FRAMES} are read; cut it into shorter files", "too long")

@@ -3,15 +3,18 @@
 import os
 import struct
 import tracemalloc
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 import phenaki.frame_source
-from phenaki.frame_source import FrameSource
+from phenaki.frame_source import FrameSource, uneven_times
 from phenaki.video import Video, VideoError, read_video
+from phenaki.video_files import resampled_indices
 
 
 def frames_of(count: int, height: int = 32, width: int = 48) -> np.ndarray:
@@ -110,6 +113,59 @@ def test_a_gif_is_read_as_it_is_whole(tmp_path):
     Video(frames_of(2), 8.0).save(tmp_path / "a.gif")
     with pytest.raises(VideoError, match="fewer frames than a moment ago"):
         source.last_frames(3, 100)
+
+
+def timed(path: Path, seconds: list[float]) -> Path:
+    """Frames shown at these seconds; the last one for as long as the one before, where the file says so."""
+    with av.open(str(path), mode="w") as container:
+        stream = container.add_stream({".mp4": "libx264", ".webm": "libvpx-vp9"}[path.suffix], rate=10, options={"crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for pixels, second in zip(frames_of(len(seconds)), seconds, strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * second), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+PAUSED = [0, 0.1, 0.2, 0.3, 0.4, 4.5, 4.6, 4.7, 4.8, 4.9]
+
+
+@pytest.mark.parametrize("ending", ["mp4", "webm"])
+@pytest.mark.parametrize("begin", [0, 3])
+def test_frames_that_come_unevenly_are_shown_when_they_were(tmp_path, ending, begin):
+    """A phone that waits: half a second, four of nothing new, half a second."""
+    source = FrameSource.of(timed(tmp_path / f"a.{ending}", [begin + second for second in PAUSED]))
+    for fps in (10, 8, 24, 1):
+        wanted = [max(n for n, second in enumerate(PAUSED) if second <= i / fps + 1e-3) for i in range(5 * fps)]
+        assert source.numbers(fps) == wanted
+        shown = [round(float(pixels.mean()) / 5) for pixels in source.frames_at(fps)]
+        assert shown == wanted
+    assert [round(float(pixels.mean()) / 5) for pixels in source.last_frames(6, 4)] == [4, 4, 4, 4, 6, 9]
+    assert len(source.last_frames(99, 10)) == 50, "as many as its length holds"
+
+
+@pytest.mark.parametrize("ending", ["mp4", "webm"])
+def test_frames_that_come_evenly_are_chosen_by_the_rate(tmp_path, ending):
+    rates = [24.0, 23.976, 30000 / 1001, 8.0, 12.5]
+    for fps in rates:
+        Video(frames_of(40), fps).save(tmp_path / f"a.{ending}")
+        assert FrameSource.of(tmp_path / f"a.{ending}").times is None
+    shaken = timed(tmp_path / f"b.{ending}", [n / 10 + 0.03 * (n % 2) for n in range(20)])
+    source = FrameSource.of(shaken)
+    assert source.times is None and source.numbers(10) == resampled_indices(20, source.fps, 10)
+
+
+def test_a_pause_that_becomes_too_many_frames_is_told(tmp_path):
+    source = FrameSource.of(timed(tmp_path / "a.mp4", [0, 0.1, 10_000]))
+    with pytest.raises(VideoError, match=r"its frames last 1\.5e\+04 s: at 24 fps they are .*, at most 200000 are read"):
+        source.numbers(24)
+
+
+def test_times_that_fall_back_are_taken_as_they_are_shown():
+    assert uneven_times(np.array([5.0, 5.1, 4.0, 9.0]), 2.0).tolist() == pytest.approx([0, 0.1, 0.1, 4.0])
+    assert uneven_times(np.array([7.0]), 2.0) is None and uneven_times(np.array([7.0, 7.5, 8.1]), 2.0) is None
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import hashlib
 import io
 import itertools
 import math
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from phenaki.data.clip_files import ClipFile
 from phenaki.video import read_image
 from phenaki.video_encoders import StreamEncoder
 from phenaki.video_files import (
+    MAX_FRAMES,
     Container,
     Frame,
     Stream,
@@ -116,11 +118,16 @@ def open_video(file: ClipFile):
 
 def check_clip(file: ClipFile, on_progress: Progress) -> ClipFacts:
     """Decodes the whole file and throws the frames away. VideoError says what is wrong with it, wherever in the file it is."""
+    return check_times(file, on_progress)[0]
+
+
+def check_times(file: ClipFile, on_progress: Progress) -> tuple[ClipFacts, array]:
+    """The same, and the second at which each frame is shown, of MAX_FRAMES frames at most."""
     check_hash(file, on_progress)
     if file.is_picture:
         height, width, _ = open_picture(file).shape
-        return ClipFacts(width, height, 1, 0.0, 0.0)
-    path = Path(file.name)
+        return ClipFacts(width, height, 1, 0.0, 0.0), array("d", [0.0])
+    path, times = Path(file.name), array("d")
     with open_video(file) as (container, stream):
         frames = whole_frames(path, container, stream)
         begin = next(frames)  # a file without frames says so, before it is asked for a rate
@@ -128,9 +135,11 @@ def check_clip(file: ClipFile, on_progress: Progress) -> ClipFacts:
         for seconds, frame in timed_frames(itertools.chain([begin], frames), fps):
             first, last, (height, width), count = min(first, seconds), max(last, seconds), shown_size(frame), count + 1
             on_progress()
+            if count <= MAX_FRAMES:
+                times.append(seconds)
             if last - first > MAX_SECONDS:
                 raise VideoError(f"{file.name}: longer than {MAX_SECONDS // 3600} hours; cut it into shorter files", "too long")
-        return ClipFacts(width, height, count, last - first + 1 / fps, fps)
+        return ClipFacts(width, height, count, last - first + 1 / fps, fps), times
 
 
 def read_comment(file: ClipFile) -> str:

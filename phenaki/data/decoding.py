@@ -23,7 +23,7 @@ import numpy as np
 
 from phenaki.data.clip_decoder import ClipFacts, Cut
 from phenaki.data.clip_files import ClipFile, Listing, Unusable, clip_file
-from phenaki.video_files import VideoError, check_regular, parse_script
+from phenaki.video_files import MAX_FRAMES, VideoError, check_regular, parse_script
 
 TIME_LIMIT = 10.0  # seconds in which a clip has to be there, and longer work to get on
 OWN_TIME_LIMIT = 60.0  # the same of a file that the work cannot do without
@@ -143,23 +143,30 @@ class Worker:
         self.buffer += block
 
 
-def check_video(path: Path, worker: Worker) -> ClipFacts:
-    """What a video file holds, decoded to its end. VideoError where it cannot be used."""
-    return facts_of(_told_of(path, "check", worker))
+def check_video(path: Path, worker: Worker) -> tuple[ClipFacts, np.ndarray]:
+    """What a video file holds, decoded to its end, and the second at which each of its frames is shown, float64 (f,): of MAX_FRAMES at most.
+
+    VideoError where it cannot be used.
+    """
+    values, data = _told_of(path, "times", worker)
+    facts, times = facts_of(values), np.frombuffer(data)
+    if not 0 < len(times) == min(facts.num_frames, MAX_FRAMES) or not np.isfinite(times).all():
+        raise VideoError(f"{path}: gave the times of {len(times)} frames, has {facts.num_frames}")
+    return facts, times
 
 
 def read_script(path: Path, worker: Worker) -> dict[str, Any] | None:
     """The script that a video file was made from, read without its frames; None where it has none. VideoError: no video file."""
-    return parse_script(_told_of(path, "comment", worker)["comment"])
+    return parse_script(_told_of(path, "comment", worker)[0]["comment"])
 
 
-def _told_of(path: Path, what: str, worker: Worker) -> dict[str, Any]:
+def _told_of(path: Path, what: str, worker: Worker) -> tuple[dict[str, Any], bytes]:
     check_regular(path)
     file = clip_file(path, str(path), "")
     if isinstance(file, Unusable):
         raise VideoError(f"{path}: {file.reason}", file.kind)
     try:
-        return worker.ask({"do": what, "file": asdict(file)})[0]
+        return worker.ask({"do": what, "file": asdict(file)})
     except ClipError as error:
         raise VideoError(f"{path}: {error.reason}", error.kind) from error
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from phenaki.atomic import NO_ROOM
-from phenaki.data.clip_decoder import Cut, check_clip, cut_clip, read_comment, reencode_clip
+from phenaki.data.clip_decoder import Cut, check_clip, check_times, cut_clip, read_comment, reencode_clip
 from phenaki.data.clip_files import ClipFile
 from phenaki.data.shards import index_shard
 from phenaki.video_files import VideoError
@@ -48,6 +48,9 @@ def answer(request: dict[str, Any], out: BinaryIO) -> tuple[dict[str, Any], byte
         return {"num_bytes": frames.nbytes}, frames.tobytes()
     if request["do"] == "check":
         return asdict(check_clip(file, progress)), b""
+    if request["do"] == "times":
+        facts, times = check_times(file, progress)
+        return {**asdict(facts), "num_bytes": len(times) * times.itemsize}, times.tobytes()
     if request["do"] == "comment":
         return {"comment": read_comment(file)}, b""
     return asdict(reencode_clip(file, request["size"], request["fps"], Path(request["target"]), progress)), b""
