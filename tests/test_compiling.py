@@ -51,8 +51,8 @@ def asked(monkeypatch) -> list[tuple]:
     """What models are loaded with, of which there is none."""
     asked = []
 
-    def refuse(*arguments):
-        asked.append(arguments)
+    def refuse(*arguments, **options):
+        asked.append((*arguments, *options.values()))
         raise ValueError("there is none")
 
     for module in (phenaki.pipeline, phenaki.rendering):

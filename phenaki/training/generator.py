@@ -37,7 +37,7 @@ from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.start import start_network
 from phenaki.training.stories import Prompts, made_with, open_stories
-from phenaki.training.tokenizer import changed_tokens, check_there, override, silent
+from phenaki.training.tokenizer import changed_tokens, check_there, override, silent, told_data
 from phenaki.vocabulary import MAX_WORDS, vocabulary
 
 HELD_OUT_STORIES = 64
@@ -352,6 +352,7 @@ def _make_task(
     if not is_prepared:
         check_rollouts(config, training, training.num_slices)
         check_room(config, training)
+    told_data(data, on_note)
     if validation is not None:
         check_there(validation)
     encoder = text_encoder.fingerprint

@@ -243,6 +243,7 @@ def _make_task(
 ) -> TokenizerTask:  # fmt: skip
     size, device = settings.tokenizer.image_size, str(group.device)
     opened = lambda path, report: open_source(settings.world, size, path, device, settings.footage, report, on_note)
+    told_data(data, on_note)
     source = opened(data, report)
     torch.manual_seed(training.optimizer.seed)
     tokenizer = CViViT(settings.tokenizer)
@@ -298,9 +299,7 @@ def open_source(
 
     footage: how clips are cut, at the size and rate of the model; report: where unusable files are listed as JSON lines.
     """
-    if data is None:
-        on_note("data: the storybook world, drawn by code (--data names one's own)")
-    else:
+    if data is not None:
         check_there(data)
     if data is not None and is_footage(data):
         cut = replace(footage or FootageSettings(), size=size, fps=world.fps)
@@ -312,6 +311,12 @@ def open_source(
     if data is not None and is_story_tokens(data):
         raise ValueError(f"{data}: holds story tokens, for `phenaki train generator --data` alone; give the footage or atlas that they are of")
     return open_world(replace(world, size=size), data, device)
+
+
+def told_data(data: Path | None, on_note: Callable[[str], None]) -> None:
+    """Says what is trained on where nothing was named, for that may have been forgotten."""
+    if data is None:
+        on_note("data: the storybook world, drawn by code (--data names one's own)")
 
 
 def check_there(data: Path) -> None:
