@@ -611,6 +611,13 @@ def test_a_run_with_muon_resumes_to_the_bit(tmp_path):
         assert torch.equal(value, resumed._optimizer_tensors()[name]), name
 
 
+def test_that_nothing_is_left_to_train_is_told(tmp_path, capsys):
+    little(tmp_path, num_steps=3)
+    assert "nothing is left" not in capsys.readouterr().out
+    little(tmp_path, num_steps=2)
+    assert f"{tmp_path} stands at step 3 of 2: nothing is left to train. More steps: a larger --steps" in capsys.readouterr().out
+
+
 def test_going_on_with_other_settings_is_told(tmp_path, capsys):
     little(tmp_path, num_steps=2)
     capsys.readouterr()
