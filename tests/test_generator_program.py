@@ -95,7 +95,8 @@ class Cut:
         original = getattr(owner, name)
 
         def call(*arguments, **options):
-            if Path(arguments[place]).parent == self.folder:
+            path = Path(arguments[place])
+            if path.parent == self.folder and not (name == "unlink" and ".part-" in path.name):  # of which nothing is left, mostly
                 self.calls += 1
                 if self.calls == self.at:
                     raise Stop
