@@ -634,7 +634,7 @@ def test_a_picture_with_a_senseless_exif_block_is_read_as_stored(tmp_path):
     assert read_image(tmp_path / "a.jpg").shape == (16, 32, 3)
 
 
-@pytest.mark.parametrize("fps", [8, 999])
+@pytest.mark.parametrize("fps", [8, 60])
 def test_frames_that_last_for_days_are_not_written_out(tmp_path, monkeypatch, fps):
     Video(gradient(3), 0.01).save(tmp_path / "a.mp4")
     monkeypatch.setattr(phenaki.video_files, "MAX_FRAMES", 2000)
