@@ -36,8 +36,8 @@ from phenaki.pixels import to_pixels, to_video
 from phenaki.progress import story_progress
 from phenaki.retiming import retimed, retimed_length, retimed_start
 from phenaki.sampling import SamplingOptions
-from phenaki.scene_files import SceneFiles, content_hashes, files_of
-from phenaki.story import FILE_FIELDS, OPTIONS, SAMPLING, Story
+from phenaki.scene_files import SceneFiles, content_hashes, files_of, values_of
+from phenaki.story import OPTIONS, SAMPLING, Story
 from phenaki.story_plan import ScenePlan, StoryPlan, plan
 from phenaki.text import TextEncoder
 from phenaki.video import Video, VideoScene
@@ -247,14 +247,11 @@ def resolved_script(story: Story, info: ModelInfo, options: SamplingOptions, net
 
     Pictures and videos go by file name alone, and in "made_with" by their SHA-256. networks: those of a model that was never saved.
     """
-    values = {name: value for name, value in story.to_dict().items() if name not in SAMPLING}  # which "made_with" tells
-    for scene in values["scenes"]:
-        scene |= {name: Path(scene[name]).name for name in FILE_FIELDS if name in scene}
     made_with = {"weights": weights_hash(info, networks), "sampling": as_dict(options)}
     if files := files_of(story):
         hashes = content_hashes(files)
         made_with["files"] = [hashes[file] for file in files]
-    return {**values, "fps": story.fps or info.fps, "model": info.name, "made_with": made_with}
+    return {**values_of(story, lambda path: path.name), "fps": story.fps or info.fps, "model": info.name, "made_with": made_with}
 
 
 def video_scenes(story: Story, model_fps: float, planned: StoryPlan) -> tuple[VideoScene, ...]:

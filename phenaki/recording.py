@@ -23,8 +23,7 @@ from phenaki.part_file import OtherPartError, set_aside
 from phenaki.pipeline import Phenaki, Prepared, StoryChunk
 from phenaki.progress import story_progress
 from phenaki.sampling import ARITHMETIC
-from phenaki.scene_files import content_hashes, files_of
-from phenaki.story import FILE_FIELDS, SAMPLING
+from phenaki.scene_files import content_hashes, files_of, values_of
 from phenaki.video import VideoWriter, check_output_path, check_spares
 from phenaki.video_encoders import part_path
 
@@ -151,11 +150,8 @@ def label_of(phenaki: Phenaki, prepared: Prepared) -> dict[str, Any]:
     The kind of device and the versions are among it: others compute other bits.
     """
     story, info = prepared.story, phenaki.info
-    script = {name: value for name, value in story.to_dict().items() if name not in SAMPLING}  # which stands in the options
+    script = values_of(story, content_hashes(files_of(story)).__getitem__)
     script |= {"fps": story.fps or info.fps, "size": phenaki.picture_size(story)}
-    hashes = content_hashes(files_of(story))
-    for scene in script["scenes"]:
-        scene |= {name: hashes[Path(scene[name])] for name in FILE_FIELDS if name in scene}
     weights = weights_hash(info, (phenaki.tokenizer, phenaki.generator))
     model = {"model": info.name, "weights": weights, "text_encoder": phenaki.text_encoder.fingerprint, "sampling": as_dict(prepared.options)}
     machine = {"device": phenaki.device.type, "dtype": str(phenaki.dtype)} | ({"compile": True} if phenaki.compiled else {})

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,7 +12,7 @@ from torch import Tensor
 from phenaki.checkpoint import ModelInfo, sha256
 from phenaki.director import Given
 from phenaki.frame_source import FrameSource
-from phenaki.story import FILE_FIELDS, Story
+from phenaki.story import FILE_FIELDS, SAMPLING, Story
 from phenaki.story_plan import ScenePlan
 from phenaki.video import VideoError, middle_square, pictures_in, read_image
 
@@ -19,6 +20,14 @@ from phenaki.video import VideoError, middle_square, pictures_in, read_image
 def files_of(story: Story) -> list[Path]:
     """The pictures and videos that a story's scenes start from or end on."""
     return [Path(getattr(scene, name)) for scene in story.scenes for name in FILE_FIELDS if getattr(scene, name) is not None]
+
+
+def values_of(story: Story, named: Callable[[Path], str]) -> dict[str, Any]:
+    """A story in JSON types, each file of its scenes as `named`; without sampling options, for those that it is made with stand beside it."""
+    values = {name: value for name, value in story.to_dict().items() if name not in SAMPLING}
+    for scene in values["scenes"]:
+        scene |= {name: named(Path(scene[name])) for name in FILE_FIELDS if name in scene}
+    return values
 
 
 def content_hashes(files: Iterable[Path]) -> dict[Path, str]:

@@ -14,8 +14,7 @@ def read_script_argument(given: str) -> tuple[Story, Path]:
     """The story, and what messages name it by. Raises StoryError where there is none in what was given, VideoError for a damaged video."""
     path = Path(given)
     if given == "-":
-        name = Path("standard input")
-        return Story.from_text(decoded(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), "plain text")), name
+        return Story.from_text(decoded(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), "plain text")), Path("standard input")
     if os.path.isdir(given):  # not Path's own, which fails for a prompt that is too long for a name
         raise StoryError("is a folder; give a script in it, or all of them by `generate --scripts`", file=given)
     names_a_file = os.path.exists(given) or len(given.split()) == 1 or (len(path.parts) > 1 and os.path.isdir(path.parent))

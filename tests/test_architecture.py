@@ -60,7 +60,7 @@ ALLOWED = {
     "story_plan": {"story"},
     "video": {"atomic", "gif_files", "part_file", "video_encoders", "video_files"},
     "scene_files": {"checkpoint", "director", "frame_source", "story", "story_plan", "video"},
-    "recording": {"checkpoint", "config", "part_file", "pipeline", "progress", "sampling", "scene_files", "story", "video", "video_encoders"},
+    "recording": {"checkpoint", "config", "part_file", "pipeline", "progress", "sampling", "scene_files", "video", "video_encoders"},
     "script_folder": {"story_formats", "video_files"},
     "rendering": {
         "checkpoint", "data/decoding", "part_file", "pipeline", "planning", "recording", "scene_files", "script_folder", "story", "video_files",

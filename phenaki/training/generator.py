@@ -344,9 +344,9 @@ def _make_task(
     model, trained = MaskGIT(config), None if init_from is None else load_model(init_from)
     facts = base.info.training | start_network(model, "generator", out / "generator", trained, init_from, on_note)
     words = () if trained is None else trained.info.words
-    if trained is not None and state_sha256([trained.tokenizer]) != state_sha256([base.tokenizer]):
-        on_note(f"{init_from}: its generator knows other tokens than those of {base.info.name}, which it has to learn anew")
     made = made_with(base, text_encoder)
+    if trained is not None and state_sha256([trained.tokenizer]) != made["tokenizer"]:
+        on_note(f"{init_from}: its generator knows other tokens than those of {base.info.name}, which it has to learn anew")
     check_start(out / "generator", training.optimizer, identity_of(config, made), group)
     is_prepared = data is not None and is_story_tokens(data)
     if not is_prepared:
