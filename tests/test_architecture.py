@@ -92,7 +92,9 @@ ALLOWED = {
         "config", "devices", "evaluation/referee", "pixels", "training/optimizers", "training/parallel", "training/referee_augmentation",
         "training/referee_examples",
     },
-    "training/referee_figures": {"cvivit", "data/storybook", "evaluation/referee", "pixels", "training/referee_examples"},
+    "training/referee_figures": {
+        "cvivit", "data/storybook", "evaluation/adherence", "evaluation/referee", "pixels", "training/referee_examples",
+    },
     "evaluation/pickled_arrays": set(),
     "evaluation/weights": {"atomic"},
     "evaluation/lpips": {"evaluation/weights"},

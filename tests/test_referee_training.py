@@ -175,10 +175,10 @@ def test_the_wider_one_tells_who_acts_by_what_moves():
 
 
 def test_a_referee_learns_to_see(trained, tiny_world):
-    matrices = confusions(trained, plain_batches(tiny_world, 40, 9, held_out=False, tokenizer=None))
+    matrices = confusions(trained, plain_batches(tiny_world, 40, 9, held_out=False, tokenizer=None), fps=8.0).frames
     right = {name: accuracy(matrix)["right"] for name, matrix in matrices.items()}
     assert min(right[name] for name in ("actor", "place", "time")) > 0.9, right
-    held_out = confusions(trained, plain_batches(tiny_world, 24, 9, held_out=True, tokenizer=None))
+    held_out = confusions(trained, plain_batches(tiny_world, 24, 9, held_out=True, tokenizer=None), fps=8.0).frames
     assert accuracy(held_out["actor"])["right"] > 0.85
 
 
@@ -247,13 +247,25 @@ class Oracle(torch.nn.Module):
 def test_confusions_count_the_frames_that_can_be_judged(tiny_world):
     examples = draw_examples(tiny_world, [story({"num_frames": 6}, {"motion": "hops", "num_frames": 10})], ["plain"])
     examples.labels[0, 0, 0] = UNJUDGED
-    right = confusions(Oracle([examples.labels]), [examples])
+    right = confusions(Oracle([examples.labels]), [examples], fps=8.0).frames
     assert {name: accuracy(matrix)["right"] for name, matrix in right.items()} == dict.fromkeys(NAMES, 1.0)
     assert {name: accuracy(matrix)["n"] for name, matrix in right.items()} == {"actor": 15, "place": 16, "time": 16, "motion": 16 - 8}
     assert all(worst_pairs(matrix, NAMES[name]) == [] for name, matrix in right.items())
-    wrong = confusions(Oracle([examples.labels], error=1), [examples])
+    wrong = confusions(Oracle([examples.labels], error=1), [examples], fps=8.0).frames
     assert {name: accuracy(matrix)["right"] for name, matrix in wrong.items()} == dict.fromkeys(NAMES, 0.0)
     assert worst_pairs(wrong["actor"], NAMES["actor"]) == [{"truth": "panda", "judged": "fox", "frames": 15, "of": 15}]
+
+
+def test_scenes_are_what_most_of_their_frames_are(tiny_world):
+    """Two scenes of 12 and 16 frames; what is near the change is left out, and an actor who is in the picture for less than a second."""
+    examples = draw_examples(tiny_world, [story({"num_frames": 12}, {"motion": "hops", "num_frames": 16})], ["plain"])
+    answers = examples.labels.clone()
+    answers[0, :3, 1] += 1  # the place, wrong in three of the first scene's eight frames
+    answers[0, 16:23, 2] = 0  # the time, wrong in seven of the second one's twelve
+    examples.labels[0, 1, 0] = UNJUDGED  # so that the actor can be judged in seven frames of the first scene
+    scenes = confusions(Oracle([answers]), [examples], fps=8.0).scenes
+    assert {name: accuracy(matrix)["n"] for name, matrix in scenes.items()} == {"actor": 1, "place": 2, "time": 2, "motion": 2}
+    assert {name: accuracy(matrix)["right"] for name, matrix in scenes.items()} == {"actor": 1.0, "place": 1.0, "time": 0.5, "motion": 1.0}
 
 
 def test_luck_is_the_share_of_erased_actors_that_are_still_named(tiny_world):
@@ -311,7 +323,16 @@ def test_the_program_writes_weights_and_figures(tmp_path, monkeypatch, capsys):
     assert told["sha256"] in capsys.readouterr().out and told["world"] == "small"
     for case in ("rendered_seen_pairs", "reconstructed_seen_pairs", "rendered_held_out_pairs", "reconstructed_held_out_pairs"):
         assert told[case]["place"]["n"] == 33 and 0 <= told[case]["actor"]["right"] <= 1
+        assert told[case]["place"]["scenes"]["n"] in (1, 2)
     assert told["erased_actors"]["n"] == 33
+    measured_again = tmp_path / "again.json"
+    options = ["--measure", str(tmp_path / "run/small.safetensors"), "--measured", "1", "--figures", str(measured_again)]
+    monkeypatch.setattr(sys, "argv", ["train_referee.py", *options])
+    train_referee.main()
+    assert {**json.loads(measured_again.read_text()), "command": None} == {**told, "command": None}
+    monkeypatch.setattr(sys, "argv", ["train_referee.py", *options[:2]])
+    with pytest.raises(SystemExit, match="needed -o FOLDER to train in, or --measure FILE with --figures FILE"):
+        train_referee.main()
 
     weights = tmp_path / "run" / "small.safetensors"
     options = ["--init-from", str(weights), "--clips", "4", "--steps", "1", "--batch", "2", "--learning-rate", "0", "-o"]

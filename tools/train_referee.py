@@ -2,12 +2,14 @@
 
     python tools/train_referee.py --world small --data storybook.safetensors -o runs/referee [--figures referee.json] [--bf16] [--device cuda]
 
+    python tools/train_referee.py --world small --data storybook.safetensors --measure WEIGHTS --figures referee.json
+
 For a world with a large cast and with company: --wider --company 0.35, and on a machine of many cores --workers 8.
 
 The painted clips lie on the device as bytes (0.2 MiB each), where all of a step happens, what is done to its clips too.
 Killed at any moment, the same command goes on from the last checkpoint. The weights are FOLDER/WORLD.safetensors, in half
 precision; to ship them, copy the file to phenaki/evaluation/referees/ and its SHA-256 into HASHES of phenaki/evaluation/referee.py.
-Figures are those of the written file.
+Figures are those of the written file; --measure takes those of any file, and trains nothing.
 """
 
 import argparse
@@ -55,8 +57,12 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--figures", type=Path, help="a JSON file for what is measured of the written weights")
     parser.add_argument("--measured", type=int, default=240, help="fresh clips for each figure")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    return parser.parse_args()
+    parser.add_argument("--measure", type=Path, help="a file of weights to measure as it is")
+    parser.add_argument("-o", "--output", type=Path, help="the folder to train in")
+    options = parser.parse_args()
+    if not options.output and not (options.measure and options.figures):
+        raise ValueError("nothing to do: needed -o FOLDER to train in, or --measure FILE with --figures FILE")
+    return options
 
 
 def first_referee(options: argparse.Namespace, world: StorybookWorld) -> Referee:
@@ -143,8 +149,9 @@ def measure(options: argparse.Namespace, model: Model, world: StorybookWorld, we
 
 def run(options: argparse.Namespace) -> None:
     model = load_model(options.model, options.device)
-    weights = options.output / f"{options.world}.safetensors"
-    train(options, model, weights)
+    weights = options.measure or options.output / f"{options.world}.safetensors"
+    if not options.measure:
+        train(options, model, weights)
     if options.figures:
         measure(options, model, opened_world(options, model, WORLDS[options.world]), weights)
 

@@ -1,18 +1,19 @@
 """How often a referee is right: on fresh stories as rendered and as a tokenizer gives them back, with seen and with held-out pairs.
 
-Counted are frames. An actor is judged where at least a third of it is inside the picture, its motion where besides all
-frames up to MOTION_REACH away are of the same scene. What it says of actors that were erased or garbled tells how often
-it is right by luck.
+Counted are frames, and scenes: what most frames of one say is what an evaluation takes from them. An actor is judged where at least
+a third of it is inside the picture, its motion, and all of a scene, where besides all frames up to MOTION_REACH away are of the same
+scene. What it says of actors that were erased or garbled tells how often it is right by luck.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from phenaki.cvivit import CViViT
 from phenaki.data.storybook import StorybookWorld
+from phenaki.evaluation.adherence import majority
 from phenaki.evaluation.referee import Referee
 from phenaki.pixels import from_bytes
 from phenaki.training.referee_examples import UNJUDGED, Examples, draw_examples, draw_stories, truth_of
@@ -20,6 +21,14 @@ from phenaki.training.referee_examples import UNJUDGED, Examples, draw_examples,
 SEED = 4321  # never a training seed
 BATCH = 8  # clips
 WORST = 3  # confusions that are named
+SCENE_SECONDS = 1.0  # of frames that can be judged, the least for a scene to be counted
+
+
+class Confusions(NamedTuple):
+    """For each attribute a matrix (truth, judged), int64: of how many frames, and of how many scenes."""
+
+    frames: dict[str, Tensor]
+    scenes: dict[str, Tensor]
 
 
 def measure_referee(referee: Referee, world: StorybookWorld, tokenizer: CViViT, num_clips: int, num_frames: int = 33) -> dict[str, Any]:
@@ -28,9 +37,10 @@ def measure_referee(referee: Referee, world: StorybookWorld, tokenizer: CViViT, 
     for pairs, held_out in (("seen_pairs", False), ("held_out_pairs", True)):
         for view, through in (("rendered", None), ("reconstructed", tokenizer)):
             batches = plain_batches(world, num_clips, num_frames, held_out, through)
-            matrices = confusions(referee, batches)
+            frames, scenes = confusions(referee, batches, world.config.fps)
             figures[f"{view}_{pairs}"] = {
-                name: {**accuracy(matrix), "confused": worst_pairs(matrix, referee.labels[name])} for name, matrix in matrices.items()
+                name: {**accuracy(frames[name]), "confused": worst_pairs(frames[name], names), "scenes": accuracy(scenes[name])}
+                for name, names in referee.labels.items()
             }
     for kind, key in (("nobody", "erased_actors"), ("garbled", "garbled_actors")):
         figures[key] = luck(referee, world, kind, num_clips, num_frames)
@@ -45,19 +55,35 @@ def plain_batches(world: StorybookWorld, num_clips: int, num_frames: int, held_o
 
 
 @torch.no_grad()
-def confusions(referee: Referee, batches: Iterable[Examples]) -> dict[str, Tensor]:
-    """For each attribute a matrix (truth, judged) of frames, int64."""
-    matrices = {name: torch.zeros(len(names), len(names), dtype=torch.int64) for name, names in referee.labels.items()}
+def confusions(referee: Referee, batches: Iterable[Examples], fps: float) -> Confusions:
+    """What the referee says of the examples' frames, and of their scenes of SCENE_SECONDS and more, beside the truth."""
+    found = Confusions(*({name: torch.zeros(len(names), len(names), dtype=torch.int64) for name, names in referee.labels.items()} for _ in range(2)))
     for examples in batches:
         judged = judged_labels(referee, examples)
-        for index, (name, matrix) in enumerate(matrices.items()):
+        for index, (name, names) in enumerate(referee.labels.items()):
             truth = examples.labels[..., index].long()
-            counts = truth != UNJUDGED
-            if name == "motion":
-                counts &= ~examples.near_change
-            cells = truth[counts] * len(matrix) + judged[name][counts]
-            matrix += torch.bincount(cells, minlength=matrix.numel()).view_as(matrix)
-    return matrices
+            can_judge = truth != UNJUDGED
+            within = can_judge & ~examples.near_change
+            counts = within if name == "motion" else can_judge
+            count(found.frames[name], truth[counts], judged[name][counts])
+            for clip, near_change in enumerate(examples.near_change):
+                for scene in stretches(near_change):
+                    frames = scene[within[clip, scene]]
+                    if len(frames) >= SCENE_SECONDS * fps:
+                        seen = majority([names[label] for label in judged[name][clip, frames].tolist()])
+                        count(found.scenes[name], truth[clip, frames[:1]], torch.tensor([names.index(seen)]))
+    return found
+
+
+def count(matrix: Tensor, truth: Tensor, judged: Tensor) -> None:
+    """Adds cases, (n,) int64 each, to a matrix (truth, judged)."""
+    matrix += torch.bincount(truth * len(matrix) + judged, minlength=matrix.numel()).view_as(matrix)
+
+
+def stretches(near_change: Tensor) -> list[Tensor]:
+    """The frames of each scene of a clip that are not near_change (f,), without scenes that have none."""
+    scene = near_change.int().diff(prepend=torch.ones(1, dtype=torch.int32)).lt(0).cumsum(0)
+    return [((scene == number) & ~near_change).nonzero()[:, 0] for number in range(1, int(scene[-1]) + 1)]
 
 
 def judged_labels(referee: Referee, examples: Examples) -> dict[str, Tensor]:
