@@ -88,7 +88,7 @@ def direct(
     yielded, the same to the bit as it would have been in that run. With context "frames" all of their segment are decoded again, for
     each chunk's past is made from the frames before it; else only the last ones that matter.
     """
-    past, named, number = Past(), {}, 0  # named: first slices (h w) of scenes that are remembered
+    segment, named, number = None, {}, 0  # named: first slices (h w) of scenes that are remembered
     keep = Keep.of(generator, options)
     reach = math.inf if keep.as_frames else tokenizer.decoder_reach
     segments = [scene.segment for scene in plan.scenes for _ in range(scene.starts_from_file + len(scene.chunks))]
@@ -96,23 +96,23 @@ def direct(
     for scene in plan.scenes:
         filler = None
         if scene.starts_segment:
-            past = Past(scene.start_frame)
-        past.anchor = (-1, named[scene.recall]) if scene.recall is not None else None
+            segment = Segment(tokenizer, keep, scene.start_frame, plan.segment_frames[scene.segment])
+        segment.past.anchor = (-1, named[scene.recall]) if scene.recall is not None else None
         parts = [*([None] if scene.starts_from_file else []), *scene.chunks]  # None: what it starts from
         for chunk in parts:
             if number < len(made):
-                tokens = made[number].to(next(generator.parameters()).device)
+                tokens = _as_planned(made[number], chunk).to(next(generator.parameters()).device)
                 decoded = scene.segment == goes_on_in and len(made) - number <= reach
-                _restore(tokenizer, tokens, past, keep, chunk, plan.segment_frames[scene.segment], decoded)
+                segment.pass_over(tokens, decoded, starts_it=chunk is None)
             elif chunk is None:
                 tokens = encode_start(tokenizer, given[scene.index].start, grid)
-                yield _show(tokenizer, tokens, past, keep, scene, chunk, plan)
+                yield segment.show(tokens, scene, chunk)
             else:
                 filler = filler or SceneFiller(generator, texts[scene.index], _own_options(scene, options))
                 ends = scene.end_image is not None and chunk is scene.chunks[-1]
                 known = _ending(encode_end(tokenizer, given[scene.index].end, grid), chunk) if ends else None
-                tokens = filler.fill(chunk.num_slices, past, grid, NoiseKey(seed, scene.index, chunk.index), known)
-                yield _show(tokenizer, tokens, past, keep, scene, chunk, plan)
+                tokens = filler.fill(chunk.num_slices, segment.past, grid, NoiseKey(seed, scene.index, chunk.index), known)
+                yield segment.show(tokens, scene, chunk)
             if scene.remember is not None and chunk is parts[0]:
                 named[scene.remember] = tokens[0]
             number += 1
@@ -203,50 +203,60 @@ def guided_logits(heads: FactorHeads, features: Tensor, factors: list[Tensor], s
     return heads.heads[len(factors)](guided(*states.chunk(2), scale))
 
 
-@torch.no_grad()
-def _show(tokenizer: CViViT, tokens: Tensor, past: Past, keep: Keep, scene: ScenePlan, chunk: Chunk | None, plan: StoryPlan) -> ChunkFrames:
-    """Decodes slices (t h w) that follow `past`, remembers them, and drops frames past the end of the segment.
+class Segment:
+    """A stretch of a story without a cut, as far as it is told: its slices come one chunk after the other."""
 
-    chunk None: slices that a scene starts from; of their frames only the last one is shown.
-    """
-    start = past.num_frames
-    frames = past.decode(tokenizer, tokens)
-    _remember(tokenizer, tokens, frames, past, keep, chunk, plan.segment_frames[scene.segment])
-    frames = rearrange(frames, "1 c f h w -> f c h w")[past.num_unseen if chunk is None else 0 :]
-    return ChunkFrames(frames[: past.num_frames - start], tokens, scene.index, -1 if chunk is None else chunk.index, past.start_frame + start)
+    def __init__(self, tokenizer: CViViT, keep: Keep, start_frame: int, num_frames: int):
+        """start_frame: in the story; num_frames: what is decoded beyond them is not shown."""
+        self.tokenizer, self.keep, self.start_frame, self.num_frames, self.past = tokenizer, keep, start_frame, num_frames, Past()
+
+    @torch.no_grad()
+    def show(self, tokens: Tensor, scene: ScenePlan, chunk: Chunk | None) -> ChunkFrames:
+        """Decodes the next slices (t h w) and remembers them.
+
+        chunk None: slices that a scene starts from; of their frames only the last one is shown.
+        """
+        start = self.past.num_frames
+        frames = self.past.decode(self.tokenizer, tokens)
+        self._remember(tokens, frames, starts_it=chunk is None)
+        frames = rearrange(frames, "1 c f h w -> f c h w")[self.past.num_unseen if chunk is None else 0 :]
+        index = -1 if chunk is None else chunk.index
+        return ChunkFrames(frames[: self.past.num_frames - start], tokens, scene.index, index, self.start_frame + start)
+
+    @torch.no_grad()
+    def pass_over(self, tokens: Tensor, decoded: bool, starts_it: bool) -> None:
+        """Remembers slices (t h w) of an earlier run.
+
+        Of slices that stay as they were made only the last chunks must be decoded, for the decoder's memory: as many as it reaches
+        back in slices. Each chunk has at least one, so every layer's memory is full again, and made by the same sums, before the
+        layer above takes from it what stays.
+        """
+        frames = None
+        if decoded:
+            frames = self.past.decode(self.tokenizer, tokens)
+        else:
+            self.past.decoder.num_slices += len(tokens)
+        self._remember(tokens, frames, starts_it)
+
+    def _remember(self, tokens: Tensor, frames: Tensor | None, starts_it: bool) -> None:
+        """frames: (1 c f h w), what the tokens decode to; only needed where the past is kept as frames and something follows here."""
+        past, tokenizer = self.past, self.tokenizer
+        if starts_it:
+            past.num_unseen = tokenizer.num_frames(len(tokens)) - 1
+        if past.anchor is None:
+            past.anchor = (past.num_slices, tokens[0])
+        past.remember(tokens, self.keep.slices)
+        if self.keep.as_frames and frames is not None:
+            past.encode_anew(tokenizer, frames, self.keep.slices)
+        past.num_frames = min(tokenizer.num_frames(past.num_slices) - past.num_unseen, self.num_frames)
 
 
-@torch.no_grad()
-def _restore(tokenizer: CViViT, tokens: Tensor, past: Past, keep: Keep, chunk: Chunk | None, segment_frames: int, decoded: bool) -> None:
-    """Remembers slices (t h w) of an earlier run.
-
-    Of slices that stay as they were made only the last chunks must be decoded, for the decoder's memory: as many as it reaches
-    back in slices. Each chunk has at least one, so every layer's memory is full again, and made by the same sums, before the
-    layer above takes from it what stays.
-    """
+def _as_planned(tokens: Tensor, chunk: Chunk | None) -> Tensor:
+    """Slices (t h w) of an earlier run; ValueError where the plan has another number of them."""
     if chunk is not None and len(tokens) != chunk.num_slices:
         made = f"chunk {chunk.index} of scene {chunk.scene} was made with {len(tokens)} slices"
         raise ValueError(f"{made}, the plan has {chunk.num_slices}: begin anew")
-    frames = None
-    if decoded:
-        frames = past.decode(tokenizer, tokens)
-    else:
-        past.decoder.num_slices += len(tokens)
-    _remember(tokenizer, tokens, frames, past, keep, chunk, segment_frames)
-
-
-def _remember(
-    tokenizer: CViViT, tokens: Tensor, frames: Tensor | None, past: Past, keep: Keep, chunk: Chunk | None, segment_frames: int
-) -> None:
-    """frames: (1 c f h w), what the tokens decode to; only needed where the past is kept as frames and something follows in the segment."""
-    if chunk is None:
-        past.num_unseen = tokenizer.num_frames(len(tokens)) - 1
-    if past.anchor is None:
-        past.anchor = (past.num_slices, tokens[0])
-    past.remember(tokens, keep.slices)
-    if keep.as_frames and frames is not None:
-        past.encode_anew(tokenizer, frames, keep.slices)
-    past.num_frames = min(tokenizer.num_frames(past.num_slices) - past.num_unseen, segment_frames)
+    return tokens
 
 
 @torch.no_grad()

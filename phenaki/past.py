@@ -22,7 +22,6 @@ class Past:
     that were decoded, f = 1 + pt*k; None where slices stay as they were made.
     """
 
-    start_frame: int = 0  # of the segment in the story
     num_unseen: int = 0  # frames before the segment's first one: of a video that it goes on from
     decoder: Stream = field(default_factory=Stream)
     slices: list[Tensor] = field(default_factory=list)
