@@ -28,6 +28,15 @@ def test_a_comma_outside_of_quotes_loses_no_half_of_a_caption(tmp_path):
     assert (name, reason) == ("metadata.csv, row 1", "3 cells, 2 columns; put captions with commas in quotes")
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_csv_may_be_divided_as_spreadsheets_do_it(tmp_path, delimiter):
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").write_bytes(b"1")
+    rows = [("text", '"File_Name"'), ('"a robot; a cup,\ta tray"', "a.mp4"), ("a robot", "b.mp4")]
+    (tmp_path / "metadata.csv").write_text("\n".join(map(delimiter.join, rows)), encoding="utf-16")
+    assert captions(tmp_path) == {"a.mp4": "a robot; a cup, a tray", "b.mp4": "a robot"}
+
+
 @pytest.mark.parametrize("after", ["b.mp4,another", 'b.mp4,"another"', ""])
 def test_a_quote_that_is_not_closed_is_told_with_its_line(tmp_path, after):
     for name in "ab":

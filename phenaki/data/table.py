@@ -1,7 +1,7 @@
 """Tables of clips: metadata.jsonl, .csv or .parquet beside the files, one row a clip.
 
-Columns: `file_name` (or `video_path`, `path`), `text` (or `caption`), and if wanted `sha256` of the file, in capitals or not. A path
-is taken from the table's own folder and has to stay inside.
+Columns: `file_name` (or `video_path`, `path`), `text` (or `caption`), and if wanted `sha256` of the file, in capitals or not; those of
+a .csv are divided by commas, semicolons or tabs. A path is taken from the table's own folder and has to stay inside.
 """
 
 import csv
@@ -28,7 +28,9 @@ from phenaki.data.clip_files import (
 
 NAME_COLUMNS = ("file_name", "video_path", "path")
 CAPTION_COLUMNS = ("text", "caption")
+DELIMITERS = (",", ";", "\t")  # of a .csv
 MAX_COLUMNS = 20  # that are told of a table
+MAX_HEADER = 1 << 16  # characters of a .csv's first line that its delimiter is looked for in
 ROWS_AT_ONCE = 64  # of a .parquet table: packed, a few bytes may stand for a long caption in each of its rows
 
 
@@ -120,12 +122,23 @@ def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
 def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Rows by column; cells that no column is for come under None. ValueError where a quote is not closed: it would swallow the next rows."""
     with open_text(path, newline="") as file:
-        rows = csv.DictReader(file, strict=True)
+        delimiter = delimiter_of(file.readline(MAX_HEADER))
+        file.seek(0)
+        rows = csv.DictReader(file, strict=True, delimiter=delimiter)
         try:
             yield from enumerate(rows, start=1)
         except csv.Error as error:  # line_num is still that of the row before
             remedy = "Close every quote that is opened, and write a quote inside quotes twice"
             raise ValueError(f"{path}: the row that begins in line {rows.line_num + 1} is not CSV ({error}). {remedy}") from error
+
+
+def delimiter_of(header: str) -> str:
+    """What divides the columns of a CSV: commas, or the semicolons or tabs of spreadsheets, where these make a column of names of it."""
+    for delimiter in DELIMITERS:
+        cells = header.split(delimiter)
+        if any(plain(cell.strip().strip('"')) in NAME_COLUMNS for cell in cells):
+            return delimiter
+    return DELIMITERS[0]
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
