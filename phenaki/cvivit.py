@@ -16,7 +16,19 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from phenaki.config import check_range
-from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, RMSNorm, grid_positions, remembered, rotary_turns, rotate
+from phenaki.layers import (
+    MAX_LAYERS,
+    Attention,
+    FeedForward,
+    KeysValues,
+    PlaceEmbedding,
+    RMSNorm,
+    check_heads,
+    grid_positions,
+    remembered,
+    rotary_turns,
+    rotate,
+)
 from phenaki.quantizer import COMMITMENT, FSQ, VQ, Quantized
 
 MAX_SIDE = 4096  # pixels, and tokens MAX_GRID: what is computed for a slice grows with their square, whatever the weights' size
@@ -53,6 +65,7 @@ class CViViTConfig:
 
     def __post_init__(self):
         check_range(self, "image_size", "patch_size", "temporal_patch_size", "dim", "heads", "mlp_dim", "stem_dim", at_least=1)
+        check_heads(self.dim, self.heads)
         check_range(self, "codebook_size", "code_dim", at_least=1)
         check_range(self, "window", "stem_blocks", "head_blocks", "refiner_dim", "refiner_blocks", "commitment", at_least=0)
         check_range(self, "stem_blocks", "head_blocks", "refiner_blocks", at_most=MAX_LAYERS)

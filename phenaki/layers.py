@@ -85,13 +85,18 @@ class RMSNorm(nn.RMSNorm):
         return super().forward(x.to(self.weight.dtype))
 
 
+def check_heads(dim: int, heads: int) -> None:
+    """ValueError where a width cannot be shared by so many heads, each of which turns pairs of numbers."""
+    if dim % heads or (dim // heads) % 2:
+        raise ValueError(f"heads {heads}: each needs a whole, even part of dim {dim}")
+
+
 class Attention(nn.Module):
     """Multi-head attention with QK-norm and rotary positions; `source_dim` is the width of what it attends to."""
 
     def __init__(self, dim: int, heads: int, source_dim: int | None = None):
         super().__init__()
-        if dim % heads or (dim // heads) % 2:
-            raise ValueError(f"width {dim} over {heads} heads: a head needs a whole, even width")
+        check_heads(dim, heads)
         self.heads, self.head_dim = heads, dim // heads
         self.to_queries = nn.Linear(dim, dim, bias=False)
         self.to_keys_values = nn.Linear(source_dim or dim, 2 * dim, bias=False)

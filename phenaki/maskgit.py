@@ -14,7 +14,19 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from phenaki.config import check_range
-from phenaki.layers import MAX_LAYERS, Attention, FeedForward, KeysValues, PlaceEmbedding, RMSNorm, grid_positions, remembered, rotary_turns, rotate
+from phenaki.layers import (
+    MAX_LAYERS,
+    Attention,
+    FeedForward,
+    KeysValues,
+    PlaceEmbedding,
+    RMSNorm,
+    check_heads,
+    grid_positions,
+    remembered,
+    rotary_turns,
+    rotate,
+)
 from phenaki.sampling import choose_tokens
 
 ORDINARY, FIRST, ANCHOR = 0, 1, 2  # kinds of slices: a tube of frames; the one frame that starts a video; the anchor
@@ -43,6 +55,7 @@ class MaskGITConfig:
 
     def __post_init__(self):
         check_range(self, "codebook_size", "token_factors", "dim", "depth", "heads", "mlp_dim", "text_dim", at_least=1)
+        check_heads(self.dim, self.heads)
         check_range(self, "depth", "token_factors", at_most=MAX_LAYERS)
         check_range(self, "chunk_slices", "context_slices", at_most=MAX_SLICES)
         check_range(self, "chunk_slices", "corruption_levels", at_least=1)

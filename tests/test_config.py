@@ -133,6 +133,8 @@ def test_a_wrong_model_file_is_refused_by_section_and_key(tmp_path, text, said):
         ("train_generator", "max_scenes = 0", "max_scenes 0: needed at least 1"),
         ("tokenizer", "dim = 0", "dim 0: needed at least 1"),
         ("tokenizer", "heads = 0", "heads 0: needed at least 1"),
+        ("tokenizer", "dim = 60\nheads = 7", "heads 7: each needs a whole, even part of dim 60"),
+        ("generator", "dim = 60\nheads = 12", "heads 12: each needs a whole, even part of dim 60"),
         ("tokenizer", "patch_size = 0", "patch_size 0: needed at least 1"),
         ("tokenizer", "temporal_patch_size = 0", "temporal_patch_size 0: needed at least 1"),
         ("tokenizer", "window = -3", "window -3: needed at least 0"),

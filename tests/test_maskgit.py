@@ -148,7 +148,7 @@ def test_dropped_text_is_the_null_text(generator, chunk, text):
 
 @torch.no_grad()
 def test_tokens_are_sums_of_factor_vectors_and_the_mask_token_has_its_own():
-    embedding = TokenEmbedding(MaskGITConfig(codebook_size=64, token_factors=3, dim=8))
+    embedding = TokenEmbedding(MaskGITConfig(codebook_size=64, token_factors=3, dim=8, heads=2))
     first, second, third = (factor.weight for factor in embedding.factors)
     for token in (0, 1, 27, 63):
         expected = first[token % 4] + second[token // 4 % 4] + third[token // 16]
