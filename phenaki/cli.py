@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from phenaki.cli_evaluate import evaluate_app
-from phenaki.cli_messages import ContextKind, NumberKind, tell, told_errors
+from phenaki.cli_messages import ContextKind, NumberKind, count_progress, tell, told_errors
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="From a script of prompts to one continuous video."
@@ -263,7 +263,8 @@ def check_command(
     with told_errors():
         from phenaki.data.check import check_source, summary_lines
 
-        values = check_source(path, num_workers, json_file)
+        with count_progress("files") as show:
+            values = check_source(path, num_workers, json_file, on_progress=show)
         typer.echo("\n".join(summary_lines(values)))
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,6 +49,17 @@ def open_alone(path: Path, busy: str) -> BinaryIO:
         file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
         if _is_held(file, path, fcntl and fcntl.flock, busy):
             return file
+
+
+@contextlib.contextmanager
+def waited(path: Path) -> Iterator[None]:
+    """Holds the lock of a file, which is made where it is missing, as soon as no other process does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system that knows no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _is_held(file: BinaryIO, path: Path, lock: Callable | None, busy: str) -> bool:

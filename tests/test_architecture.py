@@ -38,7 +38,7 @@ ALLOWED = {
     "data/art": set(),
     "data/cast": set(),
     "data/phrasings": set(),
-    "data/world": {"config"},
+    "data/world": {"config", "data/phrasings"},
     "data/captions": {"data/cast", "data/phrasings"},
     "data/poses": {"data/cast", "data/world"},
     "data/painter": {"data/art", "data/cast", "data/poses", "devices"},
@@ -96,7 +96,7 @@ ALLOWED = {
         "cvivit", "data/storybook", "evaluation/adherence", "evaluation/referee", "pixels", "training/referee_examples",
     },
     "evaluation/pickled_arrays": set(),
-    "evaluation/weights": {"atomic"},
+    "evaluation/weights": {"atomic", "cache"},
     "evaluation/lpips": {"evaluation/weights"},
     "evaluation/i3d": {"evaluation/weights"},
     "evaluation/carriers": {"evaluation/i3d", "evaluation/lpips"},
@@ -147,7 +147,8 @@ ALLOWED = {
     "data/clip_decoder": {"data/clip_files", "video", "video_encoders", "video_files"},
     "data/decoding_worker": {"atomic", "data/clip_decoder", "data/clip_files", "data/shards", "video_files"},
     "data/decoding": {"data/clip_decoder", "data/clip_files", "video_files"},
-    "data/check": {"atomic", "data/clip_decoder", "data/clip_files", "data/decoding", "data/listing"},
+    "cache": set(),
+    "data/check": {"atomic", "cache", "data/clip_decoder", "data/clip_files", "data/decoding", "data/listing", "locks"},
 }
 LIGHT = {"einops", "torch", "phenaki"}  # all that the algorithm files may import besides the standard library
 

@@ -107,6 +107,13 @@ def test_a_world_opens_from_an_atlas(atlas):
     assert world.fingerprint != open_world(replace(world.config)).fingerprint, "other pictures, other fingerprint"
 
 
+def test_a_fingerprint_is_of_names_and_of_what_falls_too(atlas):
+    art = load_atlas(atlas)
+    changes = [{"particles": art.particles.flip(1)}, {"place_names": art.place_names[::-1]}, {"actor_names": art.actor_names[::-1]}]
+    assert len({art.hash(), *(replace(art, **change).hash() for change in changes)}) == 4
+    assert art.hash() == load_atlas(atlas).hash()
+
+
 def nameless(atlas) -> bytes:
     """The pictures of an atlas, with fewer names than there are."""
     return save(load_file(atlas), {"names": json.dumps({"actors": ["fox"], "places": [], "particles": []})})

@@ -143,6 +143,10 @@ def test_a_wrong_model_file_is_refused_by_section_and_key(tmp_path, text, said):
         ("tokenizer", "image_size = 2056", "image_size 2056 with patch_size 8: needed at most 4096 pixels and 256 tokens a side"),
         ("tokenizer", "fsq_levels = [0, 4]", "fsq_levels (0, 4): needed one at least, and each at least 2"),
         ("tokenizer", "fsq_levels = []", "fsq_levels (): needed one at least, and each at least 2"),
+        (
+            "train_tokenizer.losses", "discriminator_stages = 6",
+            "discriminator_stages 6 with image_size 64: needed 128 pixels a side at least, or fewer stages",
+        ),
         ("generator", "depth = 0", "depth 0: needed at least 1"),
         ("generator", "token_factors = 0", "token_factors 0: needed at least 1"),
         ("generator", "corruption_levels = 0", "corruption_levels 0: needed at least 1"),

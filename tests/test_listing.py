@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from phenaki.data import check
 from phenaki.data.check import check_listing, check_source, summary_lines
 from phenaki.data.clip_files import leaves_folder
+from phenaki.data.decoding import DecodingPool
+from phenaki.data.footage import open_footage
+from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.listing import list_clips
 from phenaki.data.shards import index_shard
 from phenaki.video import Video
@@ -340,3 +344,28 @@ def test_paths_that_hold_nothing(tmp_path):
         list_clips(tmp_path / "missing", index_shard)
     with pytest.raises(ValueError, match="holds no videos"):
         list_clips(tmp_path, index_shard)
+
+
+def test_a_long_check_is_told_now_and_then(tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "NOTE_SECONDS", 0.0)
+    root = tmp_path / "footage"
+    root.mkdir()
+    for name in "ab":
+        Image.new("RGB", (16, 16)).save(root / f"{name}.png")
+    told, notes = [], []
+    check_source(root, 1, cache=tmp_path / "cache", on_progress=lambda done, count: told.append((done, count)))
+    with DecodingPool(1) as pool:
+        open_footage(root, FootageSettings(), pool=pool, cache=tmp_path / "other", on_note=notes.append)
+    assert told == [(1, 2), (2, 2)] and notes == [f"{root}: {done} of 2 files checked" for done in (1, 2)]
+
+
+def test_processes_of_a_machine_share_its_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    numbers = []
+    for processes in (None, "2", "8", "64"):
+        if processes:
+            monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        with DecodingPool() as pool:
+            numbers.append(len(pool.workers))
+    assert numbers == [8, 4, 1, 1]

@@ -4,6 +4,7 @@ The real art (Microsoft's animated Fluent Emoji, MIT; Superpowers asset packs, C
 `tools/pack_storybook.py` packs it into one safetensors file that `load_atlas` reads. `draw_art` needs no file.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,14 @@ class Art:
     places: Tensor
     particle_names: tuple[str, ...]
     particles: Tensor
+
+    def hash(self) -> str:
+        """SHA-256 of the pictures and of what their names say that they are."""
+        digest = hashlib.sha256()
+        for names, pictures in ((self.actor_names, self.actors), (self.place_names, self.places), (self.particle_names, self.particles)):
+            digest.update(json.dumps([names, pictures.shape]).encode())
+            digest.update(pictures.contiguous().numpy())
+        return digest.hexdigest()
 
     def require(self, actors: tuple[str, ...], places: tuple[str, ...], weathers: tuple[str, ...] = ()) -> None:
         """Raises ValueError for a name that has no picture; a clear sky needs none."""

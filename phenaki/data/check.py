@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from phenaki.atomic import check_file, write_text
+from phenaki.cache import user_cache
 from phenaki.data.clip_decoder import ClipFacts
 from phenaki.data.clip_files import ClipFile, Listing, Unusable
 from phenaki.data.decoding import ClipError, DecodingPool
 from phenaki.data.listing import list_clips
+from phenaki.locks import waited
 
 RULES = 1  # raised when a check learns to see more: older verdicts are made anew
 PASSING = ("too slow", "unreadable", "crash", "too much memory")
 PASSING_SECONDS = 600.0  # for which they are believed
+NOTE_SECONDS = 20.0
 Progress = Callable[[int, int], None]  # files done, files in all
 
 
@@ -51,7 +54,7 @@ def check_listing(
 
     fresh: believes no stored verdict. Of several processes that use one store, one checks while the others wait for it.
     """
-    with locked(store):
+    with contextlib.nullcontext() if store is None else waited(store.with_suffix(".lock")):
         known = {} if store is None or fresh else read_store(store)
         verdicts: dict[str, dict[str, Any]] = {}
         try:
@@ -67,7 +70,9 @@ def check_listing(
     return CheckReport(tuple(good), tuple(sorted([*listing.unusable, *bad], key=lambda entry: entry.name)))
 
 
-def check_source(path: Path, num_workers: int = 0, json_file: Path | None = None, cache: Path | None = None) -> dict[str, Any]:
+def check_source(
+    path: Path, num_workers: int = 0, json_file: Path | None = None, cache: Path | None = None, on_progress: Progress | None = None
+) -> dict[str, Any]:
     """`phenaki data check`: decodes every file anew, keeps the verdicts for training, and tells what a source holds (see `summary`).
 
     json_file: where all of it is written to besides; ValueError before the work where that is no .json: no clip has this ending.
@@ -76,10 +81,24 @@ def check_source(path: Path, num_workers: int = 0, json_file: Path | None = None
         check_file(json_file, ".json")
     with DecodingPool(num_workers) as pool:
         listing = list_clips(path, pool.read_shard)
-        values = summary(path, check_listing(listing, pool, store_of(path, cache), fresh=True), listing.lone_texts, listing.notes)
+        report = check_listing(listing, pool, store_of(path, cache), fresh=True, on_progress=on_progress)
+    values = summary(path, report, listing.lone_texts, listing.notes)
     if json_file is not None:
         write_text(json_file, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     return values
+
+
+def notes_of_check(path: Path, on_note: Callable[[str], None]) -> Progress:
+    """Notes of how far a check has come, one in NOTE_SECONDS: a large folder takes hours."""
+    last = time.monotonic()
+
+    def told(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= NOTE_SECONDS:
+            last = time.monotonic()
+            on_note(f"{path}: {done} of {total} files checked")
+
+    return told
 
 
 def unchecked(listing: Listing) -> CheckReport:
@@ -107,28 +126,9 @@ def settled(file: ClipFile, verdict) -> tuple[ClipFile, dict[str, Any]]:
         return file, {"kind": error.kind, "reason": error.reason}
 
 
-@contextlib.contextmanager
-def locked(store: Path | None) -> Iterator[None]:
-    """Holds a lock beside the store, where the system has such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        fcntl = None
-    if store is None or fcntl is None:
-        yield
-        return
-    store.parent.mkdir(parents=True, exist_ok=True)
-    with open(store.with_suffix(".lock"), "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def store_of(path: Path, folder: Path | None = None) -> Path:
-    """Where the verdicts of a source are kept: in `folder`, else in the user's cache (PHENAKI_CACHE, XDG_CACHE_HOME)."""
-    if folder is None:
-        cache = os.environ.get("PHENAKI_CACHE")
-        folder = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phenaki"
-    return folder / f"check-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}.jsonl"
+    """Where the verdicts of a source are kept: in `folder`, else in the user's cache."""
+    return (folder or user_cache()) / f"check-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}.jsonl"
 
 
 def read_store(store: Path) -> dict[str, dict[str, Any]]:

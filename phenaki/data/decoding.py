@@ -172,12 +172,16 @@ def _told_of(path: Path, what: str, worker: Worker) -> tuple[dict[str, Any], byt
 
 
 class DecodingPool:
-    """Some workers; requests are answered in any order, each as a Future. num_workers: 0 = half of the cores, at most 8."""
+    """Some workers; requests are answered in any order, each as a Future.
+
+    num_workers: 0 = half of the cores, at most 8; of several processes that torchrun started on a machine each has its share.
+    """
 
     def __init__(self, num_workers: int = 0, time_limit: float = TIME_LIMIT, memory_limit: int = MEMORY_LIMIT):
         if num_workers < 0:
             raise ValueError(f"{num_workers} decoding processes: needed 0 (half of the cores) or more")
-        num_workers = num_workers or min(max((os.cpu_count() or 2) // 2, 1), 8)
+        cores = (os.cpu_count() or 2) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        num_workers = num_workers or min(max(cores // 2, 1), 8)
         self.workers = [Worker(time_limit, memory_limit) for _ in range(num_workers)]
         self.idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in self.workers:

@@ -23,7 +23,7 @@ from einops import rearrange
 from torch import Tensor
 
 from phenaki.data.ahead import drawn_ahead
-from phenaki.data.check import CheckReport, check_listing, store_of, unchecked, write_lines
+from phenaki.data.check import CheckReport, check_listing, notes_of_check, store_of, unchecked, write_lines
 from phenaki.data.clip_decoder import Cut
 from phenaki.data.clip_files import ClipFile, Unusable
 from phenaki.data.decoding import ClipError, DecodingPool
@@ -68,7 +68,8 @@ def open_footage(
     listing = list_clips(path, pool.read_shard)
     for note in listing.notes:
         on_note(f"{path}: {note}")
-    checked = check_listing(listing, pool, store_of(path, cache)) if settings.check else unchecked(listing)
+    notes = notes_of_check(path, on_note)
+    checked = check_listing(listing, pool, store_of(path, cache), on_progress=notes) if settings.check else unchecked(listing)
     return Footage(path, checked, pool, settings, device, report, on_note)
 
 

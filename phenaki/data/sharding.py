@@ -17,7 +17,7 @@ from typing import Any
 
 from phenaki.atomic import check_folder, put, write_text
 from phenaki.config import check_range
-from phenaki.data.check import PASSING, CheckReport, check_listing, store_of, write_lines
+from phenaki.data.check import PASSING, CheckReport, check_listing, notes_of_check, store_of, write_lines
 from phenaki.data.clip_decoder import SHARD_GOP, ClipFacts
 from phenaki.data.clip_files import ClipFile, Unusable
 from phenaki.data.decoding import ClipError, DecodingPool
@@ -69,7 +69,7 @@ def make_shards(
         raise ValueError(f"{out}: lies in the footage itself, {path}, and its shards would be taken for footage; choose a folder outside")
     check_folder(out)
     with DecodingPool(num_workers) as pool:
-        report = check_listing(list_clips(path, pool.read_shard), pool, store_of(path, cache))
+        report = check_listing(list_clips(path, pool.read_shard), pool, store_of(path, cache), on_progress=notes_of_check(path, on_note))
         if not report.clips:
             raise ValueError(f"{path}: none of {len(report.unusable)} files can be used; look at what phenaki data check says of it")
         held = take_folder(out, f"{out}: another process makes shards in this folder; wait for it, or give another --out")

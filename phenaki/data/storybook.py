@@ -4,7 +4,6 @@ From scene to scene some attributes change and the rest stay; the actor goes on 
 `StorybookWorld.story(seed, index)` draws the truth of story `index`, `render` paints a batch of them on any device.
 """
 
-import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from copy import copy
@@ -49,8 +48,7 @@ class StorybookWorld:
     def __init__(self, config: WorldConfig, art: Art, device: str | torch.device = "cpu"):
         art.require((*config.actors, *config.objects), config.places, config.weathers)
         self.config, self.device = config, torch.device(device)
-        art_hash = hashlib.sha256(art.actors.numpy().tobytes() + art.places.numpy().tobytes()).hexdigest()
-        self.fingerprint = f"storybook {art_hash[:16]} {described(config)}"
+        self.fingerprint = f"storybook {art.hash()[:16]} {described(config)}"
         self.painter = Painter(art, config.size, config.actor_size, self.device)
         self.actor_index = {name: i for i, name in enumerate(art.actor_names)}
         self.place_index = {name: i for i, name in enumerate(art.place_names)}

@@ -6,9 +6,12 @@ A story is a list of scenes; a scene = place x time of day x weather x actor (ma
 from dataclasses import dataclass, field, fields, replace
 
 from phenaki.config import check_range
+from phenaki.data.phrasings import CAMERA_PHRASES, MOTION_PHRASES, TIME_PHRASES, WEATHER_PHRASES, WORDINGS
 
-TIMES = ("day", "sunset", "night", "dawn")
-WEATHERS = ("clear", "rain", "snow", "leaves")
+TIMES = tuple(TIME_PHRASES)
+WEATHERS = tuple(WEATHER_PHRASES)
+MOTIONS = tuple(MOTION_PHRASES)
+CAMERAS = tuple(CAMERA_PHRASES)
 GROUND = 44 / 64  # height of an actor's middle, as a share of the picture's height from its top
 
 
@@ -47,9 +50,11 @@ class WorldConfig:
         for name in ("actors", "places", "times", "weathers", "motions", "cameras"):
             if not getattr(self, name):
                 raise ValueError(f"{name} (): needed one at least")
-        for name, known in (("times", TIMES), ("weathers", WEATHERS)):
+        for name, known in (("times", TIMES), ("weathers", WEATHERS), ("motions", MOTIONS), ("cameras", CAMERAS)):
             if unknown := [one for one in getattr(self, name) if one not in known]:
                 raise ValueError(f"{name} {unknown[0]!r}: known are {', '.join(known)}")
+        if self.wording not in WORDINGS:
+            raise ValueError(f"wording {self.wording!r}: known are {', '.join(WORDINGS)}")
         if round(self.actor_size * self.size) < 1:
             raise ValueError(f"actor_size {self.actor_size}: less than a pixel of {self.size}; make it greater")
 

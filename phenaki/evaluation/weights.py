@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from phenaki.atomic import fresh_part, open_to_others, put
+from phenaki.cache import user_cache
 
 # Of the tensors that the published weights turn into: see `fingerprint`.
 FINGERPRINTS = {
@@ -35,15 +35,8 @@ class WeightsStatus:
     state: str
 
 
-def cache_folder() -> Path:
-    """PHENAKI_CACHE/metrics, or metrics in the user's cache folder."""
-    given = os.environ.get("PHENAKI_CACHE")
-    root = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phenaki"
-    return root / "metrics"
-
-
 def weights_path(name: str) -> Path:
-    return cache_folder() / f"{name}.safetensors"
+    return user_cache() / "metrics" / f"{name}.safetensors"
 
 
 def is_installed(name: str) -> bool:

@@ -27,6 +27,11 @@ class Stage(nn.Module):
         return F.avg_pool3d(x, (self.time_window, 3, 3), (self.time_stride, 2, 2))
 
 
+def patch_size_of(num_stages: int) -> int:
+    """Pixels a side for one answer of a discriminator."""
+    return 2 ** (num_stages + 1)
+
+
 class Discriminator(nn.Module):
     """dim: channels of the first layer, a multiple of 8. Each stage halves the picture; all but the first halve time too."""
 
@@ -40,7 +45,7 @@ class Discriminator(nn.Module):
         self.last = nn.Conv3d(widths[-1], widths[-1], 3, padding=1)
         self.norm = nn.GroupNorm(NORM_GROUPS, widths[-1])
         self.to_score = nn.Conv3d(widths[-1], 1, 1)
-        self.patch_size = 2 ** (num_stages + 1)  # pixels a side for one answer
+        self.patch_size = patch_size_of(num_stages)
 
     def forward(self, video: Tensor) -> Tensor:
         """video (b 3 f h w) in [-1, 1], one frame or more -> scores (b t h' w') float32, high where it looks like footage."""

@@ -12,6 +12,7 @@ from phenaki.data.storybook import WORLDS, WorldConfig
 from phenaki.maskgit import MaskGITConfig
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextConfig
+from phenaki.training.discriminator import patch_size_of
 from phenaki.training.losses import LossSettings
 from phenaki.training.optimizers import OptimizerSettings
 
@@ -132,6 +133,13 @@ class ModelSettings:
     train_generator: GeneratorTraining
 
 
+def check_discriminator(losses: LossSettings, image_size: int, where: str) -> None:
+    """ConfigError where a discriminator, which is not asked before its start_step, has more stages than such pictures can be halved."""
+    if losses.adversarial_weight and image_size < patch_size_of(losses.discriminator_stages):
+        needed = f"needed {patch_size_of(losses.discriminator_stages)} pixels a side at least, or fewer stages"
+        raise ConfigError(f"{where}: discriminator_stages {losses.discriminator_stages} with image_size {image_size}: {needed}")
+
+
 def load_settings(path: str | Path) -> ModelSettings:
     """Reads configs/NAME.toml. The generator's codebook is the tokenizer's and its text width the encoder's: no second number to type."""
     values = read_settings(path)
@@ -148,6 +156,8 @@ def load_settings(path: str | Path) -> ModelSettings:
     given = _table(values.get("generator", {}), f"{path}: generator")
     derived = {"codebook_size": codebook_size, "text_dim": text.width}
     generator = build(MaskGITConfig, {**given, **derived}, f"{path}: generator")
+    train_tokenizer = read_section(TokenizerTraining, values.get("train_tokenizer", {}), f"{path}: train_tokenizer")
+    check_discriminator(train_tokenizer.losses, tokenizer.image_size, f"{path}: train_tokenizer.losses")
     return ModelSettings(
         world=world,
         footage=read_footage(values.get("footage", {}), tokenizer.image_size, world.fps, f"{path}: footage"),
@@ -155,6 +165,6 @@ def load_settings(path: str | Path) -> ModelSettings:
         generator=generator,
         text=text,
         sampling=build(SamplingOptions, values.get("sampling", {}), f"{path}: sampling"),
-        train_tokenizer=read_section(TokenizerTraining, values.get("train_tokenizer", {}), f"{path}: train_tokenizer"),
+        train_tokenizer=train_tokenizer,
         train_generator=read_section(GeneratorTraining, values.get("train_generator", {}), f"{path}: train_generator"),
     )
