@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from phenaki.cli_messages import ContextKind, NumberKind, World, count_progress, tell, told_errors
+from phenaki.data.order import EVALUATION_SEED
 
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a trained network.")
 
@@ -54,7 +55,7 @@ def evaluate_tokenizer_command(
     with told_errors():
         from phenaki.data.storybook import WORLDS
         from phenaki.devices import choose_device
-        from phenaki.evaluation.program import Wishes, run_tokenizer_evaluation, summary
+        from phenaki.evaluation.tokenizer_program import Wishes, run_tokenizer_evaluation, summary
         from phenaki.training.tokenizer import open_source
 
         chosen = str(choose_device(device))
@@ -76,7 +77,7 @@ def evaluate_story_command(
     world: Annotated[World, typer.Option(help="of the storybook")] = World.small,
     scripts: Annotated[int, typer.Option(help="how many; a third each of seen, held-out combinations, held-out phrasings")] = 200,
     seconds: Annotated[float, typer.Option(help="of each of a script's four scenes; at least 2")] = 2.0,
-    seed: Annotated[int, typer.Option(help="which scripts")] = 777,
+    seed: Annotated[int, typer.Option(help="which scripts")] = EVALUATION_SEED,
     num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk; the model's own by default")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
     order: Annotated[str | None, typer.Option(help="which tokens are kept first: confidence or halton")] = None,
@@ -119,7 +120,7 @@ def evaluate_drift_command(
     work: Annotated[Path | None, typer.Option(help="folder of the stories and what was judged of them; OUTPUT-work by default")] = None,
     data: Annotated[Path | None, typer.Option(help="storybook atlas; a world drawn by code by default")] = None,
     world: Annotated[World, typer.Option(help="of the storybook")] = World.small,
-    seed: Annotated[int, typer.Option(help="which scripts")] = 777,
+    seed: Annotated[int, typer.Option(help="which scripts")] = EVALUATION_SEED,
     num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk; the model's own by default")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
     fvd: Annotated[bool, typer.Option(help="measure FVD, where I3D is installed")] = True,

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from phenaki.cli import app
 from phenaki.data.storybook import StoryTruth, draw_art
 from phenaki.evaluation import drift_program
-from phenaki.evaluation.drift import Judge, JudgedTokens, Side, Window, made_windows, num_windows, read_windows, watch, window_chunks
+from phenaki.evaluation.drift import Judge, JudgedTokens, Side, Window, made_windows, num_windows, read_windows, shortest_window, watch, window_chunks
 from phenaki.evaluation.drift_figures import LOOKS, mode_figures, ratio_interval, trend
 from phenaki.evaluation.drift_plot import COLOURS, ROWS, drift_plot
 from phenaki.evaluation.drift_program import GOOD_REFEREE, DriftExam, cautions, run_drift_evaluation
@@ -279,6 +279,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_video_and_figures(phenaki, worl
     counted, blind = [], Blind()
     watch(phenaki, script, context, Judge(world, blind, features), tmp_path / "a.mp4", {}, counted.append)
     windows = read_windows(tmp_path / "a.jsonl", counted[-1])
+    assert shortest_window(phenaki, script) == min(window.num_frames for window in windows)
     assert num_windows(phenaki, script) == counted[-1] and blind.shown == 2 * (len(windows) - 3 - 4), "three windows were judged, then four more"
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
     assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()

@@ -5,7 +5,6 @@ import io
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,9 +21,10 @@ from phenaki.data.storybook import WORLDS, open_world
 from phenaki.evaluation.frechet import frechet_distance
 from phenaki.evaluation.metrics import changes, psnr, squared_error, ssim
 from phenaki.evaluation.networks import MetricNetworks, load_networks
-from phenaki.evaluation.program import Wishes, run_tokenizer_evaluation, settings_for, summary
-from phenaki.evaluation.report import curve, html_report, side_by_side
 from phenaki.evaluation.tokenizer import TRAINED_ON, EvaluationSettings, Example, as_shown, evaluate_tokenizer
+from phenaki.evaluation.tokenizer_program import Wishes, run_tokenizer_evaluation, settings_for, summary
+from phenaki.evaluation.tokenizer_report import curve, html_report, side_by_side
+from phenaki.evaluation.weights import MetricWeightsError
 from phenaki.maskgit import MaskGITConfig
 from phenaki.text import TextConfig
 from phenaki.training.tokenizer import run_tokenizer_training
@@ -145,11 +145,10 @@ def test_clips_too_short_for_a_network_cost_that_figure_alone(model):
 
 def test_a_network_that_cannot_be_loaded_is_named_with_what_to_do(monkeypatch):
     def refuses(device):
-        raise ValueError("weights of lpips: not here. Run `phenaki metrics install`")
+        raise MetricWeightsError("weights: not here. Run `phenaki metrics install`")
 
-    modules = {"phenaki.evaluation.lpips": type("lpips", (), {"load_lpips": refuses}), "phenaki.evaluation.i3d": None}  # None: cannot be imported
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("phenaki.evaluation.lpips.load_lpips", refuses)
+    monkeypatch.setattr("phenaki.evaluation.i3d.load_i3d", refuses)
     found = load_networks("cpu")
     assert found.lpips is None and found.i3d is None and set(found.missing) == {"lpips", "rfvd"}
     assert all("phenaki metrics install" in reason for reason in found.missing.values())

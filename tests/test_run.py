@@ -1,6 +1,7 @@
 """Truths of the loop: it resumes to the bit after anything, and what is damaged is named and passed over."""
 
 import errno
+import importlib.util
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import time
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -643,3 +645,23 @@ def test_a_setting_that_was_none_when_a_run_was_saved_is_no_change():
     before = {"learning_rate": 0.1, "losses": {"l1_weight": 0.3}}
     assert changed(before, {"learning_rate": 0.1, "losses": {"l1_weight": 0.3, "still_weight": 0.0}, "seed": 0}) == []
     assert changed(before, {"learning_rate": 0.2, "losses": {"l1_weight": 0.1}}) == ["learning_rate 0.1 -> 0.2", "l1_weight 0.3 -> 0.1"]
+
+
+def test_tensorboard_forgets_what_is_written_again(tmp_path, monkeypatch):
+    """TensorBoard, where it is installed, shows no step of before a resume that the run takes once more."""
+    opened = []
+
+    class Board:
+        def __init__(self, folder, purge_step=None):
+            opened.append((folder, purge_step))
+
+        add_scalar = flush = close = lambda self, *_: None
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Board))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    journal = Journal(tmp_path)
+    for step in (1, 2, 3):
+        journal.write({"step": step, "loss": 1.0})
+    journal.forget_after(2)
+    assert [line["step"] for line in log(tmp_path)] == [1, 2]
+    assert opened == [(str(tmp_path / "tensorboard"), None), (str(tmp_path / "tensorboard"), 3)]

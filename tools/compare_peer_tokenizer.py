@@ -47,10 +47,11 @@ from torch import Tensor, nn
 from phenaki.atomic import put, write_text
 from phenaki.checkpoint import ModelInfo, load_model, save_model
 from phenaki.cvivit import CViViT
+from phenaki.data.order import EVALUATION_SEED
 from phenaki.evaluation.metrics import lpips_by_frame, psnr, squared_error, ssim
 from phenaki.evaluation.networks import load_networks
-from phenaki.evaluation.report import png, side_by_side
-from phenaki.evaluation.tokenizer import EVALUATION_SEED, as_shown
+from phenaki.evaluation.tokenizer import as_shown
+from phenaki.evaluation.tokenizer_report import png, side_by_side
 from phenaki.training.run import Run
 from phenaki.training.settings import TokenizerTraining, load_settings
 from phenaki.training.tokenizer import TokenizerTask

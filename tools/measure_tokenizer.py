@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 
 from phenaki.checkpoint import load_model
+from phenaki.data.order import EVALUATION_SEED
 from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
 from phenaki.evaluation.codebook import TokenCounts
 from phenaki.evaluation.metrics import lpips_by_frame, psnr, squared_error
 from phenaki.evaluation.networks import load_networks
 from phenaki.evaluation.tokenizer import as_shown
 
-SEED = 777  # never a training seed
 BATCH = 8
 LPIPS_EVERY = 4  # frames
 
@@ -37,7 +37,8 @@ def measure(model, world: StorybookWorld, num_clips: int, num_frames: int, held_
     tokenizer, pt = model.tokenizer, model.info.tokenizer.temporal_patch_size
     errors, distances, tokens = [], [], TokenCounts()
     for begin in range(0, num_clips, BATCH):
-        stories = [world.story(SEED, begin + i, num_frames, held_out=held_out, max_scenes=2, align=pt) for i in range(BATCH)]
+        batch = range(begin, min(begin + BATCH, num_clips))
+        stories = [world.story(EVALUATION_SEED, index, num_frames, held_out=held_out, max_scenes=2, align=pt) for index in batch]
         video = world.render(stories)
         result = tokenizer(video)
         pixels = as_shown(result.video)
@@ -93,7 +94,7 @@ def main() -> None:
         "world": options.world,
         "data": world.fingerprint,
         "size": config.size,
-        "seed": SEED,
+        "seed": EVALUATION_SEED,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "seen_pairs": measure(model, world, options.clips, options.frames, held_out=False, lpips=lpips),
         "held_out_pairs": measure(model, world, options.clips, options.frames, held_out=True, lpips=lpips),

@@ -8,7 +8,7 @@ video. So no more than a window is held, and a killed evaluation goes on after t
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from phenaki.evaluation.adherence import adherence, judged_frames, scene_cases, 
 from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, LongScript
 from phenaki.evaluation.looks import Looks, looks_of
 from phenaki.evaluation.referee import likeliest
-from phenaki.evaluation.story import I3D, Referee, features_of
+from phenaki.evaluation.story import FrameJudge, VideoFeatures, features_of
 from phenaki.evaluation.tokenizer import as_shown
 from phenaki.part_file import OtherPartError
 from phenaki.pipeline import Phenaki, Prepared
@@ -65,8 +65,8 @@ class Judge:
     """Who judges windows, and the world that draws the truth of them."""
 
     world: StorybookWorld
-    referee: Referee
-    i3d: I3D | None
+    referee: FrameJudge
+    i3d: VideoFeatures | None
 
     def window(self, script: LongScript, index: int, start_frame: int, video: Tensor) -> Window:
         """video: (c f h w) in [-1, 1], as the model made it."""
@@ -95,6 +95,14 @@ def window_chunks(plan: StoryPlan, mode: str) -> list[int]:
     each = max(1, round(WINDOW_SECONDS * plan.fps * plan.num_chunks / plan.num_frames))
     windows = max(1, round(plan.num_chunks / each))
     return [each] * (windows - 1) + [plan.num_chunks - each * (windows - 1)]  # the last takes what is left
+
+
+def shortest_window(phenaki: Phenaki, script: LongScript) -> int:
+    """Frames of the shortest window of a story, which has no cuts."""
+    plan = phenaki.plan(script.story)
+    slices = list(accumulate(chunk.num_slices for scene in plan.scenes for chunk in scene.chunks))
+    ends = [min(phenaki.tokenizer.num_frames(slices[chunks - 1]), plan.num_frames) for chunks in accumulate(window_chunks(plan, script.mode))]
+    return min(end - start for start, end in pairwise([0, *ends]))
 
 
 def num_windows(phenaki: Phenaki, script: LongScript) -> int:

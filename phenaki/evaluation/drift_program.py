@@ -8,13 +8,13 @@ from typing import Any
 
 from phenaki.atomic import write_bytes, write_text
 from phenaki.data.storybook import StorybookWorld
-from phenaki.evaluation.drift import FVD_FRAMES, Judge, num_windows, read_windows, watch
+from phenaki.evaluation.drift import FVD_FRAMES, Judge, num_windows, read_windows, shortest_window, watch
 from phenaki.evaluation.drift_figures import END_SHARE, mode_figures
 from phenaki.evaluation.drift_plot import drift_plot
 from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, DriftSettings, LongScript, draw_long_script
-from phenaki.evaluation.networks import LEAST_I3D, MetricNetworks
-from phenaki.evaluation.program import check_outputs
-from phenaki.evaluation.story import Referee
+from phenaki.evaluation.networks import MetricNetworks
+from phenaki.evaluation.outputs import check_outputs
+from phenaki.evaluation.story import FrameJudge
 from phenaki.evaluation.story_figures import DRAWN_TRUTH, referee_cautions
 from phenaki.evaluation.story_program import (
     NO_REFERENCE,
@@ -55,7 +55,7 @@ class DriftExam:
 
 
 def run_drift_evaluation(
-    exam: DriftExam, output: Path, *, plot: Path | None = None, work: Path | None = None, referee: Referee | None = None,
+    exam: DriftExam, output: Path, *, plot: Path | None = None, work: Path | None = None, referee: FrameJudge | None = None,
     networks: MetricNetworks | None = None, on_window: Callable[[int, int], None] = lambda *_: None, on_note: Callable[[str], None] = print,
     command: str = "",
 ) -> dict[str, Any]:  # fmt: skip
@@ -74,10 +74,11 @@ def run_drift_evaluation(
     contexts = tuple(dict.fromkeys([phenaki.info.sampling.context, *exam.contexts]))
     referee = referee or load_referee(exam.world, exam.device)
     world = world_for(phenaki, exam.world, exam.atlas, exam.device, omit_prob=0.0)  # a scene is judged by its own prompt
-    networks = (NO_REFERENCE if drawn else networks or video_network(exam.fvd, exam.device)).fitting(LEAST_I3D[0], world.config.size)
+    scripts = [draw_long_script(world, exam.settings, mode, index) for mode in exam.settings.modes for index in range(exam.settings.stories)]
+    networks = NO_REFERENCE if drawn else networks or video_network(exam.fvd, exam.device)
+    networks = networks.fitting(min(shortest_window(phenaki, script) for script in scripts), world.config.size)
     settings = settings_of(exam, phenaki, world, referee)
     kept = WorkFolder(work, {**settings, "fvd": networks.i3d is not None})
-    scripts = [draw_long_script(world, exam.settings, mode, index) for mode in exam.settings.modes for index in range(exam.settings.stories)]
     with kept.told_when_stopped():
         watch_all(phenaki, contexts, scripts, Judge(world, referee, networks.i3d), kept.folder, settings, on_window)
         found = {context: {mode: figures_of(phenaki, context, scripts, mode, kept.folder) for mode in exam.settings.modes} for context in contexts}
@@ -115,7 +116,7 @@ def figures_of(phenaki: Phenaki, context: str, scripts: Sequence[LongScript], mo
     return mode_figures(windows, mode, phenaki.info.fps)
 
 
-def settings_of(exam: DriftExam, phenaki: Phenaki, world: StorybookWorld, referee: Referee) -> dict[str, Any]:
+def settings_of(exam: DriftExam, phenaki: Phenaki, world: StorybookWorld, referee: FrameJudge) -> dict[str, Any]:
     """What the stories are of, as plain values; with others they would come out otherwise. Modes, contexts and stories may be added."""
     return {
         **surroundings(phenaki, exam.world, world, referee, exam.device),

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from phenaki.evaluation import i3d, lpips
+from phenaki.evaluation.weights import MetricWeightsError
+
 # Fewest frames of a clip and fewest pixels a side that each takes: something must be left after all its halvings.
-LEAST_LPIPS, LEAST_I3D = (1, 16), (9, 32)
+LEAST = {"lpips": (1, lpips.MIN_SIZE), "i3d": (i3d.MIN_FRAMES, i3d.MIN_SIZE)}
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class MetricNetworks:
     def fitting(self, frames: int, size: int) -> "MetricNetworks":
         """Those that can take clips of so many frames and pixels a side."""
         fit = self
-        for name, network, (least_frames, least_size) in (("lpips", "lpips", LEAST_LPIPS), ("rfvd", "i3d", LEAST_I3D)):
+        for name, network in (("lpips", "lpips"), ("rfvd", "i3d")):
+            least_frames, least_size = LEAST[network]
             if getattr(self, network) is not None and (frames < least_frames or size < least_size):
                 reason = f"not measured: needs clips of {least_frames} frames at {least_size}x{least_size} or more, found {frames} at {size}x{size}"
                 fit = replace(fit, **{network: None}, missing={**fit.missing, name: reason})
@@ -33,24 +37,20 @@ class MetricNetworks:
 
 def load_networks(device: str | torch.device) -> MetricNetworks:
     """Loads what is installed. A network that cannot be loaded costs its own figure and no other."""
-    lpips, missing = None, {}
+    pictures, missing = None, {}
     try:
-        from phenaki.evaluation.lpips import load_lpips
-
-        lpips = load_lpips(device)
-    except (ImportError, ValueError) as error:
+        pictures = lpips.load_lpips(device)
+    except MetricWeightsError as error:
         missing["lpips"] = _reason(error)
     video = load_i3d_network(device)
-    return MetricNetworks(lpips, video.i3d, {**missing, **video.missing})
+    return MetricNetworks(pictures, video.i3d, {**missing, **video.missing})
 
 
 def load_i3d_network(device: str | torch.device) -> MetricNetworks:
     """I3D alone, where it is installed."""
     try:
-        from phenaki.evaluation.i3d import load_i3d
-
-        return MetricNetworks(i3d=load_i3d(device).logits)
-    except (ImportError, ValueError) as error:
+        return MetricNetworks(i3d=i3d.load_i3d(device).logits)
+    except MetricWeightsError as error:
         return MetricNetworks(missing={"rfvd": _reason(error)})
 
 

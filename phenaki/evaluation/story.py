@@ -26,10 +26,10 @@ from phenaki.evaluation.tokenizer import as_shown
 from phenaki.pipeline import Phenaki
 from phenaki.pixels import to_pixels, to_video
 
-I3D = Callable[[Tensor], Tensor]  # video (b c f h w) in [-1, 1] -> features (b d)
+VideoFeatures = Callable[[Tensor], Tensor]  # video (b c f h w) in [-1, 1] -> features (b d)
 
 
-class Referee(Protocol):
+class FrameJudge(Protocol):
     """labels: attribute -> names in the order of the logits. Called with video (b c f h w) in [-1, 1] -> attribute -> logits (b f n)."""
 
     labels: dict[str, tuple[str, ...]]
@@ -58,8 +58,8 @@ def tell(phenaki: Phenaki, script: Script) -> Told:
 
 
 def evaluate_stories(
-    scripts: Sequence[Script], teller: Callable[[Script], Told], world: StorybookWorld, referee: Referee, i3d: I3D | None, work: WorkFolder,
-    on_story: Callable[[int], None] = lambda _: None,
+    scripts: Sequence[Script], teller: Callable[[Script], Told], world: StorybookWorld, referee: FrameJudge, i3d: VideoFeatures | None,
+    work: WorkFolder, on_story: Callable[[int], None] = lambda _: None,
 ) -> None:  # fmt: skip
     """Sees to it that the work folder has a record of every script; on_story is told how many there are."""
     for script in scripts:
@@ -72,7 +72,7 @@ def evaluate_stories(
         on_story(count)
 
 
-def judge_story(script: Script, told: Told, world: StorybookWorld, referee: Referee, i3d: I3D | None) -> Record:
+def judge_story(script: Script, told: Told, world: StorybookWorld, referee: FrameJudge, i3d: VideoFeatures | None) -> Record:
     """The model's video and a rendered one of the same script, judged alike; features are of the whole story."""
     truth = as_shown(world.render([script.truth]))[0].cpu()
     if told.video.shape != truth.shape:
@@ -88,18 +88,18 @@ def judge_story(script: Script, told: Told, world: StorybookWorld, referee: Refe
     return Record(script.index, judged(told.video), judged(truth), features_of(i3d, again, world.device), round(told.seconds, 3), seconds)
 
 
-def see(referee: Referee, video: Tensor, device: torch.device) -> Seen:
+def see(referee: FrameJudge, video: Tensor, device: torch.device) -> Seen:
     """The referee's likeliest label of every attribute in every frame; video: (c f h w)."""
     return {name: clips[0] for name, clips in judge(referee, video[None].to(device)).items()}
 
 
 @torch.no_grad()
-def features_of(i3d: I3D | None, video: Tensor, device: torch.device) -> list[float]:
+def features_of(i3d: VideoFeatures | None, video: Tensor, device: torch.device) -> list[float]:
     """video: (c f h w) -> its features; none where there is no network."""
     return [] if i3d is None else [round(value, 5) for value in i3d(video[None].to(device))[0].tolist()]
 
 
-def check_labels(script: Script, referee: Referee) -> None:
+def check_labels(script: Script, referee: FrameJudge) -> None:
     """ValueError where a script asks for what the referee has no name for: it would be wrong whatever is shown."""
     for case in scene_cases(script.truth, tuple(referee.labels)):
         for name, label in case.truth.items():
@@ -108,7 +108,7 @@ def check_labels(script: Script, referee: Referee) -> None:
                 raise ValueError(f"{name} {label!r}: the referee knows {known}. Use the referee of this world")
 
 
-def fingerprint(referee: Referee) -> str:
+def fingerprint(referee: FrameJudge) -> str:
     """Names a referee by its labels and weights."""
     weights = state_sha256([referee]) if isinstance(referee, nn.Module) else ""
     return hashlib.sha256(f"{sorted(referee.labels.items())} {weights}".encode()).hexdigest()[:16]

@@ -1,21 +1,18 @@
 """What `phenaki evaluate story` does, from a model's name to the files of figures."""
 
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from phenaki.atomic import write_text
 from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
 from phenaki.evaluation.adherence import MOTION_MARGIN_SECONDS, SETTLING_SECONDS, STEADY_FRAMES
 from phenaki.evaluation.networks import MetricNetworks, load_i3d_network
-from phenaki.evaluation.program import check_outputs
-from phenaki.evaluation.referee import Referee as ShippedReferee
-from phenaki.evaluation.story import Referee, evaluate_stories, fingerprint, tell
+from phenaki.evaluation.outputs import check_outputs, machine
+from phenaki.evaluation.referee import Referee
+from phenaki.evaluation.story import FrameJudge, evaluate_stories, fingerprint, tell
 from phenaki.evaluation.story_figures import DRAWN_TRUTH, cautions, story_figures
 from phenaki.evaluation.story_report import story_report
 from phenaki.evaluation.story_scripts import ScriptSettings, draw_script
@@ -43,7 +40,7 @@ class StoryExam:
 
 
 def run_story_evaluation(
-    exam: StoryExam, output: Path, *, html: Path | None = None, work: Path | None = None, referee: Referee | None = None,
+    exam: StoryExam, output: Path, *, html: Path | None = None, work: Path | None = None, referee: FrameJudge | None = None,
     networks: MetricNetworks | None = None, on_story: Callable[[int, int], None] = lambda *_: None, on_note: Callable[[str], None] = print,
     command: str = "",
 ) -> dict[str, Any]:  # fmt: skip
@@ -78,7 +75,7 @@ def run_story_evaluation(
     return figures
 
 
-def settings_of(exam: StoryExam, phenaki: Phenaki, world: StorybookWorld, referee: Referee, lengths: list[int]) -> dict[str, Any]:
+def settings_of(exam: StoryExam, phenaki: Phenaki, world: StorybookWorld, referee: FrameJudge, lengths: list[int]) -> dict[str, Any]:
     """What the figures are of, as plain values; with others the same stories would come out otherwise."""
     return {
         **surroundings(phenaki, exam.world, world, referee, exam.device),
@@ -89,7 +86,7 @@ def settings_of(exam: StoryExam, phenaki: Phenaki, world: StorybookWorld, refere
     }
 
 
-def surroundings(phenaki: Phenaki, name: str, world: StorybookWorld, referee: Referee, device: str) -> dict[str, Any]:
+def surroundings(phenaki: Phenaki, name: str, world: StorybookWorld, referee: FrameJudge, device: str) -> dict[str, Any]:
     """Model, world, referee and machine of an evaluation, as plain values. name: the world's."""
     info = phenaki.info
     return {
@@ -139,7 +136,7 @@ def world_for(phenaki: Phenaki, name: str, atlas: Path | None, device: str, **ch
     return open_world(config, atlas, device)
 
 
-def is_drawn(atlas: Path | None, referee: Referee | None) -> bool:
+def is_drawn(atlas: Path | None, referee: FrameJudge | None) -> bool:
     """Whether truth is drawn by code before a shipped referee, which was trained on an atlas and does not know such pictures."""
     return atlas is None and referee is None
 
@@ -149,20 +146,14 @@ def video_network(fvd: bool, device: str) -> MetricNetworks:
     return load_i3d_network(device) if fvd else MetricNetworks(missing={"rfvd": "not measured: --no-fvd"})
 
 
-def load_referee(world: str, device: str) -> Referee:
+def load_referee(world: str, device: str) -> FrameJudge:
     """The referee that ships for a world."""
-    return ShippedReferee.load(world, device)
+    return Referee.load(world, device)
 
 
 def not_measured(networks: MetricNetworks) -> dict[str, str]:
     """Figures that are left out, each with the reason."""
     return {"fvd": networks.missing["rfvd"]} if "rfvd" in networks.missing else {}
-
-
-def machine(device: str) -> str:
-    """Where the seconds were taken."""
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
-    return f"{platform.machine()}, {name}, torch {torch.__version__}"
 
 
 def summary(figures: dict[str, Any]) -> list[str]:

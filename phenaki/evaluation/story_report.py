@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from phenaki.evaluation.report import page
+from phenaki.evaluation.outputs import page
 from phenaki.evaluation.story_figures import JudgedStory
 from phenaki.evaluation.story_scripts import Script
 from phenaki.evaluation.story_work import WorkFolder

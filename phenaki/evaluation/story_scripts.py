@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from phenaki.config import check_range
 from phenaki.data.captions import is_held_out
+from phenaki.data.order import EVALUATION_SEED
 from phenaki.data.storybook import SceneTruth, StorybookWorld, StoryTruth
 from phenaki.evaluation.adherence import MOTION_MARGIN_SECONDS, SETTLING_SECONDS
 from phenaki.story import Story
@@ -24,7 +25,7 @@ class ScriptSettings:
     scripts: int = 200
     scenes: int = 4
     seconds: float = 2.0  # of a scene
-    seed: int = 777  # never a training seed
+    seed: int = EVALUATION_SEED
 
     def __post_init__(self):
         check_range(self, "seed", at_least=0)

@@ -16,13 +16,13 @@ from torch import Tensor
 from phenaki.checkpoint import Model
 from phenaki.cvivit import CViViT
 from phenaki.data.ahead import drawn_ahead
+from phenaki.data.order import EVALUATION_SEED
 from phenaki.evaluation.codebook import CodebookUse, TokenCounts
 from phenaki.evaluation.frechet import Interval, bootstrap_frechet
 from phenaki.evaluation.metrics import SSIM_SIDE, changes, lpips_by_frame, psnr, squared_error, ssim
 from phenaki.evaluation.networks import MetricNetworks
 from phenaki.pixels import from_bytes, to_bytes
 
-EVALUATION_SEED = 777  # never a training seed
 USUAL_CLIPS = 2048  # of published FVDs; fewer are told with a caution
 TRAINED_ON = "These are the clips that it was trained on: of others it loses more. Give held-out ones with --data."
 NUM_EXAMPLES = 4  # clips shown: the first ones, and as many of the worst

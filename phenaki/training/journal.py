@@ -101,10 +101,14 @@ class Journal:
 
     def __init__(self, folder: Path):
         self.path, self.board = folder / "log.jsonl", None
+        self._open_board()
+
+    def _open_board(self, purge_step: int | None = None) -> None:
+        """purge_step: from which on what was written before is of no worth."""
         if importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(folder / "tensorboard"))
+            self.board = SummaryWriter(str(self.path.with_name("tensorboard")), purge_step=purge_step)
 
     def write(self, line: dict[str, float]) -> None:
         """Six digits of every figure; null for nan and infinity, which JSON does not have."""
@@ -122,6 +126,9 @@ class Journal:
         if self.path.exists():
             lines = [line for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines() if _step_of(line) <= step]
             write_text(self.path, "".join(line + "\n" for line in lines))
+        if self.board:
+            self.board.close()
+            self._open_board(purge_step=step + 1)
 
 
 def _rounded(value: float) -> float | None:

@@ -1,19 +1,18 @@
 """What `phenaki evaluate tokenizer` does, from a model's name to the files of figures."""
 
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from phenaki.atomic import check_file, check_folder, write_text
+from phenaki.atomic import write_text
 from phenaki.checkpoint import load_model
+from phenaki.data.order import EVALUATION_SEED
 from phenaki.evaluation.networks import MetricNetworks, load_networks
-from phenaki.evaluation.report import html_report
-from phenaki.evaluation.tokenizer import EVALUATION_SEED, ClipSource, EvaluationSettings, check_settings, evaluate_tokenizer
+from phenaki.evaluation.outputs import check_outputs, machine
+from phenaki.evaluation.tokenizer import ClipSource, EvaluationSettings, check_settings, evaluate_tokenizer
+from phenaki.evaluation.tokenizer_report import html_report
 
 USUAL_FRAMES = 16  # of published FVDs; a clip has one more, the first
 
@@ -44,9 +43,8 @@ def run_tokenizer_evaluation(
     check_settings(ready.tokenizer, settings)
     source = open_source(ready.info.fps, settings.size)
     evaluation = evaluate_tokenizer(ready, source, settings, networks or load_networks(device), on_progress)
-    machine = f"{platform.machine()}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     data = getattr(source, "fingerprint", "")[:200]
-    figures = {"command": command, **evaluation.figures, "data": data, "batch_size": settings.batch_size, "machine": machine}
+    figures = {"command": command, **evaluation.figures, "data": data, "batch_size": settings.batch_size, "machine": machine(device)}
     write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
     if html is not None:
         write_text(html, html_report(figures, evaluation.first, evaluation.worst))
@@ -58,15 +56,6 @@ def settings_for(temporal_patch_size: int, image_size: int, wishes: Wishes) -> E
     frames = wishes.frames if wishes.frames is not None else 1 + max(USUAL_FRAMES // temporal_patch_size, 1) * temporal_patch_size
     size = wishes.size if wishes.size is not None else image_size
     return EvaluationSettings(wishes.clips, frames, size, wishes.batch_size, EVALUATION_SEED if wishes.seed is None else wishes.seed)
-
-
-def check_outputs(output: Path, html: Path | None = None, picture: Path | None = None, work: Path | None = None) -> None:
-    """ValueError before the work where a file could not be written after it, or where `work` could be no folder."""
-    for path, ending in ((output, ".json"), (html, ".html"), (picture, ".png")):
-        if path is not None:
-            check_file(path, ending)
-    if work is not None:
-        check_folder(work)
 
 
 def summary(figures: dict[str, Any]) -> list[str]:

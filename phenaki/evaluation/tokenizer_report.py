@@ -15,24 +15,12 @@ import torch
 from einops import rearrange
 from PIL import Image
 
+from phenaki.evaluation.outputs import page
 from phenaki.evaluation.tokenizer import Example
 from phenaki.pixels import to_bytes
 
 SHOWN_FRAMES = 8  # of a clip
 WIDTH, HEIGHT, MARGIN = 420, 180, 44  # pixels of a curve's picture, and of the room for its labels
-POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; }
-td, th { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #d9dee6; text-align: left; vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.caution { background: #fff4d6; border-left: 4px solid #d9a400; padding: .5rem .8rem; margin: .5rem 0; }
-.clip { width: 100%; image-rendering: pixelated; display: block; } figure { margin: 1rem 0; } figcaption, .note { color: #5a6675; font-size: .9rem; }
-td.number, th { white-space: nowrap; } pre { white-space: pre-wrap; overflow-wrap: anywhere; color: #5a6675; font-size: .85rem; }
-video { image-rendering: pixelated; display: block; }
-.curves { display: flex; flex-wrap: wrap; gap: 1.5rem; } svg text { font: 11px system-ui, sans-serif; fill: #5a6675; }
-"""
 NAMES = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS"}
 
 
@@ -51,12 +39,6 @@ def html_report(figures: dict[str, Any], first: Sequence[Example], worst: Sequen
         "<h2>Where this comes from</h2>", f"<pre>{escape(origin(figures))}</pre>",
     ]  # fmt: skip
     return page(title, parts)
-
-
-def page(title: str, parts: Sequence[str]) -> str:
-    """A whole page of parts that are HTML already."""
-    head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{escape(title)}</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
 
 
 def measured_on(figures: dict[str, Any]) -> str:
