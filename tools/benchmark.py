@@ -28,6 +28,7 @@ from benchmark_page import page
 from benchmark_sampling import Side, our_side, peer_side, precision
 from benchmark_sizes import BenchmarkSize, benchmark_size
 from peer_phenaki_pytorch import VERSION, import_peer
+from results import command_line
 
 from phenaki.atomic import write_text
 
@@ -148,7 +149,7 @@ def main() -> None:
         return
     check(options)
     results = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command_line(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, torch {torch.__version__}",
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         "load_before": round(os.getloadavg()[0], 2),

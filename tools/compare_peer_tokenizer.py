@@ -18,8 +18,6 @@ See tools/peer_phenaki_pytorch.py for what it needs installed.
 import argparse
 import json
 import os
-import platform
-import shlex
 import shutil
 import sys
 import tempfile
@@ -41,6 +39,7 @@ from peer_phenaki_pytorch import (
     trainer_with_all_losses,
     trainer_with_mse,
 )
+from results import command_line, machine
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -246,8 +245,8 @@ def evaluate(options: argparse.Namespace, clips: ClipArray) -> dict:
         clock, plan = Clock.open(folder / "clock.json"), json.loads((folder / "plan.json").read_text())
         results[name] = {"parameters": network_size(network), "minutes": round(clock.seconds / 60, 2), "plan": plan, **figures, "curve": clock.curve}
     figures = {
-        "command": shlex.join(["python", *sys.argv]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "command": command_line(),
+        "machine": machine(),
         "load": round(os.getloadavg()[0], 2),
         "peer": f"phenaki-pytorch {VERSION}",
         "clips": len(clips), "frames": options.frames, "size": load_settings(options.config).tokenizer.image_size, "fps": options.fps,

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+from results import write_results
 
 from phenaki.checkpoint import ModelInfo
 from phenaki.cvivit import CViViT
@@ -138,7 +139,6 @@ def main() -> None:
             os.waitpid(start(killed, arguments.steps, shared), 0)
             alike = alike and outcome(killed) == outcome(whole)
     result = {
-        "command": f"python tools/measure_crashes.py --kills {arguments.kills} --seed {arguments.seed} -o {arguments.output}",
         "steps_of_a_run": arguments.steps,
         "save_every": SAVE_EVERY,
         "kills": len(kills),
@@ -148,7 +148,7 @@ def main() -> None:
         "most_steps_lost": max(kill["lost_steps"] for kill in kills),
         "damaged_checkpoints_seen": sum(kill["damaged_checkpoints"] for kill in kills),
     }
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_results(arguments.output, result)
     print(json.dumps(result, indent=2))
 
 

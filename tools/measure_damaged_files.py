@@ -11,15 +11,13 @@ import argparse
 import hashlib
 import json
 import os
-import platform
-import shlex
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
 from make_damaged_videos import KINDS, make_set
+from results import write_results
 
 from phenaki.data.clip_files import Unusable
 from phenaki.data.decoding import ClipError, DecodingPool
@@ -105,10 +103,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), options.each, options.seed, options.steps)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    values = {"command": shlex.join(["python", *sys.argv]), "machine": machine, "load_after": round(os.getloadavg()[0], 2), **result}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_results(options.output, result)
     print(json.dumps({name: value for name, value in result.items() if name not in ("training", "kinds")}, indent=2))
 
 

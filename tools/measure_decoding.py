@@ -9,13 +9,12 @@ processor time of the decoding process is nearly the same on both.
 import argparse
 import json
 import os
-import platform
 import resource
-import shlex
-import sys
 import tempfile
 import time
 from pathlib import Path
+
+from results import write_results
 
 from phenaki.data.check import check_source
 from phenaki.data.footage import FootageSettings, open_footage
@@ -72,10 +71,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(options.footage, options.sizes, options.clips, Path(folder))
-    command = shlex.join(["python", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)])
-    values = {"command": command, "machine": f"{platform.machine()}, {os.cpu_count()} cores", "load_after": round(os.getloadavg()[0], 2), **result}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_results(options.output, result)
     print(json.dumps(result, indent=2))
 
 

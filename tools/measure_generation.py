@@ -8,7 +8,6 @@ Seconds are wall time of the whole command, start of python included; memory is 
 import argparse
 import json
 import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -16,6 +15,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from results import write_results
 
 from phenaki.video import Video
 
@@ -59,15 +60,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    results = {
-        "command": shlex.join(["python", *sys.argv]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load_before": round(os.getloadavg()[0], 2),
-        "stories": [measure(script, options.model, options.runs) for script in options.scripts],
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(results["stories"], indent=2))
+    load = round(os.getloadavg()[0], 2)
+    stories = [measure(script, options.model, options.runs) for script in options.scripts]
+    write_results(options.output, {"load_before": load, "stories": stories})
+    print(json.dumps(stories, indent=2))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,6 @@ twenty times a second; of each minute of video the most is kept, and that of put
 import argparse
 import json
 import os
-import platform
-import shlex
-import sys
 import tempfile
 import threading
 import time
@@ -23,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from results import write_results
 
 from phenaki.checkpoint import Model, ModelInfo
 from phenaki.cvivit import CViViT
@@ -135,8 +133,6 @@ def main() -> None:
     sampler.ended.set()
     minutes = [most for phase, most in sampler.most.items() if phase not in (0, "end")]
     results = {
-        "command": shlex.join(["python", *sys.argv]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {options.threads} of them used",
         **measured_model(phenaki, options.num_steps),
         "video": {"minutes": options.minutes, "frames": num_frames, "scenes": len(story.scenes), "mib": round(num_bytes / 2**20, 1)},
         "seconds": round(time.perf_counter() - began),
@@ -147,8 +143,7 @@ def main() -> None:
         "growth_mib_while_generating": round(max(minutes[2:]) - minutes[1], 1),
         "asked_mib": LIMIT_MIB,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_results(options.output, results)
     print(json.dumps(results, indent=2))
 
 

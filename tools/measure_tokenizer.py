@@ -10,14 +10,11 @@ LPIPS (where `phenaki metrics install` has been run) is the mean over every four
 """
 
 import argparse
-import json
-import platform
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from results import write_results
 
 from phenaki.checkpoint import load_model
 from phenaki.data.order import EVALUATION_SEED
@@ -89,18 +86,15 @@ def main() -> None:
     config = replace(WORLDS[options.world], size=model.info.tokenizer.image_size)
     world, lpips = open_world(config, options.data), load_networks("cpu").lpips
     results = {
-        "command": shlex.join(["python", *sys.argv]),
         "model": model.info.provenance,
         "world": options.world,
         "data": world.fingerprint,
         "size": config.size,
         "seed": EVALUATION_SEED,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "seen_pairs": measure(model, world, options.clips, options.frames, held_out=False, lpips=lpips),
         "held_out_pairs": measure(model, world, options.clips, options.frames, held_out=True, lpips=lpips),
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_results(options.output, results)
     for name in ("seen_pairs", "held_out_pairs"):
         print(name, {key: value for key, value in results[name].items() if key != "psnr_by_frame"})
 

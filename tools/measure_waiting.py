@@ -10,14 +10,12 @@ the start of the decoding process among them, and of each interval of the log.
 import argparse
 import json
 import os
-import platform
-import shlex
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
+from results import write_results
 
 from phenaki.data.sharding import ShardSettings, make_shards
 from phenaki.training.settings import load_settings
@@ -71,11 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PHENAKI_CACHE"] = str(Path(folder) / "cache")
         result = measure(options.footage, options.config, options.steps, Path(folder))
-    command = shlex.join(["python", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)])
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch"
-    values = {"command": command, "machine": machine, "load_after": round(os.getloadavg()[0], 2), **result}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_results(options.output, result)
     print(json.dumps(result, indent=2))
 
 

@@ -16,12 +16,12 @@ import argparse
 import functools
 import hashlib
 import json
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from results import write_results
 from torch import Tensor
 
 from phenaki.checkpoint import Model, load_model
@@ -134,14 +134,12 @@ def measure(options: argparse.Namespace, model: Model, world: StorybookWorld, we
     """Writes the figures of a file of weights, and prints how often it is right."""
     figures = measure_referee(load_referee(weights).to(options.device), world, model.tokenizer, options.measured)
     told = {
-        "command": shlex.join(["python", *sys.argv]),
         "world": options.world,
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "tokenizer": model.info.name,
         **figures,
     }
-    options.figures.parent.mkdir(parents=True, exist_ok=True)
-    options.figures.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    write_results(options.figures, told)
     for case in (name for name in figures if name.endswith("pairs")):
         print(case, {name: one["right"] for name, one in figures[case].items()})
     print({name: figures[name] for name in ("erased_actors", "garbled_actors")})

@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import shlex
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from phenaki.atomic import write_text
+from results import write_results
+
 from phenaki.config import build
 
 
@@ -28,7 +27,7 @@ def parser_of(description: str) -> argparse.ArgumentParser:
 def write_found(found: dict[str, Any], output: Path | None) -> None:
     """The figures of all variants, and the command that gave them, as JSON where asked for."""
     if output:
-        write_text(output, json.dumps({"command": shlex.join(["python", *sys.argv]), "variants": found}, indent=2) + "\n")
+        write_results(output, {"variants": found})
 
 
 def read_variant(text: str, *kinds: type) -> dict[str, Any]:

@@ -1,0 +1,29 @@
+"""Files of figures, as the tools that measure write them: what was measured, and before it how and on what."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phenaki.atomic import write_text
+
+
+def write_results(path: Path, values: dict[str, Any]) -> None:
+    """Figures as JSON, whole or not at all, after the command and the machine that gave them, unless they say these themselves."""
+    told = {"command": command_line(), "machine": machine(), "load_after": round(os.getloadavg()[0], 2), **values}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(told, indent=2) + "\n")
+
+
+def command_line() -> str:
+    """The command as it was given, but absolute paths by their names alone: where they lie is nobody's business."""
+    return shlex.join(["python", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)])
+
+
+def machine() -> str:
+    return f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch {torch.__version__}"
