@@ -59,10 +59,10 @@ class Group:
             dist.barrier()
 
     def any(self, flag: bool) -> bool:
-        """True where it is so in one process."""
+        """True where it is so in one process. Asked after every step: on the host, so that no GPU is waited for."""
         if self.size == 1:
             return flag
-        votes = torch.tensor(float(flag), device=self.device)
+        votes = torch.tensor(float(flag))
         dist.all_reduce(votes, dist.ReduceOp.MAX)
         return bool(votes)
 
@@ -89,7 +89,7 @@ def joined(device: str) -> Iterator[Group]:
     here = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device(device)
     if cuda:
         torch.cuda.set_device(here)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=WAIT, device_id=here if cuda else None)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=WAIT, device_id=here if cuda else None)
     try:
         yield Group(dist.get_rank(), dist.get_world_size(), here)
     finally:
