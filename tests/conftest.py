@@ -17,6 +17,14 @@ from phenaki.maskgit import MaskGIT, MaskGITConfig
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With -n 2 each process takes half of the tests, in their order: what a file sets up is set up once. Who is done takes of the other's."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.option.dist == "load" else None
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """Verdicts about test footage are kept out of the user's cache; the metric networks that are installed there can be used."""
