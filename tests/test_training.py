@@ -849,6 +849,17 @@ def test_a_run_that_goes_on_is_not_begun_again_from_another_model(trained, tmp_p
         assert load_model(run / "model").info.training[f"{part}_init"] == begun and not any("starting from" in note for note in notes)
 
 
+def test_a_run_whose_only_checkpoint_is_damaged_begins_anew_from_the_model_that_is_named(trained, tmp_path, monkeypatch):
+    config, out, _ = trained
+    monkeypatch.setattr(TokenizerTask, "sample", lambda self, model, path: None)
+    shutil.copytree(out / "tokenizer", tmp_path / "out/tokenizer")
+    weights, notes = newest(tmp_path / "out/tokenizer") / "weights.safetensors", []
+    weights.write_bytes(weights.read_bytes()[:-1])
+    run_tokenizer_training(config, tmp_path / "out", steps=1, init_from=str(out / "model"), on_log=lambda line: None, on_note=notes.append)
+    assert any(note.startswith("starting from") for note in notes) and not any("goes on from its own" in note for note in notes)
+    assert f"{tmp_path / 'out/tokenizer'}: none of its checkpoints is whole, so it begins anew, at step 0" in notes
+
+
 def test_what_was_off_and_is_no_setting_any_more_stops_no_run():
     assert changed({"old": False, "kept": 1}, {"kept": 1}) == [] and changed({"old": True}, {}) == ["old True -> None"]
     assert changed({"kept": False}, {"kept": None}) == ["kept False -> None"]

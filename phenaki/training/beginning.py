@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from phenaki.compiling import check_compiler
 from phenaki.locks import LOCK
-from phenaki.training.checkpoints import check_identity, newest_whole, take
+from phenaki.training.checkpoints import check_identity, take
 from phenaki.training.optimizers import OptimizerSettings
 from phenaki.training.parallel import Group
 
@@ -35,13 +35,15 @@ def folder_alone(folder: Path, settings: OptimizerSettings, group: Group) -> Ite
                         one.rmdir()
 
 
-def check_start(folder: Path, settings: OptimizerSettings, identity: dict[str, Any], group: Group) -> None:
-    """ValueError before any work where a `Run` of this identity would be refused: its batch does not divide, or the folder is another run's."""
+def check_start(begun: Path | None, settings: OptimizerSettings, identity: dict[str, Any], group: Group) -> None:
+    """ValueError before any work where a `Run` of this identity would be refused: its batch does not divide, or the folder is another run's.
+
+    begun: the checkpoint that it would go on from.
+    """
     for part in group.parts(settings.accumulate):
         part.of(settings.batch_size)
-    newest = newest_whole(folder)
-    if newest is not None:
-        check_identity(newest, whole_identity(settings, identity))
+    if begun is not None:
+        check_identity(begun, whole_identity(settings, identity))
 
 
 def whole_identity(settings: OptimizerSettings, identity: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -148,11 +149,6 @@ def damaged_manifest(folder: Path) -> str:
     return "" if own_name == folder.name else f"its manifest is that of {own_name}"
 
 
-def newest_whole(run: Path) -> Path | None:
-    """The newest checkpoint of a run whose manifest is whole; None where it has none."""
-    return next((one for one in reversed(checkpoint_folders(run)) if not damaged_manifest(one)), None)
-
-
 def damage(folder: Path) -> str:
     """What is wrong with a checkpoint folder, "" where nothing is."""
     if problem := damaged_manifest(folder):
@@ -164,6 +160,19 @@ def damage(folder: Path) -> str:
         if sha256(folder / name) != hashes.get(name):
             return f"{name} is not what was saved (its hash differs)"
     return ""
+
+
+def newest_whole(run: Path, on_damage: Callable[[Path, str], None] = lambda folder, problem: None) -> Path | None:
+    """The checkpoint that a run goes on from: the newest whose files are those of its manifest; None where there is none.
+
+    on_damage: is told of each newer one, and what is wrong with it.
+    """
+    for folder in reversed(checkpoint_folders(run)):
+        problem = damage(folder)
+        if not problem:
+            return folder
+        on_damage(folder, problem)
+    return None
 
 
 def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -29,7 +29,7 @@ from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.batches import Batch, check_lengths, draw_batch, share
 from phenaki.training.beginning import check_start, folder_alone
-from phenaki.training.checkpoints import TOKENS_AND_TEXTS, checkpoint_folders
+from phenaki.training.checkpoints import TOKENS_AND_TEXTS, checkpoint_folders, newest_whole
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.rollouts import least_slices, own_context
 from phenaki.training.run import Run
@@ -342,12 +342,13 @@ def _make_task(
     torch.manual_seed(training.optimizer.seed)
     config = replace(settings.generator, codebook_size=base.tokenizer.codebook_size)
     model, trained = MaskGIT(config), None if init_from is None else load_model(init_from)
-    facts = base.info.training | start_network(model, "generator", out / "generator", trained, init_from, on_note)
+    begun = newest_whole(out / "generator")
+    facts = base.info.training | start_network(model, "generator", begun, trained, init_from, on_note)
     words = () if trained is None else trained.info.words
     made = made_with(base, text_encoder)
     if trained is not None and state_sha256([trained.tokenizer]) != made["tokenizer"]:
         on_note(f"{init_from}: its generator knows other tokens than those of {base.info.name}, which it has to learn anew")
-    check_start(out / "generator", training.optimizer, identity_of(config, made), group)
+    check_start(begun, training.optimizer, identity_of(config, made), group)
     is_prepared = data is not None and is_story_tokens(data)
     if not is_prepared:
         check_rollouts(config, training, training.num_slices)

@@ -30,9 +30,9 @@ from phenaki.training.checkpoints import (
     changed,
     check_identity,
     checkpoint_folders,
-    damage,
     drop_old,
     finish_checkpoint,
+    newest_whole,
     read_manifest,
     read_part,
     read_progress,
@@ -287,22 +287,22 @@ class Run:
         return gathered if self.group.leads else None
 
     def resume(self) -> None:
-        """Goes on from the newest checkpoint whose files are those of its manifest; damaged ones are named and passed over.
+        """Goes on from the newest checkpoint that is whole; damaged ones are named and set aside.
 
         Settings that have changed since are told; another network or optimizer cannot use what was saved, which is a ValueError.
         """
-        damaged = []
-        for folder in reversed(checkpoint_folders(self.folder)):
-            if problem := damage(folder):
-                self._note(f"{folder}: {problem}; going back to the checkpoint before")
-                damaged.append(folder)
-                continue
-            check_identity(folder, self._identity())
+        damaged: dict[Path, str] = {}
+        newest = newest_whole(self.folder, damaged.__setitem__)
+        for folder, problem in damaged.items():
+            self._note(f"{folder}: {problem}" + (f"; going back to the checkpoint before, {newest.name}" if newest else ""))
+        if newest is not None:
+            check_identity(newest, self._identity())
             now = json.loads(json.dumps(lasting(self.settings) | self.task.habits))
-            if other := changed(read_manifest(folder)["settings"], now):
-                self._note(f"{folder}: going on with other settings: {', '.join(other)}")
-            self._load(folder)
-            break
+            if other := changed(read_manifest(newest)["settings"], now):
+                self._note(f"{newest}: going on with other settings: {', '.join(other)}")
+            self._load(newest)
+        elif damaged:
+            self._note(f"{self.folder}: none of its checkpoints is whole, so it begins anew, at step 0")
         self.group.wait()  # all have read before anything is moved
         if self.group.leads:
             for folder in damaged:

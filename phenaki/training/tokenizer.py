@@ -21,7 +21,7 @@ from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
 from phenaki.data.tokens import is_story_tokens
 from phenaki.maskgit import MaskGIT
 from phenaki.training.beginning import folder_alone
-from phenaki.training.checkpoints import changed, checkpoint_folders
+from phenaki.training.checkpoints import changed, checkpoint_folders, newest_whole
 from phenaki.training.clip_bank import ClipBank
 from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for
@@ -250,7 +250,7 @@ def _make_task(
     if validation is not None:
         check_there(validation)
     origin = None if init_from is None else load_model(init_from)
-    facts = start_network(tokenizer, "tokenizer", report.parent, origin, init_from, on_note)
+    facts = start_network(tokenizer, "tokenizer", newest_whole(report.parent), origin, init_from, on_note)
     info, generator = ModelInfo(name, settings.tokenizer, None, settings.text, settings.world.fps, training=facts), None
     if training.decoder_only:
         freeze_tokens(tokenizer)
