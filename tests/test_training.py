@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from training_toys import PLAIN, Stop, log, newest, settings, state
 
-from phenaki.checkpoint import ModelInfo, load_model, sha256
+from phenaki.checkpoint import ModelInfo, load_model, save_model, sha256
 from phenaki.cvivit import CViViT, Reconstruction
 from phenaki.data.storybook import StorybookWorld, open_world
 from phenaki.data.tokens import StoryTokens
@@ -897,6 +897,12 @@ def test_a_decoder_trained_alone_keeps_its_generator_and_may_have_more_layers(tr
     assert after.tokenizer.head.refiner.to_pixels.weight.abs().max() > 0, "trained"
     video = torch.rand(1, 3, 3, 32, 32) * 2 - 1
     assert torch.equal(before.tokenizer.encode(video), after.tokenizer.encode(video))
+    save_model(tmp_path / "other", replace(before.info, name="other"), before.tokenizer, MaskGIT(before.generator.config))
+    for steps, init_from in ((3, str(tmp_path / "other")), (4, None)):
+        run_tokenizer_training(own, tmp_path / "out", steps=steps, init_from=init_from, on_log=lambda line: None)
+        gone_on = load_model(tmp_path / "out/model")
+        assert all(torch.equal(value, gone_on.generator.state_dict()[name]) for name, value in before.generator.state_dict().items())
+        assert gone_on.info.training == after.info.training | {"tokenizer_steps": steps}, "it goes on as it began, whatever model is named later"
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "generator"])

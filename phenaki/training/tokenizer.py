@@ -204,7 +204,7 @@ def run_tokenizer_training(
         raise ValueError(f"{config}: revive_after needs the whole codebook in every process: not with sharded = true")
     if training.decoder_only and training.losses.revive_after:
         raise ValueError(f"{config}: decoder_only = true keeps the tokens, revive_after changes them: set one of them back")
-    if training.decoder_only and init_from is None:
+    if training.decoder_only and init_from is None and newest_whole(out / "tokenizer") is None:
         raise ValueError(f"{config}: decoder_only = true needs --init-from MODEL, whose tokens are kept")
     with joined(device) as group, folder_alone(out / "tokenizer", training.optimizer, group) as lock:
         note = on_note if group.leads else silent
@@ -249,13 +249,15 @@ def _make_task(
     tokenizer = CViViT(settings.tokenizer)
     if validation is not None:
         check_there(validation)
-    origin = None if init_from is None else load_model(init_from)
-    facts = start_network(tokenizer, "tokenizer", newest_whole(report.parent), origin, init_from, on_note)
+    begun = newest_whole(report.parent)
+    origin = None if init_from is None or begun else load_model(init_from)
+    facts = start_network(tokenizer, "tokenizer", begun, origin, init_from, on_note)
     info, generator = ModelInfo(name, settings.tokenizer, None, settings.text, settings.world.fps, training=facts), None
     if training.decoder_only:
         freeze_tokens(tokenizer)
-        check_same_tokens(settings.tokenizer, origin)
-        generator, info = origin.generator, replace(origin.info, name=name, tokenizer=settings.tokenizer, training={**origin.info.training, **facts})
+        kept = load_model(begun) if begun else origin  # a run that goes on has the generator that it began with, whatever is named now
+        check_same_tokens(settings.tokenizer, kept)
+        generator, info = kept.generator, replace(kept.info, name=name, tokenizer=settings.tokenizer, training={**kept.info.training, **facts})
     held_out = source if isinstance(source, StorybookWorld) else None  # drawn with another seed: other stories
     if training.num_stories:
         source = bank_of(source, training, tokenizer, note=on_note)
