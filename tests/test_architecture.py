@@ -77,6 +77,7 @@ ALLOWED = {
     "training/memory": {"training/optimizers", "training/parallel"},
     "training/rollouts": {"data/tokens", "devices", "maskgit", "sampling"},
     "training/heap": set(),
+    "training/same_tokens": {"checkpoint", "config", "cvivit", "training/checkpoints"},
     "training/beginning": {"compiling", "locks", "training/checkpoints", "training/optimizers", "training/parallel"},
     "training/muon": set(),
     "training/batches": {

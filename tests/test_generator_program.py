@@ -12,14 +12,15 @@ from training_toys import Stop, newest
 from phenaki import atomic, checkpoint
 from phenaki.checkpoint import ModelInfo, load_model, read_info, save_model, state_sha256
 from phenaki.cvivit import CViViT
-from phenaki.data.tokens import StoryTokens
+from phenaki.data.tokens import StoryTokens, TokensError
 from phenaki.locks import BusyError
 from phenaki.maskgit import MaskGIT
 from phenaki.text import TextEncoder
 from phenaki.training import generator as generator_module
+from phenaki.training import stories as stories_module
 from phenaki.training.generator import run_generator_training
 from phenaki.training.settings import load_settings
-from phenaki.training.stories import tokenize_data
+from phenaki.training.stories import prepared_tokens, tokenize_data
 from phenaki.training.tokenizer import run_tokenizer_training
 from phenaki.video import Video
 
@@ -68,13 +69,37 @@ def changed(config: Path, name: str, *changes: tuple[str, str]) -> Path:
 
 
 def test_a_run_with_the_shipped_tokenizer_goes_on(config, shipped, tmp_path):
-    """Its tokenizer comes from the package in half precision first, from the run's own model in full precision then: the same weights."""
+    """Its tokenizer comes from the package in half precision first, from the run's own model in full precision then: the same weights.
+
+    Also what older versions stored, which took the hash of the decoder's weights as well.
+    """
     out = tmp_path / "out"
-    assert "tokenising 3 stories" in train(config, out, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stories_module, "tokens_sha256", lambda tokenizer: state_sha256([tokenizer]))
+        assert "tokenising 3 stories" in train(config, out, 2)
     assert read_info(shipped).files != {name: value for name, value in read_info(out / "model").files.items() if name.startswith("tokenizer")}
     notes = train(config, out, 4)
     assert f"tokenizer: {out / 'model'}" in notes and not any("tokenis" in note for note in notes)
     assert newest(out / "generator").name == "step-0000004" and load_model(out / "model").info.training["generator_steps"] == 4
+
+
+def test_a_run_goes_on_after_its_decoder_was_trained_on(config, shipped, tmp_path):
+    """Tokens depend on the encoder alone."""
+    out = tmp_path / "out"
+    train(config, out, 1)
+    model = load_model(out / "model")
+    for value in model.tokenizer.decoder.state_dict().values():
+        value.add_(0.1)
+    save_model(out / "model", model.info, model.tokenizer, model.generator)
+    assert not any("tokenis" in note for note in train(config, out, 2))
+    other = load_model(out / "model")
+    assert other.info.training["generator_steps"] == 2 and state_sha256([other.tokenizer]) == state_sha256([model.tokenizer])
+    with torch.no_grad():
+        other.tokenizer.encoder.norm.weight.add_(0.1)
+    path, encoder = out / "generator/stories.safetensors", generator_module.TextEncoder.load()
+    assert prepared_tokens(path, model, encoder).description
+    with pytest.raises(TokensError, match="made with another tokenizer"):
+        prepared_tokens(path, other, encoder)
 
 
 def test_a_first_run_stopped_before_its_model_was_whole_goes_on(config, shipped, tmp_path):

@@ -26,7 +26,7 @@ from phenaki.locks import BusyError
 from phenaki.training import checkpoints
 from phenaki.training import run as run_module
 from phenaki.training.beginning import folder_alone
-from phenaki.training.checkpoints import Progress, changed, damage, newest_whole
+from phenaki.training.checkpoints import Progress, changed, check_identity, damage, newest_whole
 from phenaki.training.interrupts import Stopped
 from phenaki.training.journal import Journal, Meter
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate
@@ -628,6 +628,15 @@ def test_going_on_with_other_settings_is_told(tmp_path, capsys):
     assert "step-0000002: going on with other settings: " in said and "num_steps 2 -> 5" in said and "seed 0 -> 9" in said
     with pytest.raises(ValueError, match=r"step-0000002: was saved by a run that was not this one: optimizer adamw -> muon\. Set it back to go on"):
         Run(tmp_path, Toy(), settings(num_steps=5, optimizer="muon"))
+
+
+@pytest.mark.parametrize("saved", ["b", ["b"], ["a", "c"]])
+def test_one_hash_of_the_tokens_has_to_be_alike(tmp_path, saved):
+    """Older versions wrote one, as text."""
+    (tmp_path / "manifest.json").write_text(json.dumps({"identity": {"tokens and texts": saved}}))
+    check_identity(tmp_path, {"tokens and texts": ["a", "b"]})
+    with pytest.raises(ValueError, match=r"not this one: tokens and texts .+ so its tokenizer or text encoder is another"):
+        check_identity(tmp_path, {"tokens and texts": ["d", "e"]})
 
 
 def test_whoever_may_see_a_run_may_read_all_of_its_checkpoints(tmp_path):

@@ -24,7 +24,7 @@ from phenaki.locks import take_folder
 
 WEIGHTS, OPTIMIZER, DISCRIMINATOR, MANIFEST = "weights.safetensors", "optimizer.safetensors", "discriminator.safetensors", "manifest.json"
 NEEDED = (WEIGHTS, OPTIMIZER)
-TOKENS_AND_TEXTS = "tokens and texts"  # in the identity of a run of stories' tokens
+TOKENS_AND_TEXTS = "tokens and texts"  # in the identity of a run of stories' tokens: hashes, of which one has to be alike
 MAX_TOLD = 80  # characters of a setting
 
 
@@ -197,7 +197,11 @@ def _brief(value: Any) -> str:
 
 def check_identity(folder: Path, identity: dict[str, Any]) -> None:
     """ValueError where a checkpoint is of another network, or of one trained on other tokens, than the run that would go on from it."""
-    if other := changed(read_manifest(folder)["identity"], json.loads(json.dumps(identity))):
+    before, now = read_manifest(folder)["identity"], json.loads(json.dumps(identity))
+    said = before.get(TOKENS_AND_TEXTS, [])
+    if set([said] if isinstance(said, str) else said) & set(now.get(TOKENS_AND_TEXTS, [])):  # one hash, in older versions
+        now[TOKENS_AND_TEXTS] = said
+    if other := changed(before, now):
         if any(one.startswith(TOKENS_AND_TEXTS) for one in other):
             other.append(f"so its tokenizer or text encoder is another than now; --tokenizer {folder} goes on with its own")
         raise ValueError(

@@ -7,8 +7,8 @@ import hashlib
 import importlib.util
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from phenaki.atomic import check_folder
-from phenaki.checkpoint import DEFAULT_MODEL, Model, ModelInfo, load_model, save_info, save_weights, state_sha256
+from phenaki.checkpoint import DEFAULT_MODEL, Model, ModelInfo, load_model, save_info, save_weights
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.listing import is_footage
@@ -33,11 +33,12 @@ from phenaki.training.checkpoints import TOKENS_AND_TEXTS, checkpoint_folders, n
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.rollouts import least_slices, own_context
 from phenaki.training.run import Run
+from phenaki.training.same_tokens import changed_tokens, tokens_sha256
 from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.start import start_network
 from phenaki.training.stories import Prompts, made_with, open_stories
-from phenaki.training.tokenizer import changed_tokens, check_there, override, silent, told_data
+from phenaki.training.tokenizer import check_there, override, silent, told_data
 from phenaki.vocabulary import MAX_WORDS, vocabulary
 
 HELD_OUT_STORIES = 64
@@ -163,10 +164,10 @@ def with_own_context(model: MaskGIT, given: TextBatch, num_steps: int) -> TextBa
     return replace(given, batch=replace(batch, context=context, rollout=None))
 
 
-def identity_of(config: MaskGITConfig, made_with: dict[str, Any]) -> dict[str, Any]:
-    """What a run that goes on must have alike. made_with: what the tokens and texts depend on."""
-    tokens = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:12]
-    return {"generator": as_dict(config), TOKENS_AND_TEXTS: tokens}
+def identity_of(config: MaskGITConfig, made_with: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a run that goes on must have alike. made_with: what the tokens and texts depend on, in each way that it is said; one is enough."""
+    hashes = [hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:12] for one in made_with]
+    return {"generator": as_dict(config), TOKENS_AND_TEXTS: hashes}
 
 
 @dataclass
@@ -180,7 +181,7 @@ class GeneratorTask:
     tokenizer: CViViT
     held_out: StoryTokens | None = None  # stories to validate on
     on_sample: Callable[[MaskGIT, Path], None] = lambda model, path: None
-    made_with: dict[str, Any] = field(default_factory=dict)  # what the tokens and texts depend on
+    made_with: Sequence[dict[str, Any]] = ()  # what the tokens and texts depend on, as written now and before
     part: str = "generator"
     discriminator: nn.Module | None = None
 
@@ -346,7 +347,7 @@ def _make_task(
     facts = base.info.training | start_network(model, "generator", begun, trained, init_from, on_note)
     words = () if trained is None else trained.info.words
     made = made_with(base, text_encoder)
-    if trained is not None and state_sha256([trained.tokenizer]) != made["tokenizer"]:
+    if trained is not None and tokens_sha256(trained.tokenizer) != tokens_sha256(base.tokenizer):
         on_note(f"{init_from}: its generator knows other tokens than those of {base.info.name}, which it has to learn anew")
     check_start(begun, training.optimizer, identity_of(config, made), group)
     is_prepared = data is not None and is_story_tokens(data)

@@ -17,6 +17,7 @@ from phenaki.data.token_parts import TokenPlan, drop_parts, tokenize_source
 from phenaki.data.tokens import StoryTokens, TokensError, is_story_tokens
 from phenaki.text import TextEncoder
 from phenaki.training.heap import keep_freed_memory
+from phenaki.training.same_tokens import tokens_sha256
 from phenaki.training.samples import SAMPLE_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.tokenizer import Source, open_source
@@ -63,11 +64,12 @@ def story_tokens(
     if files := getattr(source, "files", ()):
         note_missing_captions(source.path, [file.caption for file in files], on_note)
     plan = TokenPlan(seed, training.num_stories, training.num_slices, pt, training.max_scenes, num_images)
-    made_by = json.dumps({**made_with(base, text_encoder), "source": source.fingerprint, "plan": str(plan)})
+    own = {"source": source.fingerprint, "plan": str(plan)}
+    made_by, older = (json.dumps({**made, **own}) for made in made_with(base, text_encoder))
     if path.exists():
         try:
             stories = StoryTokens.load(path)
-            if stories.description == made_by:
+            if stories.description in (made_by, older):
                 drop_parts(path)
                 return stories
             on_note("the stories on disk were tokenised by other weights or settings: making them anew")
@@ -104,9 +106,13 @@ def note_cut_captions(captions: list[str], source: Source, text_encoder: TextEnc
     on_note(f"{len(cut)} of {len(captions)} captions have {limit}: of those only the first words that fit are learnt from{first}")
 
 
-def made_with(base: Model, text_encoder: TextEncoder) -> dict[str, Any]:
-    """What tokens and texts depend on besides the data: the hash of the tokenizer's weights, however stored, and the text encoder's fingerprint."""
-    return {"tokenizer": state_sha256([base.tokenizer]), "text_encoder": text_encoder.fingerprint}
+def made_with(base: Model, text_encoder: TextEncoder) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What tokens and texts depend on besides the data: the hash of the tokenizer's weights, and the text encoder's fingerprint.
+
+    As it is written, of the weights that tokens come from; and as older versions wrote it, of the decoder's too, which is as good.
+    """
+    hashes = (tokens_sha256(base.tokenizer), state_sha256([base.tokenizer]))
+    return tuple({"tokenizer": one, "text_encoder": text_encoder.fingerprint} for one in hashes)
 
 
 def prepared_tokens(path: Path, base: Model, text_encoder: TextEncoder) -> StoryTokens:
@@ -116,8 +122,9 @@ def prepared_tokens(path: Path, base: Model, text_encoder: TextEncoder) -> Story
         made = dict(json.loads(stories.description))
     except (ValueError, TypeError, RecursionError) as error:
         raise TokensError(f"{path}: does not say what made it") from error
-    for key, value in made_with(base, text_encoder).items():
-        if made.get(key) != value:
+    wanted, older = made_with(base, text_encoder)
+    for key in wanted:
+        if made.get(key) not in (wanted[key], older[key]):
             named = key.replace("_", " ")
             raise TokensError(
                 f"{path}: was made with another {named} than that of the model {base.info.name!r} in use",

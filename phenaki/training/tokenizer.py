@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from phenaki.atomic import check_folder
-from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
+from phenaki.checkpoint import ModelInfo, load_model, save_info, save_weights
 from phenaki.config import as_dict
-from phenaki.cvivit import CViViT, CViViTConfig
+from phenaki.cvivit import CViViT
 from phenaki.data.clip_files import is_clip_name, is_picture
 from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.listing import is_footage
@@ -21,18 +21,16 @@ from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
 from phenaki.data.tokens import is_story_tokens
 from phenaki.maskgit import MaskGIT
 from phenaki.training.beginning import folder_alone
-from phenaki.training.checkpoints import changed, checkpoint_folders, newest_whole
+from phenaki.training.checkpoints import checkpoint_folders, newest_whole
 from phenaki.training.clip_bank import ClipBank
 from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.run import Run
+from phenaki.training.same_tokens import check_same_tokens, freeze_tokens
 from phenaki.training.samples import HELD_OUT_SEED, SAMPLE_SEED, save_video_rows
 from phenaki.training.settings import ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_network
-
-DECODER = ("decoder.", "head.", "first_head.", "quantizer.project_out.")  # what stands between tokens and pixels
-OF_DECODER = ("decoder_layers", "head_blocks", "refiner_dim", "refiner_blocks")  # settings that tokens do not depend on
 
 
 class Source(Protocol):
@@ -183,12 +181,6 @@ class TokenizerTask:
         save_video_rows(torch.stack([truth, made], dim=1).flatten(0, 1), path, self.info.fps)
 
 
-def freeze_tokens(tokenizer: CViViT) -> None:
-    """Leaves only what stands between tokens and pixels to be trained."""
-    for name, parameter in tokenizer.named_parameters():
-        parameter.requires_grad_(name.startswith(DECODER))
-
-
 def run_tokenizer_training(
     config: Path, out: Path, *, data: Path | None = None, validation: Path | None = None, init_from: str | None = None, steps: int | None = None,
     seed: int | None = None, device: str = "cpu", on_log: Callable[[dict], None] = print, on_note: Callable[[str], None] = print,
@@ -276,17 +268,6 @@ def bank_of(source: Source, training: TokenizerTraining, tokenizer: CViViT, note
     note(f"painting {training.num_stories} stories")
     frames = tokenizer.num_frames(training.story_slices)
     return ClipBank(source, training.optimizer.seed, training.num_stories, frames, tokenizer.config.temporal_patch_size)
-
-
-def check_same_tokens(config: CViViTConfig, origin: Model) -> None:
-    """ValueError where a tokenizer of these settings would make other tokens than that of `origin`, whatever its decoder."""
-    if other := changed_tokens(config, origin):
-        raise ValueError(f"decoder_only = true: {origin.info.name} has other tokens: {', '.join(other)}. Set it as it is there")
-
-
-def changed_tokens(config: CViViTConfig, origin: Model) -> list[str]:
-    """What tokens of these settings depend on that is otherwise in `origin`: "name old -> new"."""
-    return [one for one in changed(as_dict(origin.info.tokenizer), as_dict(config)) if one.split()[0] not in OF_DECODER]
 
 
 def silent(text: str) -> None:
