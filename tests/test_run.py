@@ -298,6 +298,16 @@ def test_the_best_checkpoint_on_held_out_clips_stays(tmp_path):
     assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path / "last")] == ["08", "10"]
 
 
+def test_losses_of_other_weights_are_not_compared(tmp_path):
+    """A setting that was none before, and is off, is no other weight."""
+    little(tmp_path, task=Toy(held_out=[0.1, 0.2], habits={"losses": {"l1_weight": 1.0}}), num_steps=4, save_every=2)
+    own = {"losses": {"l1_weight": 2.0}}
+    little(tmp_path, task=Toy(held_out=[3.0, 1.0, 2.0], habits=own), save_every=2, keep_last=1)
+    assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path)] == ["08", "10"]
+    little(tmp_path, task=Toy(held_out=[4.0], habits={"losses": {"l1_weight": 2.0, "l2_weight": 0}}), num_steps=12, keep_last=1)
+    assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path)] == ["08", "12"]
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_a_command_that_is_refused_leaves_no_folder_of_its_own(tmp_path, own):
     """One that was there stays, and so does what was made before."""

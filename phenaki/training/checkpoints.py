@@ -25,6 +25,7 @@ from phenaki.locks import take_folder
 WEIGHTS, OPTIMIZER, DISCRIMINATOR, MANIFEST = "weights.safetensors", "optimizer.safetensors", "discriminator.safetensors", "manifest.json"
 NEEDED = (WEIGHTS, OPTIMIZER)
 TOKENS_AND_TEXTS = "tokens and texts"  # in the identity of a run of stories' tokens: hashes, of which one has to be alike
+MEASURED_BY = ("losses", "num_slices", "image_prob", "from_text_prob", "tasks", "per_slice_prob")  # settings that the loss on held-out clips is of
 MAX_TOLD = 80  # characters of a setting
 
 
@@ -110,8 +111,10 @@ def drop_old(run: Path, keep_last: int, keep_best: bool) -> None:
 
 
 def best_checkpoint(run: Path) -> Path | None:
-    """The checkpoint with the lowest loss on held-out clips."""
-    losses = {folder: read_manifest(folder).get("validation") for folder in checkpoint_folders(run) if not damaged_manifest(folder)}
+    """The checkpoint with the lowest loss on held-out clips, of those whose loss is measured as the newest's: others have another scale."""
+    manifests = {folder: read_manifest(folder) for folder in checkpoint_folders(run) if not damaged_manifest(folder)}
+    measured = {folder: {name: made["settings"].get(name) for name in MEASURED_BY} for folder, made in manifests.items()}
+    losses = {folder: made.get("validation") for folder, made in manifests.items() if not changed(measured[folder], list(measured.values())[-1])}
     known = {folder: loss for folder, loss in losses.items() if loss is not None and math.isfinite(loss)}
     return min(known, key=known.get) if known else None
 
