@@ -257,11 +257,13 @@ def test_whose_tokens_are_learnt_where_none_are_named(config, shipped, tmp_path)
     assert f"tokenizer: {shipped.name}" in train(other, tmp_path / "asked", 1, tokenizer="storybook")
     torch.manual_seed(5)
     settings = load_settings(other)
-    mine = ModelInfo("mine", settings.tokenizer, settings.generator, settings.text, settings.world.fps)
+    mine = ModelInfo("mine", settings.tokenizer, settings.generator, settings.text, settings.world.fps, words=("zebra",))
     save_model(tmp_path / "mine", mine, CViViT(settings.tokenizer), MaskGIT(settings.generator))
     notes = train(other, tmp_path / "tuned", 1, init_from=str(tmp_path / "mine"))
     assert f"tokenizer: {tmp_path / 'mine'}" in notes and not any("learn anew" in note for note in notes)
     assert read_info(tmp_path / "tuned/model").tokenizer == settings.tokenizer
+    train(other, tmp_path / "tuned", 2)
+    assert "zebra" in read_info(tmp_path / "tuned/model").words, "what it has known from the beginning it knows when it goes on"
     notes = train(other, tmp_path / "moved", 1, init_from=str(tmp_path / "mine"), tokenizer="storybook")
     assert f"{tmp_path / 'mine'}: its generator knows other tokens than those of storybook, which it has to learn anew" in notes
     (tmp_path / "lost/tokenizer/checkpoints/step-0000002").mkdir(parents=True)

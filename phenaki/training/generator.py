@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from phenaki.atomic import check_folder
-from phenaki.checkpoint import DEFAULT_MODEL, Model, ModelInfo, load_model, save_info, save_weights
+from phenaki.checkpoint import DEFAULT_MODEL, Model, ModelInfo, load_model, read_info, save_info, save_weights
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.listing import is_footage
@@ -342,10 +342,10 @@ def _make_task(
     text_encoder = TextEncoder.load(settings.text, device=group.device)
     torch.manual_seed(training.optimizer.seed)
     config = replace(settings.generator, codebook_size=base.tokenizer.codebook_size)
-    model, trained = MaskGIT(config), None if init_from is None else load_model(init_from)
-    begun = newest_whole(out / "generator")
+    model, begun = MaskGIT(config), newest_whole(out / "generator")
+    trained = None if init_from is None or begun else load_model(init_from)
     facts = base.info.training | start_network(model, "generator", begun, trained, init_from, on_note)
-    words = () if trained is None else trained.info.words
+    before = read_info(begun) if begun else None if trained is None else trained.info
     made = made_with(base, text_encoder)
     if trained is not None and tokens_sha256(trained.tokenizer) != tokens_sha256(base.tokenizer):
         on_note(f"{init_from}: its generator knows other tokens than those of {base.info.name}, which it has to learn anew")
@@ -358,6 +358,7 @@ def _make_task(
     if validation is not None:
         check_there(validation)
     encoder = text_encoder.fingerprint
+    words = () if before is None else before.words  # those that it knows besides its stories'
     info = ModelInfo(name, base.info.tokenizer, config, settings.text, base.info.fps, settings.sampling, encoder, facts, words=words)
 
     def stories_of(own: GeneratorTraining, source: Path | None, file: str):
