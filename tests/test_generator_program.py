@@ -18,6 +18,7 @@ from phenaki.maskgit import MaskGIT
 from phenaki.text import TextEncoder
 from phenaki.training import generator as generator_module
 from phenaki.training import stories as stories_module
+from phenaki.training import tokenizer as tokenizer_module
 from phenaki.training.generator import run_generator_training
 from phenaki.training.settings import load_settings
 from phenaki.training.stories import prepared_tokens, tokenize_data
@@ -287,6 +288,26 @@ def test_held_out_clips_that_a_tokenizer_cannot_use_are_told_before_the_first_st
     with pytest.raises(ValueError, match="none of 4 files gives videos to train on"):
         run_tokenizer_training(config, tmp_path / "out", validation=pictures, steps=1, on_log=lines.append, on_note=lambda note: None)
     assert not lines
+
+
+def test_a_tokenizer_s_run_that_is_refused_is_refused_before_data_is_made(config, shipped, tmp_path, monkeypatch):
+    """Clips may take hours to decode and stories to paint. What is wrong with the batch, the model to start from, the losses, the run."""
+    run_tokenizer_training(config, tmp_path / "begun", steps=1, on_log=lambda line: None, on_note=lambda note: None)
+    monkeypatch.setattr(tokenizer_module, "open_source", lambda *_: pytest.fail("data was made"))
+    monkeypatch.setenv("PHENAKI_CACHE", str(tmp_path / "nothing"))
+    uneven = changed(config, "uneven.toml", ("[train_tokenizer.optimizer]\n", "[train_tokenizer.optimizer]\naccumulate = 3\n"))
+    wider = changed(config, "wider.toml", ("stem_dim = 16", "stem_dim = 24"))
+    perceptual = changed(config, "perceptual.toml", ("lpips_weight = 0", "lpips_weight = 0.1"))
+    for words, own, out, options in (
+        ("cannot be shared by 3 equal parts", uneven, "out", {}),
+        ("storybook: .+ is .+ there and .+ here", wider, "out", {"init_from": "storybook"}),
+        ("phenaki metrics install", perceptual, "out", {}),
+        ("was saved by a run that was not this one: stem_dim 16 -> 24", wider, "begun", {}),
+        ("nosuch: no such file or folder", config, "out", {"validation": tmp_path / "nosuch"}),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_tokenizer_training(own, tmp_path / out, steps=2, on_note=lambda note: None, **options)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("program", [run_tokenizer_training, run_generator_training])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from phenaki.atomic import check_folder
 from phenaki.checkpoint import ModelInfo, load_model, save_info, save_weights
 from phenaki.config import as_dict
-from phenaki.cvivit import CViViT
+from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.clip_files import is_clip_name, is_picture
 from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.listing import is_footage
@@ -20,7 +20,7 @@ from phenaki.data.order import is_image_step
 from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
 from phenaki.data.tokens import is_story_tokens
 from phenaki.maskgit import MaskGIT
-from phenaki.training.beginning import folder_alone
+from phenaki.training.beginning import check_start, folder_alone
 from phenaki.training.checkpoints import checkpoint_folders, newest_whole
 from phenaki.training.clip_bank import ClipBank
 from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
@@ -57,6 +57,11 @@ def distinct_share(tokens: Tensor) -> Tensor:
     return ((ordered.diff(dim=1) != 0).sum(dim=1) + 1).div(ordered.shape[1]).mean()
 
 
+def identity_of(config: CViViTConfig, training: TokenizerTraining, losses: TokenizerLosses) -> dict[str, Any]:
+    """What a run that goes on must have alike."""
+    return {"tokenizer": as_dict(config), "decoder_only": training.decoder_only, "discriminator": losses.discriminator is not None}
+
+
 @dataclass
 class TokenizerTask:
     """What a tokenizer run trains (phenaki/training/run.py: Task)."""
@@ -77,7 +82,7 @@ class TokenizerTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"tokenizer": as_dict(self.model.config), "decoder_only": self.training.decoder_only, "discriminator": self.discriminator is not None}
+        return identity_of(self.model.config, self.training, self.losses_of)
 
     @property
     def habits(self) -> dict[str, Any]:
@@ -235,13 +240,10 @@ def _make_task(
 ) -> TokenizerTask:  # fmt: skip
     size, device = settings.tokenizer.image_size, str(group.device)
     opened = lambda path, report: open_source(settings.world, size, path, device, settings.footage, report, on_note)
-    told_data(data, on_note)
-    source = opened(data, report)
     torch.manual_seed(training.optimizer.seed)
-    tokenizer = CViViT(settings.tokenizer)
-    if validation is not None:
-        check_there(validation)
+    tokenizer, losses = CViViT(settings.tokenizer), build_losses(training.losses, group.device)
     begun = newest_whole(report.parent)
+    check_start(begun, training.optimizer, identity_of(settings.tokenizer, training, losses), group)
     origin = None if init_from is None or begun else load_model(init_from)
     facts = start_network(tokenizer, "tokenizer", begun, origin, init_from, on_note)
     info, generator = ModelInfo(name, settings.tokenizer, None, settings.text, settings.world.fps, training=facts), None
@@ -250,12 +252,16 @@ def _make_task(
         kept = load_model(begun) if begun else origin  # a run that goes on has the generator that it began with, whatever is named now
         check_same_tokens(settings.tokenizer, kept)
         generator, info = kept.generator, replace(kept.info, name=name, tokenizer=settings.tokenizer, training={**kept.info.training, **facts})
+    told_data(data, on_note)
+    if validation is not None:
+        check_there(validation)
+    source = opened(data, report)
     held_out = source if isinstance(source, StorybookWorld) else None  # drawn with another seed: other stories
     if training.num_stories:
         source = bank_of(source, training, tokenizer, note=on_note)
     if validation is not None:
         held_out = opened(validation, report.with_name(f"held-out-{report.name}"))
-    task = TokenizerTask(tokenizer.to(group.device), source, training, info, held_out, generator)
+    task = TokenizerTask(tokenizer.to(group.device), source, training, info, held_out, generator, losses)
     if validation is not None and training.optimizer.validation_batches:
         task.held_out_clips(0, 1)  # what gives none is told now, not at the first checkpoint
     return task
