@@ -37,7 +37,7 @@ from phenaki.training.samples import save_video_rows
 from phenaki.training.settings import GeneratorTraining, ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_from
 from phenaki.training.tasks import PLAIN as PLAIN_TASK
-from phenaki.training.tokenizer import TokenizerTask, data_hash, distinct_share, override, run_tokenizer_training
+from phenaki.training.tokenizer import TokenizerTask, data_hash, distinct_share, note_warmup, override, run_tokenizer_training
 
 pytestmark = pytest.mark.usefixtures("synced")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -780,11 +780,17 @@ def test_the_averaged_weights_load_into_the_network_strictly(trainee, tmp_path):
         assert torch.equal(tensor, run.averaged().state_dict()[name])
 
 
-def test_a_short_run_warms_up_for_a_tenth_of_it():
+def test_a_run_of_a_given_length_warms_up_for_a_tenth_of_it_at_most():
     base = OptimizerSettings(num_steps=1000, warmup_steps=100, seed=3)
     assert override(base, None, None) == base
     assert override(base, 50, 7) == replace(base, num_steps=50, warmup_steps=5, seed=7)
     assert override(base, 3, None).warmup_steps == 1 and override(base, 5000, None).warmup_steps == 100
+    long = replace(base, warmup_steps=400)
+    assert override(long, None, None) == long, "what a settings file says is what is done"
+    notes = []
+    for set_to, steps in ((long, None), (base, 5000), (long, 50), (replace(base, num_steps=80), None)):
+        note_warmup(set_to, override(set_to, steps, None), notes.append)
+    assert [note.split(":")[0] for note in notes] == ["warmup_steps 400 -> 5", "warmup_steps 100 of 80 steps"]
     with pytest.raises(ValueError, match="0 steps: needed at least 1"):
         override(base, 0, None)
 

@@ -38,7 +38,7 @@ from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.start import start_network
 from phenaki.training.stories import Prompts, made_with, open_stories
-from phenaki.training.tokenizer import check_there, override, silent, told_data
+from phenaki.training.tokenizer import check_there, note_warmup, override, silent, told_data
 from phenaki.vocabulary import MAX_WORDS, vocabulary
 
 HELD_OUT_STORIES = 64
@@ -285,6 +285,7 @@ def run_generator_training(
     with joined(device) as group, folder_alone(out / "generator", training.optimizer, group) as lock:
         note = on_note if group.leads else silent
         note(f"tokenizer: {origin}")
+        note_warmup(settings.train_generator.optimizer, training.optimizer, note)
         base = load_model(origin, group.device)
         if origin == DEFAULT_MODEL and tokenizer is None:
             check_is_meant(settings.tokenizer, base, config, out)

@@ -205,6 +205,7 @@ def run_tokenizer_training(
         raise ValueError(f"{config}: decoder_only = true needs --init-from MODEL, whose tokens are kept")
     with joined(device) as group, folder_alone(out / "tokenizer", training.optimizer, group) as lock:
         note = on_note if group.leads else silent
+        note_warmup(settings.train_tokenizer.optimizer, training.optimizer, note)
         task = _make_task(settings, training, config.stem, group, data, validation, init_from, out / "tokenizer" / "unusable.jsonl", note)
         run = Run(out / "tokenizer", task, training.optimizer, group, note, lock)
         run.train(on_log)
@@ -315,9 +316,17 @@ def check_there(data: Path) -> None:
 
 
 def override(settings: OptimizerSettings, steps: int | None, seed: int | None) -> OptimizerSettings:
-    """The settings with another length or seed where one is given; a short run warms up for a tenth of it at most."""
-    steps = settings.num_steps if steps is None else steps
-    if steps < 1:
-        raise ValueError(f"{steps} steps: needed at least 1")
-    warmup = min(settings.warmup_steps, max(steps // 10, 1))
-    return replace(settings, num_steps=steps, seed=settings.seed if seed is None else seed, warmup_steps=warmup)
+    """The settings with another length or seed where one is given; a run of a given length warms up for a tenth of it at most."""
+    if steps is not None:
+        if steps < 1:
+            raise ValueError(f"{steps} steps: needed at least 1")
+        settings = replace(settings, num_steps=steps, warmup_steps=min(settings.warmup_steps, max(steps // 10, 1)))
+    return settings if seed is None else replace(settings, seed=seed)
+
+
+def note_warmup(set_to: OptimizerSettings, own: OptimizerSettings, on_note: Callable[[str], None]) -> None:
+    """Says where `override` has made the warm-up shorter than it was set to, and where it is as long as the run."""
+    if own.warmup_steps < set_to.warmup_steps:
+        on_note(f"warmup_steps {set_to.warmup_steps} -> {own.warmup_steps}: a tenth at most of the {own.num_steps} steps that were asked for")
+    elif own.warmup_steps >= own.num_steps > 1:
+        on_note(f"warmup_steps {own.warmup_steps} of {own.num_steps} steps: the learning rate rises to the end of the run and is never at its peak")
