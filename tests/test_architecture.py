@@ -85,6 +85,7 @@ ALLOWED = {
     },
     "data/storybook": {"data/art", "data/captions", "data/cast", "data/painter", "data/poses", "data/world"},
     "data/footage_settings": {"config"},
+    "data/sources": {"data/clip_files", "data/footage", "data/footage_settings", "data/listing", "data/storybook", "data/tokens"},
     "evaluation/referee": {"checkpoint", "config", "data/tensor_file", "data/world"},
     "training/referee_augmentation": {"devices"},
     "training/referee_examples": {"cvivit", "data/captions", "data/poses", "data/storybook", "evaluation/referee", "pixels"},

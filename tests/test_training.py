@@ -27,6 +27,7 @@ from phenaki.training import batches as batches_module
 from phenaki.training import generator as generator_module
 from phenaki.training import tokenizer as tokenizer_module
 from phenaki.training.batches import Batch, check_lengths, corrupt, draw_batch, draw_windows
+from phenaki.training.beginning import note_warmup, override
 from phenaki.training.checkpoints import changed
 from phenaki.training.generator import GeneratorTask, generator_loss, run_generator_training, validation_loss
 from phenaki.training.losses import TokenizerLosses, with_psnr
@@ -37,7 +38,7 @@ from phenaki.training.samples import save_video_rows
 from phenaki.training.settings import GeneratorTraining, ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_from
 from phenaki.training.tasks import PLAIN as PLAIN_TASK
-from phenaki.training.tokenizer import TokenizerTask, data_hash, distinct_share, note_warmup, override, run_tokenizer_training
+from phenaki.training.tokenizer import TokenizerTask, data_hash, distinct_share, run_tokenizer_training
 
 pytestmark = pytest.mark.usefixtures("synced")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -1,7 +1,8 @@
-"""What a training program makes sure of before data is made for its run: the folder is its own, and the run will not be refused."""
+"""What a training program begins with, before data is made for its run: its settings, a folder of its own, and that it will not be refused."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,3 +50,24 @@ def check_start(begun: Path | None, settings: OptimizerSettings, identity: dict[
 def whole_identity(settings: OptimizerSettings, identity: dict[str, Any]) -> dict[str, Any]:
     """A task's identity with what its run adds."""
     return {"optimizer": settings.optimizer, **identity}
+
+
+def override(settings: OptimizerSettings, steps: int | None, seed: int | None) -> OptimizerSettings:
+    """The settings with another length or seed where one is given; a run of a given length warms up for a tenth of it at most."""
+    if steps is not None:
+        if steps < 1:
+            raise ValueError(f"{steps} steps: needed at least 1")
+        settings = replace(settings, num_steps=steps, warmup_steps=min(settings.warmup_steps, max(steps // 10, 1)))
+    return settings if seed is None else replace(settings, seed=seed)
+
+
+def note_warmup(set_to: OptimizerSettings, own: OptimizerSettings, on_note: Callable[[str], None]) -> None:
+    """Says where `override` has made the warm-up shorter than it was set to, and where it is as long as the run."""
+    if own.warmup_steps < set_to.warmup_steps:
+        on_note(f"warmup_steps {set_to.warmup_steps} -> {own.warmup_steps}: a tenth at most of the {own.num_steps} steps that were asked for")
+    elif own.warmup_steps >= own.num_steps > 1:
+        on_note(f"warmup_steps {own.warmup_steps} of {own.num_steps} steps: the learning rate rises to the end of the run and is never at its peak")
+
+
+def silent(text: str) -> None:
+    """Notes of a process that does not lead."""

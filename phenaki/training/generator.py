@@ -21,6 +21,7 @@ from phenaki.checkpoint import DEFAULT_MODEL, Model, ModelInfo, load_model, read
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.listing import is_footage
+from phenaki.data.sources import check_there, told_data
 from phenaki.data.tokens import StoryTokens, is_story_tokens
 from phenaki.devices import sent
 from phenaki.director import TEXT_LENGTH_STEP
@@ -28,7 +29,7 @@ from phenaki.maskgit import Context, MaskGIT, MaskGITConfig, TextCache
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.batches import Batch, check_lengths, draw_batch, share
-from phenaki.training.beginning import check_start, folder_alone
+from phenaki.training.beginning import check_start, folder_alone, note_warmup, override, silent
 from phenaki.training.checkpoints import TOKENS_AND_TEXTS, checkpoint_folders, newest_whole
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.rollouts import least_slices, own_context
@@ -38,7 +39,6 @@ from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.start import start_network
 from phenaki.training.stories import Prompts, made_with, open_stories
-from phenaki.training.tokenizer import check_there, note_warmup, override, silent, told_data
 from phenaki.vocabulary import MAX_WORDS, vocabulary
 
 HELD_OUT_STORIES = 64

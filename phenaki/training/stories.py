@@ -11,6 +11,7 @@ from torch import Tensor
 
 from phenaki.checkpoint import Model, load_model, state_sha256
 from phenaki.cvivit import CViViT
+from phenaki.data.sources import open_source
 from phenaki.data.storybook import WORLDS
 from phenaki.data.tensor_file import read_metadata
 from phenaki.data.token_parts import TokenPlan, drop_parts, tokenize_source
@@ -20,7 +21,7 @@ from phenaki.training.heap import keep_freed_memory
 from phenaki.training.same_tokens import tokens_sha256
 from phenaki.training.samples import SAMPLE_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
-from phenaki.training.tokenizer import Source, open_source
+from phenaki.training.tokenizer import Source
 
 Prompts = list[list[tuple[str, float]]]  # stories of (prompt, seconds)
 

@@ -13,18 +13,15 @@ from phenaki.atomic import check_folder
 from phenaki.checkpoint import ModelInfo, load_model, save_info, save_weights
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
-from phenaki.data.clip_files import is_clip_name, is_picture
-from phenaki.data.footage_settings import FootageSettings
-from phenaki.data.listing import is_footage
 from phenaki.data.order import is_image_step
-from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
-from phenaki.data.tokens import is_story_tokens
+from phenaki.data.sources import check_there, open_source, told_data
+from phenaki.data.storybook import StorybookWorld
 from phenaki.maskgit import MaskGIT
-from phenaki.training.beginning import check_start, folder_alone
+from phenaki.training.beginning import check_start, folder_alone, note_warmup, override, silent
 from phenaki.training.checkpoints import checkpoint_folders, newest_whole
 from phenaki.training.clip_bank import ClipBank
 from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
-from phenaki.training.optimizers import OptimizerSettings, generator_for
+from phenaki.training.optimizers import generator_for
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.run import Run
 from phenaki.training.same_tokens import check_same_tokens, freeze_tokens
@@ -275,58 +272,3 @@ def bank_of(source: Source, training: TokenizerTraining, tokenizer: CViViT, note
     note(f"painting {training.num_stories} stories")
     frames = tokenizer.num_frames(training.story_slices)
     return ClipBank(source, training.optimizer.seed, training.num_stories, frames, tokenizer.config.temporal_patch_size)
-
-
-def silent(text: str) -> None:
-    """Notes of a process that does not lead."""
-
-
-def open_source(
-    world: WorldConfig, size: int, data: Path | None, device: str, footage: FootageSettings | None = None, report: Path | None = None,
-    on_note: Callable[[str], None] = print,
-) -> Source:  # fmt: skip
-    """Training data: footage (a folder, table or tar shards), a storybook atlas, or (None) the storybook world drawn by code.
-
-    footage: how clips are cut, at the size and rate of the model; report: where unusable files are listed as JSON lines.
-    """
-    if data is not None:
-        check_there(data)
-    if data is not None and is_footage(data):
-        cut = replace(footage or FootageSettings(), size=size, fps=world.fps)
-        from phenaki.data.footage import open_footage  # which needs the video codec
-
-        return open_footage(data, cut, device, report=report, on_note=on_note)
-    if data is not None and is_clip_name(data.name):
-        raise ValueError(f"{data}: a single {'picture' if is_picture(data.name) else 'video'}; give its folder, {data.absolute().parent}")
-    if data is not None and is_story_tokens(data):
-        raise ValueError(f"{data}: holds story tokens, for `phenaki train generator --data` alone; give the footage or atlas that they are of")
-    return open_world(replace(world, size=size), data, device)
-
-
-def told_data(data: Path | None, on_note: Callable[[str], None]) -> None:
-    """Says what is trained on where nothing was named, for that may have been forgotten."""
-    if data is None:
-        on_note("data: the storybook world, drawn by code (--data names one's own)")
-
-
-def check_there(data: Path) -> None:
-    """ValueError where there is nothing of that name."""
-    if not data.exists():
-        raise ValueError(f"{data}: no such file or folder. Data is footage (a folder, a table, tar shards) or a storybook atlas")
-
-
-def override(settings: OptimizerSettings, steps: int | None, seed: int | None) -> OptimizerSettings:
-    """The settings with another length or seed where one is given; a run of a given length warms up for a tenth of it at most."""
-    if steps is not None:
-        if steps < 1:
-            raise ValueError(f"{steps} steps: needed at least 1")
-        settings = replace(settings, num_steps=steps, warmup_steps=min(settings.warmup_steps, max(steps // 10, 1)))
-    return settings if seed is None else replace(settings, seed=seed)
-
-
-def note_warmup(set_to: OptimizerSettings, own: OptimizerSettings, on_note: Callable[[str], None]) -> None:
-    """Says where `override` has made the warm-up shorter than it was set to, and where it is as long as the run."""
-    if own.warmup_steps < set_to.warmup_steps:
-        on_note(f"warmup_steps {set_to.warmup_steps} -> {own.warmup_steps}: a tenth at most of the {own.num_steps} steps that were asked for")
-    elif own.warmup_steps >= own.num_steps > 1:
-        on_note(f"warmup_steps {own.warmup_steps} of {own.num_steps} steps: the learning rate rises to the end of the run and is never at its peak")
