@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from training_toys import PLAIN, Stop, log, newest, settings, state
 
 from phenaki.checkpoint import ModelInfo, load_model, save_model, sha256
 from phenaki.cvivit import CViViT, Reconstruction
+from phenaki.data.clip_source import ClipSource
 from phenaki.data.storybook import StorybookWorld, open_world
 from phenaki.data.tokens import StoryTokens
 from phenaki.locks import BusyError
@@ -85,6 +85,12 @@ def draws(count: int, batch_size: int = 8, stories: StoryTokens = STORIES, confi
 
 def losses_of(network: nn.Module, video: Tensor, **changes: float) -> dict[str, Tensor]:
     return TokenizerLosses(replace(PLAIN, **changes))(network(video), video, 0, torch.Generator().manual_seed(0))
+
+
+def source_of(clips) -> ClipSource:
+    source = ClipSource()
+    source.clips, source.fingerprint = clips, "made for a test"
+    return source
 
 
 def tokenizer_task(network: CViViT, source, own: TokenizerTraining) -> TokenizerTask:
@@ -700,7 +706,7 @@ def test_red_stays_red_in_a_picture(tmp_path):
 
 def test_a_red_clip_trains_to_red(tmp_path):
     red = torch.tensor([1.0, -1.0, -0.5])[None, :, None, None, None]
-    source = SimpleNamespace(fingerprint="red", clips=lambda seed, step, count, frames, align: red.expand(count, 3, frames, 32, 32))
+    source = source_of(lambda seed, step, count, frames, align: red.expand(count, 3, frames, 32, 32))
     fast = settings(num_steps=40, learning_rate=1e-2, ema_decay=0.5, save_every=40, sample_every=40)
     own = TokenizerTraining(num_slices=2, losses=PLAIN, optimizer=fast)
     run = Run(tmp_path, tokenizer_task(CViViT(TINY.tokenizer), source, own), fast)
@@ -723,7 +729,7 @@ def test_codes_of_a_step_without_a_number_are_not_revived_onto(tmp_path):
     network = CViViT(replace(TINY.tokenizer, quantizer="vq", codebook_size=300, code_dim=4))
     lines = []
     training = TokenizerTraining(num_slices=2, losses=losses, optimizer=own)
-    run = Run(tmp_path, tokenizer_task(network, SimpleNamespace(clips=clips, fingerprint=""), training), own)
+    run = Run(tmp_path, tokenizer_task(network, source_of(clips), training), own)
     run.train(lines.append)
     assert [line["skipped"] for line in lines] == [0, 0, 1, 0, 0]
     assert network.quantizer.codebook.isfinite().all()

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from phenaki.data.clip_files import is_clip_name, is_picture
+from phenaki.data.clip_source import ToldSource
 from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.listing import is_footage
 from phenaki.data.storybook import WorldConfig, open_world
-from phenaki.data.tokens import ToldSource, is_story_tokens
+from phenaki.data.tokens import is_story_tokens
 
 
 def open_source(

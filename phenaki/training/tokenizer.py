@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from phenaki.atomic import check_folder
 from phenaki.checkpoint import ModelInfo, load_model, save_info, save_weights
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
+from phenaki.data.clip_source import ClipSource
 from phenaki.data.order import is_image_step
 from phenaki.data.sources import check_there, open_source, told_data
 from phenaki.data.storybook import StorybookWorld
@@ -30,19 +31,9 @@ from phenaki.training.settings import ModelSettings, TokenizerTraining, load_set
 from phenaki.training.start import start_network
 
 
-class Source(Protocol):
-    """Where clips come from: StorybookWorld, Footage."""
-
-    fingerprint: str
-
-    def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor:
-        """Clips first .. first + count - 1 of a run, (b c f h w) float in [-1, 1]; a scene may change at frames 1 + align*k."""
-        ...
-
-
-def data_hash(source: Source) -> str:
+def data_hash(source: ClipSource) -> str:
     """What a model's config.json says of the data: footage by its clips, however they are cut, another source by its fingerprint."""
-    return getattr(source, "clips_hash", "") or hashlib.sha256(source.fingerprint.encode()).hexdigest()[:16]
+    return source.clips_hash or hashlib.sha256(source.fingerprint.encode()).hexdigest()[:16]
 
 
 def distinct_share(tokens: Tensor) -> Tensor:
@@ -64,10 +55,10 @@ class TokenizerTask:
     """What a tokenizer run trains (phenaki/training/run.py: Task)."""
 
     model: CViViT
-    source: Source
+    source: ClipSource
     training: TokenizerTraining
     info: ModelInfo
-    held_out: Source | None = None  # clips to validate on
+    held_out: ClipSource | None = None  # clips to validate on
     generator: MaskGIT | None = None  # goes with the model where the tokens stay what they are
     losses_of: TokenizerLosses | None = None  # built of the settings where none is given
     part: str = "tokenizer"
@@ -90,9 +81,9 @@ class TokenizerTask:
     def discriminator(self) -> nn.Module | None:
         return None if self.losses_of.discriminator is None else self.losses_of
 
-    def _shows_pictures(self, source: Source) -> bool:
+    def _shows_pictures(self, source: ClipSource) -> bool:
         """And nothing else."""
-        return self.training.image_prob == 1 and bool(getattr(source, "num_images", 0))
+        return self.training.image_prob == 1 and source.num_images > 0
 
     @property
     def num_frames(self) -> int:
@@ -110,11 +101,11 @@ class TokenizerTask:
         """Some rows of a step's batch: clips, or pictures alone."""
         settings = self.training.optimizer
         first += step * settings.batch_size
-        if is_image_step(settings.seed, step, self.training.image_prob) and getattr(self.source, "num_images", 0):
+        if is_image_step(settings.seed, step, self.training.image_prob) and self.source.num_images:
             return self.source.images(settings.seed, first, count)[0]
         return self._clips(self.source, settings.seed, first, count, self.num_frames)
 
-    def _clips(self, source: Source, seed: int, first: int, count: int, num_frames: int) -> Tensor:
+    def _clips(self, source: ClipSource, seed: int, first: int, count: int, num_frames: int) -> Tensor:
         """Clips of so many frames; pictures where nothing else is trained on."""
         if self._shows_pictures(source):
             return source.images(seed, first, count)[0]
@@ -265,7 +256,7 @@ def _make_task(
     return task
 
 
-def bank_of(source: Source, training: TokenizerTraining, tokenizer: CViViT, note: Callable[[str], None]) -> ClipBank:
+def bank_of(source: ClipSource, training: TokenizerTraining, tokenizer: CViViT, note: Callable[[str], None]) -> ClipBank:
     """The stories that training asks to have painted once. ValueError where the data is footage."""
     if not isinstance(source, StorybookWorld):
         raise ValueError(f"num_stories {training.num_stories}: only stories of a storybook world are painted; set it to 0 for footage")
