@@ -77,6 +77,9 @@ ALLOWED = {
     "training/memory": {"training/optimizers", "training/parallel"},
     "training/rollouts": {"data/tokens", "devices", "maskgit", "sampling"},
     "training/heap": set(),
+    "training/generator_losses": {
+        "data/tokens", "devices", "director", "maskgit", "training/batches", "training/parallel", "training/rollouts", "training/settings",
+    },
     "training/same_tokens": {"checkpoint", "config", "cvivit", "training/checkpoints"},
     "training/beginning": {"compiling", "locks", "training/checkpoints", "training/optimizers", "training/parallel"},
     "training/muon": set(),

@@ -29,7 +29,8 @@ from phenaki.training import tokenizer as tokenizer_module
 from phenaki.training.batches import Batch, check_lengths, corrupt, draw_batch, draw_windows
 from phenaki.training.beginning import note_warmup, override
 from phenaki.training.checkpoints import changed
-from phenaki.training.generator import GeneratorTask, generator_loss, run_generator_training, validation_loss
+from phenaki.training.generator import GeneratorTask, run_generator_training
+from phenaki.training.generator_losses import generator_loss, validation_loss
 from phenaki.training.losses import TokenizerLosses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for, make_optimizers
 from phenaki.training.run import Run
