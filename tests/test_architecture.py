@@ -77,6 +77,7 @@ ALLOWED = {
     "training/memory": {"training/optimizers", "training/parallel"},
     "training/rollouts": {"data/tokens", "devices", "maskgit", "sampling"},
     "training/heap": set(),
+    "training/run_tensors": {"training/checkpoints", "training/optimizers", "training/parallel"},
     "training/generator_losses": {
         "data/tokens", "devices", "director", "maskgit", "training/batches", "training/parallel", "training/rollouts", "training/settings",
     },

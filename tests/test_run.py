@@ -98,7 +98,7 @@ def test_a_step_without_a_number_is_skipped_and_counted(tmp_path, value):
     unchanged = [all(torch.equal(a, b) for a, b in zip(states[i], states[i + 1], strict=True)) for i in range(7)]
     assert unchanged == [False, False, False, False, True, False, False]
     assert all(tensor.isfinite().all() for tensor in [*run.task.model.state_dict().values(), *run.ema.weights.values()])
-    assert all(value.isfinite().all() for value in run._optimizer_tensors().values())
+    assert all(value.isfinite().all() for value in run.tensors.optimizer_state().values())
     assert little(tmp_path, num_steps=8, loss_at=loss_at, log_every=1).step == 8, "a log with such a line is read again"
 
 
@@ -617,9 +617,9 @@ def test_a_run_with_muon_resumes_to_the_bit(tmp_path):
     resumed = run_to(tmp_path / "halves", 6)
     for name, value in whole.task.model.state_dict().items():
         assert torch.equal(value, resumed.task.model.state_dict()[name]), name
-    assert any("momentum_buffer" in name for name in whole._optimizer_tensors())
-    for name, value in whole._optimizer_tensors().items():
-        assert torch.equal(value, resumed._optimizer_tensors()[name]), name
+    assert any("momentum_buffer" in name for name in whole.tensors.optimizer_state())
+    for name, value in whole.tensors.optimizer_state().items():
+        assert torch.equal(value, resumed.tensors.optimizer_state()[name]), name
 
 
 def test_that_nothing_is_left_to_train_is_told(tmp_path, capsys):
