@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,6 +11,20 @@ from phenaki.locks import LOCK
 from phenaki.training.checkpoints import check_identity, take
 from phenaki.training.optimizers import OptimizerSettings
 from phenaki.training.parallel import Group
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a training program was asked for."""
+
+    config: Path  # settings, configs/NAME.toml
+    out: Path  # run folder; the model lands in out/model
+    data: Path | None = None  # to train on; None = the storybook world drawn by code
+    validation: Path | None = None  # held-out clips
+    init_from: str | None = None  # a model folder or name whose weights it starts from
+    steps: int | None = None  # in place of the settings' num_steps
+    seed: int | None = None  # in place of the settings'
+    device: str = "cpu"
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.batches import check_lengths, draw_batch
-from phenaki.training.beginning import check_start, folder_alone, note_warmup, override, silent
+from phenaki.training.beginning import Asked, check_start, folder_alone, note_warmup, override, silent
 from phenaki.training.checkpoints import TOKENS_AND_TEXTS, checkpoint_folders, newest_whole
 from phenaki.training.generator_losses import TextBatch, generator_loss, text_step, told, validation_loss, with_own_context
 from phenaki.training.parallel import Group, Part, joined
@@ -146,28 +146,27 @@ class GeneratorTask:
 
 
 def run_generator_training(
-    config: Path, out: Path, *, data: Path | None = None, validation: Path | None = None, tokenizer: str | Path | None = None,
-    init_from: str | None = None, steps: int | None = None, seed: int | None = None, device: str = "cpu",
-    on_log: Callable[[dict], None] = print, on_note: Callable[[str], None] = print,
+    config: Path, out: Path, *, tokenizer: str | Path | None = None, on_log: Callable[[dict], None] = print,
+    on_note: Callable[[str], None] = print, **wishes: Any,
 ) -> Path:  # fmt: skip
     """The whole program: settings file and trained tokenizer in, whole model out at `out`/model, whose path is returned.
 
     tokenizer: a model folder or name; by default `out`/model, else that of `init_from`, else the shipped model's where it is that of the
-    settings. init_from: a model folder or name whose generator's weights it starts from. data, validation: footage, an
-    atlas, or a file of `phenaki data tokenize`; held-out clips.
+    settings. wishes: fields of `Asked`: data and validation (footage, an atlas, or a file of `phenaki data tokenize`; held-out clips),
+    init_from (a model folder or name whose generator's weights it starts from), steps, seed, device.
     """
-    settings = load_settings(config)
+    asked, settings = Asked(config, out, **wishes), load_settings(config)
     check_folder(out)
-    training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, steps, seed))
-    origin = tokenizer or default_tokenizer(out, init_from)
-    with joined(device) as group, folder_alone(out / "generator", training.optimizer, group) as lock:
+    training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, asked.steps, asked.seed))
+    origin = tokenizer or default_tokenizer(out, asked.init_from)
+    with joined(asked.device) as group, folder_alone(out / "generator", training.optimizer, group) as lock:
         note = on_note if group.leads else silent
         note(f"tokenizer: {origin}")
         note_warmup(settings.train_generator.optimizer, training.optimizer, note)
         base = load_model(origin, group.device)
         if origin == DEFAULT_MODEL and tokenizer is None:
             check_is_meant(settings.tokenizer, base, config, out)
-        task = _make_task(settings, training, config.stem, group, base, data, validation, init_from, out, note)
+        task = _make_task(asked, replace(settings, train_generator=training), group, base, note)
         run = Run(out / "generator", task, training.optimizer, group, note, lock)
         run.train(on_log)
         averaged = run.averaged()
@@ -214,20 +213,18 @@ def show_stories(prompts: Prompts, model: MaskGIT, base: Model, text_encoder: Te
         save_story_sample(prompts, model, base, text_encoder, sampling, path)
 
 
-def _make_task(
-    settings: ModelSettings, training: GeneratorTraining, name: str, group: Group, base: Model, data: Path | None, validation: Path | None,
-    init_from: str | None, out: Path, on_note: Callable[[str], None],
-) -> GeneratorTask:  # fmt: skip
+def _make_task(asked: Asked, settings: ModelSettings, group: Group, base: Model, on_note: Callable[[str], None]) -> GeneratorTask:
+    folder, training, data, validation = asked.out / "generator", settings.train_generator, asked.data, asked.validation
     text_encoder = TextEncoder.load(settings.text, device=group.device)
     torch.manual_seed(training.optimizer.seed)
     config = replace(settings.generator, codebook_size=base.tokenizer.codebook_size)
-    model, begun = MaskGIT(config), newest_whole(out / "generator")
-    trained = None if init_from is None or begun else load_model(init_from)
-    facts = base.info.training | start_network(model, "generator", begun, trained, init_from, on_note)
+    model, begun = MaskGIT(config), newest_whole(folder)
+    trained = None if asked.init_from is None or begun else load_model(asked.init_from)
+    facts = base.info.training | start_network(model, "generator", begun, trained, asked.init_from, on_note)
     before = read_info(begun) if begun else None if trained is None else trained.info
     made = made_with(base, text_encoder)
     if trained is not None and tokens_sha256(trained.tokenizer) != tokens_sha256(base.tokenizer):
-        on_note(f"{init_from}: its generator knows other tokens than those of {base.info.name}, which it has to learn anew")
+        on_note(f"{asked.init_from}: its generator knows other tokens than those of {base.info.name}, which it has to learn anew")
     check_start(begun, training.optimizer, identity_of(config, made), group)
     is_prepared = data is not None and is_story_tokens(data)
     if not is_prepared:
@@ -238,10 +235,10 @@ def _make_task(
         check_there(validation)
     encoder = text_encoder.fingerprint
     words = () if before is None else before.words  # those that it knows besides its stories'
-    info = ModelInfo(name, base.info.tokenizer, config, settings.text, base.info.fps, settings.sampling, encoder, facts, words=words)
+    info = ModelInfo(asked.config.stem, base.info.tokenizer, config, settings.text, base.info.fps, settings.sampling, encoder, facts, words=words)
 
     def stories_of(own: GeneratorTraining, source: Path | None, file: str):
-        return open_stories(settings, own, base, text_encoder, source, out / "generator" / file, str(group.device), on_note)
+        return open_stories(settings, own, base, text_encoder, source, folder / file, str(group.device), on_note)
 
     stories = stories_of(training, data, "stories.safetensors") if group.leads else None
     group.wait()  # the others read what the first has made

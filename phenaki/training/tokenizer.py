@@ -18,7 +18,7 @@ from phenaki.data.order import is_image_step
 from phenaki.data.sources import check_there, open_source, told_data
 from phenaki.data.storybook import StorybookWorld
 from phenaki.maskgit import MaskGIT
-from phenaki.training.beginning import check_start, folder_alone, note_warmup, override, silent
+from phenaki.training.beginning import Asked, check_start, folder_alone, note_warmup, override, silent
 from phenaki.training.checkpoints import checkpoint_folders, newest_whole
 from phenaki.training.clip_bank import ClipBank
 from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
@@ -175,26 +175,26 @@ class TokenizerTask:
 
 
 def run_tokenizer_training(
-    config: Path, out: Path, *, data: Path | None = None, validation: Path | None = None, init_from: str | None = None, steps: int | None = None,
-    seed: int | None = None, device: str = "cpu", on_log: Callable[[dict], None] = print, on_note: Callable[[str], None] = print,
-) -> Path:  # fmt: skip
+    config: Path, out: Path, *, on_log: Callable[[dict], None] = print, on_note: Callable[[str], None] = print, **wishes: Any
+) -> Path:
     """The whole program: settings file in, trained tokenizer out at `out`/model, whose path is returned.
 
-    data, validation: footage or an atlas; held-out clips. init_from: a model folder or name whose tokenizer's weights it starts from.
+    wishes: fields of `Asked`: data and validation (footage or an atlas; held-out clips), init_from (a model folder or name whose tokenizer's
+    weights it starts from), steps, seed, device.
     """
-    settings = load_settings(config)
+    asked, settings = Asked(config, out, **wishes), load_settings(config)
     check_folder(out)
-    training = replace(settings.train_tokenizer, optimizer=override(settings.train_tokenizer.optimizer, steps, seed))
+    training = replace(settings.train_tokenizer, optimizer=override(settings.train_tokenizer.optimizer, asked.steps, asked.seed))
     if training.losses.revive_after and training.optimizer.sharded:
         raise ValueError(f"{config}: revive_after needs the whole codebook in every process: not with sharded = true")
     if training.decoder_only and training.losses.revive_after:
         raise ValueError(f"{config}: decoder_only = true keeps the tokens, revive_after changes them: set one of them back")
-    if training.decoder_only and init_from is None and newest_whole(out / "tokenizer") is None:
+    if training.decoder_only and asked.init_from is None and newest_whole(out / "tokenizer") is None:
         raise ValueError(f"{config}: decoder_only = true needs --init-from MODEL, whose tokens are kept")
-    with joined(device) as group, folder_alone(out / "tokenizer", training.optimizer, group) as lock:
+    with joined(asked.device) as group, folder_alone(out / "tokenizer", training.optimizer, group) as lock:
         note = on_note if group.leads else silent
         note_warmup(settings.train_tokenizer.optimizer, training.optimizer, note)
-        task = _make_task(settings, training, config.stem, group, data, validation, init_from, out / "tokenizer" / "unusable.jsonl", note)
+        task = _make_task(asked, replace(settings, train_tokenizer=training), group, note)
         run = Run(out / "tokenizer", task, training.optimizer, group, note, lock)
         run.train(on_log)
         averaged = run.averaged()
@@ -223,35 +223,33 @@ def place_model(folder: Path, task: TokenizerTask, averaged: CViViT, step: int, 
             file.unlink()
 
 
-def _make_task(
-    settings: ModelSettings, training: TokenizerTraining, name: str, group: Group, data: Path | None, validation: Path | None,
-    init_from: str | None, report: Path, on_note: Callable[[str], None],
-) -> TokenizerTask:  # fmt: skip
-    size, device = settings.tokenizer.image_size, str(group.device)
-    opened = lambda path, report: open_source(settings.world, size, path, device, settings.footage, report, on_note)
+def _make_task(asked: Asked, settings: ModelSettings, group: Group, on_note: Callable[[str], None]) -> TokenizerTask:
+    folder, training, name = asked.out / "tokenizer", settings.train_tokenizer, asked.config.stem
     torch.manual_seed(training.optimizer.seed)
     tokenizer, losses = CViViT(settings.tokenizer), build_losses(training.losses, group.device)
-    begun = newest_whole(report.parent)
+    begun = newest_whole(folder)
     check_start(begun, training.optimizer, identity_of(settings.tokenizer, training, losses), group)
-    origin = None if init_from is None or begun else load_model(init_from)
-    facts = start_network(tokenizer, "tokenizer", begun, origin, init_from, on_note)
+    origin = None if asked.init_from is None or begun else load_model(asked.init_from)
+    facts = start_network(tokenizer, "tokenizer", begun, origin, asked.init_from, on_note)
     info, generator = ModelInfo(name, settings.tokenizer, None, settings.text, settings.world.fps, training=facts), None
     if training.decoder_only:
         freeze_tokens(tokenizer)
         kept = load_model(begun) if begun else origin  # a run that goes on has the generator that it began with, whatever is named now
         check_same_tokens(settings.tokenizer, kept)
         generator, info = kept.generator, replace(kept.info, name=name, tokenizer=settings.tokenizer, training={**kept.info.training, **facts})
-    told_data(data, on_note)
-    if validation is not None:
-        check_there(validation)
-    source = opened(data, report)
+    told_data(asked.data, on_note)
+    if asked.validation is not None:
+        check_there(asked.validation)
+    size, device = settings.tokenizer.image_size, str(group.device)
+    opened = lambda path, report: open_source(settings.world, size, path, device, settings.footage, folder / report, on_note)
+    source = opened(asked.data, "unusable.jsonl")
     held_out = source if isinstance(source, StorybookWorld) else None  # drawn with another seed: other stories
     if training.num_stories:
         source = bank_of(source, training, tokenizer, note=on_note)
-    if validation is not None:
-        held_out = opened(validation, report.with_name(f"held-out-{report.name}"))
+    if asked.validation is not None:
+        held_out = opened(asked.validation, "held-out-unusable.jsonl")
     task = TokenizerTask(tokenizer.to(group.device), source, training, info, held_out, generator, losses)
-    if validation is not None and training.optimizer.validation_batches:
+    if asked.validation is not None and training.optimizer.validation_batches:
         task.held_out_clips(0, 1)  # what gives none is told now, not at the first checkpoint
     return task
 
