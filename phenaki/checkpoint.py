@@ -294,11 +294,13 @@ def weights_hash(info: ModelInfo, networks: Iterable[nn.Module]) -> str:
     return hashlib.sha256("".join(f"{name} {value}\n" for name, value in sorted(info.files.items())).encode()).hexdigest()
 
 
-def state_sha256(networks: Iterable[nn.Module]) -> str:
-    """The hash of the tensors of networks, names and bytes, as hexadecimal digits."""
+def state_sha256(networks: Iterable[nn.Module], without: tuple[str, ...] = ()) -> str:
+    """The hash of the tensors of networks, names and bytes, as hexadecimal digits; without those whose names begin so."""
     digest = hashlib.sha256()
     for network in networks:
         for name, tensor in sorted(network.state_dict().items()):
+            if name.startswith(without):
+                continue
             digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 

@@ -53,10 +53,10 @@ def evaluate_tokenizer_command(
 ) -> None:
     """Measure a tokenizer on clips it was not trained on: PSNR, SSIM, LPIPS, rFVD, flicker, codebook use, speed."""
     with told_errors():
+        from phenaki.data.sources import open_source
         from phenaki.data.storybook import WORLDS
         from phenaki.devices import choose_device
         from phenaki.evaluation.tokenizer_program import Wishes, run_tokenizer_evaluation, summary
-        from phenaki.training.tokenizer import open_source
 
         chosen = str(choose_device(device))
         clips_at = lambda fps, side: open_source(replace(WORLDS[world], fps=fps), side, data, chosen)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from phenaki.data.clip_source import ClipSource
 from phenaki.data.storybook import SMALL_WORLD, StorybookWorld, open_world
 from phenaki.pixels import from_bytes, to_bytes
 from phenaki.training.clip_bank import ClipBank
@@ -38,6 +39,13 @@ def test_a_clip_depends_on_its_seed_and_number_alone(bank):
     whole = bank.clips(0, 0, 8, 5, 2)
     assert torch.equal(torch.cat([bank.clips(0, 0, 3, 5, 2), bank.clips(0, 3, 5, 5, 2)]), whole)
     assert not torch.equal(bank.clips(1, 0, 8, 5, 2), whole) and not torch.equal(bank.clips(0, 8, 8, 5, 2), whole)
+
+
+def test_what_a_source_has_nothing_of_it_says(world, bank):
+    for source in (world, bank):
+        assert isinstance(source, ClipSource) and source.num_images == 0 and not source.files and not source.clips_hash and source.fingerprint
+    with pytest.raises(NotImplementedError):
+        bank.images(0, 0, 1)
 
 
 def test_a_whole_story_is_a_clip(bank):

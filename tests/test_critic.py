@@ -14,7 +14,7 @@ from phenaki.maskgit import MaskGIT, split_token
 from phenaki.past import Past
 from phenaki.sampling import NoiseKey, SamplingOptions
 from phenaki.training.batches import draw_batch, share
-from phenaki.training.generator import generator_loss, validation_loss
+from phenaki.training.generator_losses import generator_loss, validation_loss
 
 WITH_CRITIC = replace(CONFIG, critic=True)
 BY_CRITIC = SamplingOptions(num_steps=2, num_corrections=4, correction_order="critic")

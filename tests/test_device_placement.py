@@ -29,7 +29,7 @@ from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.past import begin_with, decode_after
 from phenaki.sampling import NoiseKey, SamplingOptions, prepare_rounds
 from phenaki.training.batches import draw_batch
-from phenaki.training.generator import generator_loss, told, with_own_context
+from phenaki.training.generator_losses import generator_loss, told, with_own_context
 from phenaki.training.journal import Meter
 from phenaki.training.losses import LossSettings, TokenizerLosses
 from phenaki.training.optimizers import EMA, OptimizerSettings, generator_for

@@ -12,14 +12,16 @@ from training_toys import Stop, newest
 from phenaki import atomic, checkpoint
 from phenaki.checkpoint import ModelInfo, load_model, read_info, save_model, state_sha256
 from phenaki.cvivit import CViViT
-from phenaki.data.tokens import StoryTokens
+from phenaki.data.tokens import StoryTokens, TokensError
 from phenaki.locks import BusyError
 from phenaki.maskgit import MaskGIT
 from phenaki.text import TextEncoder
 from phenaki.training import generator as generator_module
+from phenaki.training import stories as stories_module
+from phenaki.training import tokenizer as tokenizer_module
 from phenaki.training.generator import run_generator_training
 from phenaki.training.settings import load_settings
-from phenaki.training.stories import tokenize_data
+from phenaki.training.stories import prepared_tokens, tokenize_data
 from phenaki.training.tokenizer import run_tokenizer_training
 from phenaki.video import Video
 
@@ -68,13 +70,37 @@ def changed(config: Path, name: str, *changes: tuple[str, str]) -> Path:
 
 
 def test_a_run_with_the_shipped_tokenizer_goes_on(config, shipped, tmp_path):
-    """Its tokenizer comes from the package in half precision first, from the run's own model in full precision then: the same weights."""
+    """Its tokenizer comes from the package in half precision first, from the run's own model in full precision then: the same weights.
+
+    Also what older versions stored, which took the hash of the decoder's weights as well.
+    """
     out = tmp_path / "out"
-    assert "tokenising 3 stories" in train(config, out, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stories_module, "tokens_sha256", lambda tokenizer: state_sha256([tokenizer]))
+        assert "tokenising 3 stories" in train(config, out, 2)
     assert read_info(shipped).files != {name: value for name, value in read_info(out / "model").files.items() if name.startswith("tokenizer")}
     notes = train(config, out, 4)
     assert f"tokenizer: {out / 'model'}" in notes and not any("tokenis" in note for note in notes)
     assert newest(out / "generator").name == "step-0000004" and load_model(out / "model").info.training["generator_steps"] == 4
+
+
+def test_a_run_goes_on_after_its_decoder_was_trained_on(config, shipped, tmp_path):
+    """Tokens depend on the encoder alone."""
+    out = tmp_path / "out"
+    train(config, out, 1)
+    model = load_model(out / "model")
+    for value in model.tokenizer.decoder.state_dict().values():
+        value.add_(0.1)
+    save_model(out / "model", model.info, model.tokenizer, model.generator)
+    assert not any("tokenis" in note for note in train(config, out, 2))
+    other = load_model(out / "model")
+    assert other.info.training["generator_steps"] == 2 and state_sha256([other.tokenizer]) == state_sha256([model.tokenizer])
+    with torch.no_grad():
+        other.tokenizer.encoder.norm.weight.add_(0.1)
+    path, encoder = out / "generator/stories.safetensors", generator_module.TextEncoder.load()
+    assert prepared_tokens(path, model, encoder).description
+    with pytest.raises(TokensError, match="made with another tokenizer"):
+        prepared_tokens(path, other, encoder)
 
 
 def test_a_first_run_stopped_before_its_model_was_whole_goes_on(config, shipped, tmp_path):
@@ -232,11 +258,13 @@ def test_whose_tokens_are_learnt_where_none_are_named(config, shipped, tmp_path)
     assert f"tokenizer: {shipped.name}" in train(other, tmp_path / "asked", 1, tokenizer="storybook")
     torch.manual_seed(5)
     settings = load_settings(other)
-    mine = ModelInfo("mine", settings.tokenizer, settings.generator, settings.text, settings.world.fps)
+    mine = ModelInfo("mine", settings.tokenizer, settings.generator, settings.text, settings.world.fps, words=("zebra",))
     save_model(tmp_path / "mine", mine, CViViT(settings.tokenizer), MaskGIT(settings.generator))
     notes = train(other, tmp_path / "tuned", 1, init_from=str(tmp_path / "mine"))
     assert f"tokenizer: {tmp_path / 'mine'}" in notes and not any("learn anew" in note for note in notes)
     assert read_info(tmp_path / "tuned/model").tokenizer == settings.tokenizer
+    train(other, tmp_path / "tuned", 2)
+    assert "zebra" in read_info(tmp_path / "tuned/model").words, "what it has known from the beginning it knows when it goes on"
     notes = train(other, tmp_path / "moved", 1, init_from=str(tmp_path / "mine"), tokenizer="storybook")
     assert f"{tmp_path / 'mine'}: its generator knows other tokens than those of storybook, which it has to learn anew" in notes
     (tmp_path / "lost/tokenizer/checkpoints/step-0000002").mkdir(parents=True)
@@ -260,6 +288,26 @@ def test_held_out_clips_that_a_tokenizer_cannot_use_are_told_before_the_first_st
     with pytest.raises(ValueError, match="none of 4 files gives videos to train on"):
         run_tokenizer_training(config, tmp_path / "out", validation=pictures, steps=1, on_log=lines.append, on_note=lambda note: None)
     assert not lines
+
+
+def test_a_tokenizer_s_run_that_is_refused_is_refused_before_data_is_made(config, shipped, tmp_path, monkeypatch):
+    """Clips may take hours to decode and stories to paint. What is wrong with the batch, the model to start from, the losses, the run."""
+    run_tokenizer_training(config, tmp_path / "begun", steps=1, on_log=lambda line: None, on_note=lambda note: None)
+    monkeypatch.setattr(tokenizer_module, "open_source", lambda *_: pytest.fail("data was made"))
+    monkeypatch.setenv("PHENAKI_CACHE", str(tmp_path / "nothing"))
+    uneven = changed(config, "uneven.toml", ("[train_tokenizer.optimizer]\n", "[train_tokenizer.optimizer]\naccumulate = 3\n"))
+    wider = changed(config, "wider.toml", ("stem_dim = 16", "stem_dim = 24"))
+    perceptual = changed(config, "perceptual.toml", ("lpips_weight = 0", "lpips_weight = 0.1"))
+    for words, own, out, options in (
+        ("cannot be shared by 3 equal parts", uneven, "out", {}),
+        ("storybook: .+ is .+ there and .+ here", wider, "out", {"init_from": "storybook"}),
+        ("phenaki metrics install", perceptual, "out", {}),
+        ("was saved by a run that was not this one: stem_dim 16 -> 24", wider, "begun", {}),
+        ("nosuch: no such file or folder", config, "out", {"validation": tmp_path / "nosuch"}),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_tokenizer_training(own, tmp_path / out, steps=2, on_note=lambda note: None, **options)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("program", [run_tokenizer_training, run_generator_training])

@@ -11,7 +11,7 @@ from phenaki.maskgit import ANCHOR, MaskGIT, MaskGITConfig
 from phenaki.past import Past
 from phenaki.sampling import NoiseKey, SamplingOptions
 from phenaki.training.batches import draw_batch, share
-from phenaki.training.generator import told, validation_loss, with_own_context
+from phenaki.training.generator_losses import told, validation_loss, with_own_context
 from phenaki.training.parallel import Part
 from phenaki.training.rollouts import TEMPERATURE, draw_rollout, least_slices
 from phenaki.training.run import Run

@@ -28,7 +28,7 @@ from phenaki.locks import BusyError
 from phenaki.training import checkpoints
 from phenaki.training import run as run_module
 from phenaki.training.beginning import folder_alone
-from phenaki.training.checkpoints import Progress, changed, damage
+from phenaki.training.checkpoints import Progress, changed, check_identity, damage, newest_whole
 from phenaki.training.interrupts import Stopped
 from phenaki.training.journal import Journal, Meter
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate
@@ -100,7 +100,7 @@ def test_a_step_without_a_number_is_skipped_and_counted(tmp_path, value):
     unchanged = [all(torch.equal(a, b) for a, b in zip(states[i], states[i + 1], strict=True)) for i in range(7)]
     assert unchanged == [False, False, False, False, True, False, False]
     assert all(tensor.isfinite().all() for tensor in [*run.task.model.state_dict().values(), *run.ema.weights.values()])
-    assert all(value.isfinite().all() for value in run._optimizer_tensors().values())
+    assert all(value.isfinite().all() for value in run.tensors.optimizer_state().values())
     assert little(tmp_path, num_steps=8, loss_at=loss_at, log_every=1).step == 8, "a log with such a line is read again"
 
 
@@ -300,6 +300,16 @@ def test_the_best_checkpoint_on_held_out_clips_stays(tmp_path):
     assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path / "last")] == ["08", "10"]
 
 
+def test_losses_of_other_weights_are_not_compared(tmp_path):
+    """A setting that was none before, and is off, is no other weight."""
+    little(tmp_path, task=Toy(held_out=[0.1, 0.2], habits={"losses": {"l1_weight": 1.0}}), num_steps=4, save_every=2)
+    own = {"losses": {"l1_weight": 2.0}}
+    little(tmp_path, task=Toy(held_out=[3.0, 1.0, 2.0], habits=own), save_every=2, keep_last=1)
+    assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path)] == ["08", "10"]
+    little(tmp_path, task=Toy(held_out=[4.0], habits={"losses": {"l1_weight": 2.0, "l2_weight": 0}}), num_steps=12, keep_last=1)
+    assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path)] == ["08", "12"]
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_a_command_that_is_refused_leaves_no_folder_of_its_own(tmp_path, own):
     """One that was there stays, and so does what was made before."""
@@ -427,7 +437,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path, capsys
     little(tmp_path / "whole", **often)
     little(tmp_path / "harmed", **often)
     harm(newest(tmp_path / "harmed") / name, how)
-    assert damage(newest(tmp_path / "harmed"))
+    assert damage(newest(tmp_path / "harmed")) and newest_whole(tmp_path / "harmed").name == "step-0000008"
     run = Run(tmp_path / "harmed", Toy(), settings(save_every=2))
     said = capsys.readouterr().out
     assert run.step == 8 and "step-0000010" in said and "going back to the checkpoint before" in said
@@ -469,7 +479,8 @@ def test_without_any_whole_checkpoint_a_run_begins_anew(tmp_path, capsys):
         harm(folder / "model.safetensors", "flip")
     little(tmp_path / "harmed")
     assert state(tmp_path / "harmed") == state(tmp_path / "whole") and log(tmp_path / "harmed") == log(tmp_path / "whole")
-    assert capsys.readouterr().out.count("going back") == 2
+    said = capsys.readouterr().out
+    assert said.count("hash differs") == 2 and "none of its checkpoints is whole, so it begins anew, at step 0" in said and "going back" not in said
 
 
 def test_a_half_written_checkpoint_is_no_checkpoint(tmp_path, monkeypatch):
@@ -608,9 +619,9 @@ def test_a_run_with_muon_resumes_to_the_bit(tmp_path):
     resumed = run_to(tmp_path / "halves", 6)
     for name, value in whole.task.model.state_dict().items():
         assert torch.equal(value, resumed.task.model.state_dict()[name]), name
-    assert any("momentum_buffer" in name for name in whole._optimizer_tensors())
-    for name, value in whole._optimizer_tensors().items():
-        assert torch.equal(value, resumed._optimizer_tensors()[name]), name
+    assert any("momentum_buffer" in name for name in whole.tensors.optimizer_state())
+    for name, value in whole.tensors.optimizer_state().items():
+        assert torch.equal(value, resumed.tensors.optimizer_state()[name]), name
 
 
 def test_that_nothing_is_left_to_train_is_told(tmp_path, capsys):
@@ -629,6 +640,15 @@ def test_going_on_with_other_settings_is_told(tmp_path, capsys):
     assert "step-0000002: going on with other settings: " in said and "num_steps 2 -> 5" in said and "seed 0 -> 9" in said
     with pytest.raises(ValueError, match=r"step-0000002: was saved by a run that was not this one: optimizer adamw -> muon\. Set it back to go on"):
         Run(tmp_path, Toy(), settings(num_steps=5, optimizer="muon"))
+
+
+@pytest.mark.parametrize("saved", ["b", ["b"], ["a", "c"]])
+def test_one_hash_of_the_tokens_has_to_be_alike(tmp_path, saved):
+    """Older versions wrote one, as text."""
+    (tmp_path / "manifest.json").write_text(json.dumps({"identity": {"tokens and texts": saved}}))
+    check_identity(tmp_path, {"tokens and texts": ["a", "b"]})
+    with pytest.raises(ValueError, match=r"not this one: tokens and texts .+ so its tokenizer or text encoder is another"):
+        check_identity(tmp_path, {"tokens and texts": ["d", "e"]})
 
 
 def test_whoever_may_see_a_run_may_read_all_of_its_checkpoints(tmp_path):

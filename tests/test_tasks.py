@@ -13,7 +13,7 @@ from phenaki.config import ConfigError
 from phenaki.data.tokens import StoryTokens
 from phenaki.maskgit import MaskGIT, MaskGITConfig, split_token
 from phenaki.training.batches import Batch, draw_batch, share
-from phenaki.training.generator import generator_loss, told, validation_loss
+from phenaki.training.generator_losses import generator_loss, told, validation_loss
 from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Part
 from phenaki.training.settings import GeneratorTraining, MaskTasks, read_section

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from training_toys import PLAIN, Stop, log, newest, settings, state
 
-from phenaki.checkpoint import ModelInfo, load_model, sha256
+from phenaki.checkpoint import ModelInfo, load_model, save_model, sha256
 from phenaki.cvivit import CViViT, Reconstruction
+from phenaki.data.clip_source import ClipSource
 from phenaki.data.storybook import StorybookWorld, open_world
 from phenaki.data.tokens import StoryTokens
 from phenaki.locks import BusyError
@@ -27,16 +27,19 @@ from phenaki.training import batches as batches_module
 from phenaki.training import generator as generator_module
 from phenaki.training import tokenizer as tokenizer_module
 from phenaki.training.batches import Batch, check_lengths, corrupt, draw_batch, draw_windows
+from phenaki.training.beginning import note_warmup, override
 from phenaki.training.checkpoints import changed
-from phenaki.training.generator import GeneratorTask, generator_loss, run_generator_training, validation_loss
+from phenaki.training.generator import GeneratorTask, run_generator_training
+from phenaki.training.generator_losses import generator_loss, validation_loss
 from phenaki.training.losses import TokenizerLosses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for, make_optimizers
 from phenaki.training.run import Run
+from phenaki.training.same_tokens import freeze_tokens
 from phenaki.training.samples import save_video_rows
 from phenaki.training.settings import GeneratorTraining, ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_from
 from phenaki.training.tasks import PLAIN as PLAIN_TASK
-from phenaki.training.tokenizer import TokenizerTask, data_hash, distinct_share, freeze_tokens, override, run_tokenizer_training
+from phenaki.training.tokenizer import TokenizerTask, data_hash, distinct_share, run_tokenizer_training
 
 pytestmark = pytest.mark.usefixtures("synced")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -83,6 +86,12 @@ def draws(count: int, batch_size: int = 8, stories: StoryTokens = STORIES, confi
 
 def losses_of(network: nn.Module, video: Tensor, **changes: float) -> dict[str, Tensor]:
     return TokenizerLosses(replace(PLAIN, **changes))(network(video), video, 0, torch.Generator().manual_seed(0))
+
+
+def source_of(clips) -> ClipSource:
+    source = ClipSource()
+    source.clips, source.fingerprint = clips, "made for a test"
+    return source
 
 
 def tokenizer_task(network: CViViT, source, own: TokenizerTraining) -> TokenizerTask:
@@ -698,7 +707,7 @@ def test_red_stays_red_in_a_picture(tmp_path):
 
 def test_a_red_clip_trains_to_red(tmp_path):
     red = torch.tensor([1.0, -1.0, -0.5])[None, :, None, None, None]
-    source = SimpleNamespace(fingerprint="red", clips=lambda seed, step, count, frames, align: red.expand(count, 3, frames, 32, 32))
+    source = source_of(lambda seed, step, count, frames, align: red.expand(count, 3, frames, 32, 32))
     fast = settings(num_steps=40, learning_rate=1e-2, ema_decay=0.5, save_every=40, sample_every=40)
     own = TokenizerTraining(num_slices=2, losses=PLAIN, optimizer=fast)
     run = Run(tmp_path, tokenizer_task(CViViT(TINY.tokenizer), source, own), fast)
@@ -721,7 +730,7 @@ def test_codes_of_a_step_without_a_number_are_not_revived_onto(tmp_path):
     network = CViViT(replace(TINY.tokenizer, quantizer="vq", codebook_size=300, code_dim=4))
     lines = []
     training = TokenizerTraining(num_slices=2, losses=losses, optimizer=own)
-    run = Run(tmp_path, tokenizer_task(network, SimpleNamespace(clips=clips, fingerprint=""), training), own)
+    run = Run(tmp_path, tokenizer_task(network, source_of(clips), training), own)
     run.train(lines.append)
     assert [line["skipped"] for line in lines] == [0, 0, 1, 0, 0]
     assert network.quantizer.codebook.isfinite().all()
@@ -779,11 +788,17 @@ def test_the_averaged_weights_load_into_the_network_strictly(trainee, tmp_path):
         assert torch.equal(tensor, run.averaged().state_dict()[name])
 
 
-def test_a_short_run_warms_up_for_a_tenth_of_it():
+def test_a_run_of_a_given_length_warms_up_for_a_tenth_of_it_at_most():
     base = OptimizerSettings(num_steps=1000, warmup_steps=100, seed=3)
     assert override(base, None, None) == base
     assert override(base, 50, 7) == replace(base, num_steps=50, warmup_steps=5, seed=7)
     assert override(base, 3, None).warmup_steps == 1 and override(base, 5000, None).warmup_steps == 100
+    long = replace(base, warmup_steps=400)
+    assert override(long, None, None) == long, "what a settings file says is what is done"
+    notes = []
+    for set_to, steps in ((long, None), (base, 5000), (long, 50), (replace(base, num_steps=80), None)):
+        note_warmup(set_to, override(set_to, steps, None), notes.append)
+    assert [note.split(":")[0] for note in notes] == ["warmup_steps 400 -> 5", "warmup_steps 100 of 80 steps"]
     with pytest.raises(ValueError, match="0 steps: needed at least 1"):
         override(base, 0, None)
 
@@ -849,6 +864,17 @@ def test_a_run_that_goes_on_is_not_begun_again_from_another_model(trained, tmp_p
         assert load_model(run / "model").info.training[f"{part}_init"] == begun and not any("starting from" in note for note in notes)
 
 
+def test_a_run_whose_only_checkpoint_is_damaged_begins_anew_from_the_model_that_is_named(trained, tmp_path, monkeypatch):
+    config, out, _ = trained
+    monkeypatch.setattr(TokenizerTask, "sample", lambda self, model, path: None)
+    shutil.copytree(out / "tokenizer", tmp_path / "out/tokenizer")
+    weights, notes = newest(tmp_path / "out/tokenizer") / "weights.safetensors", []
+    weights.write_bytes(weights.read_bytes()[:-1])
+    run_tokenizer_training(config, tmp_path / "out", steps=1, init_from=str(out / "model"), on_log=lambda line: None, on_note=notes.append)
+    assert any(note.startswith("starting from") for note in notes) and not any("goes on from its own" in note for note in notes)
+    assert f"{tmp_path / 'out/tokenizer'}: none of its checkpoints is whole, so it begins anew, at step 0" in notes
+
+
 def test_what_was_off_and_is_no_setting_any_more_stops_no_run():
     assert changed({"old": False, "kept": 1}, {"kept": 1}) == [] and changed({"old": True}, {}) == ["old True -> None"]
     assert changed({"kept": False}, {"kept": None}) == ["kept False -> None"]
@@ -886,6 +912,12 @@ def test_a_decoder_trained_alone_keeps_its_generator_and_may_have_more_layers(tr
     assert after.tokenizer.head.refiner.to_pixels.weight.abs().max() > 0, "trained"
     video = torch.rand(1, 3, 3, 32, 32) * 2 - 1
     assert torch.equal(before.tokenizer.encode(video), after.tokenizer.encode(video))
+    save_model(tmp_path / "other", replace(before.info, name="other"), before.tokenizer, MaskGIT(before.generator.config))
+    for steps, init_from in ((3, str(tmp_path / "other")), (4, None)):
+        run_tokenizer_training(own, tmp_path / "out", steps=steps, init_from=init_from, on_log=lambda line: None)
+        gone_on = load_model(tmp_path / "out/model")
+        assert all(torch.equal(value, gone_on.generator.state_dict()[name]) for name, value in before.generator.state_dict().items())
+        assert gone_on.info.training == after.info.training | {"tokenizer_steps": steps}, "it goes on as it began, whatever model is named later"
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "generator"])

@@ -10,6 +10,7 @@ from einops import rearrange
 from safetensors import safe_open
 from torch import Tensor
 
+from phenaki.data.clip_source import ClipSource
 from phenaki.data.tensor_file import save_tensors
 from phenaki.pixels import from_bytes
 from phenaki.video import VideoError, read_video
@@ -40,7 +41,7 @@ def decode_folder(folder: Path, path: Path, *, size: int, fps: float, num_frames
 
 
 @dataclass
-class ClipArray:
+class ClipArray(ClipSource):
     """frames: (n h w c) uint8 of all videos one after the other; starts, lengths: (v,) of each video.
 
     A source of clips like the package's own: every video once an epoch, in an order of (seed, epoch) alone.

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from phenaki.checkpoint import Model, load_model, save_model
+from phenaki.training.same_tokens import DECODER
 from phenaki.training.settings import load_settings
-from phenaki.training.tokenizer import DECODER
 
 
 def with_decoder(model: Model, other: Model) -> Model:

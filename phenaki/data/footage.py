@@ -26,6 +26,7 @@ from phenaki.data.ahead import drawn_ahead
 from phenaki.data.check import CheckReport, check_listing, notes_of_check, store_of, unchecked, write_lines
 from phenaki.data.clip_decoder import Cut
 from phenaki.data.clip_files import ClipFile, Unusable
+from phenaki.data.clip_source import ToldSource
 from phenaki.data.decoding import ClipError, DecodingPool
 from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.listing import list_clips
@@ -73,7 +74,7 @@ def open_footage(
     return Footage(path, checked, pool, settings, device, report, on_note)
 
 
-class Footage:
+class Footage(ToldSource):
     """The clips of a source. `clips` gives videos, `images` single frames, both by sample index."""
 
     def __init__(

@@ -18,6 +18,7 @@ from torch import Tensor
 from phenaki.data.art import LOOP_FRAMES, Art, draw_art, load_atlas
 from phenaki.data.captions import attribute_phrases, caption, held_out_of, is_held_out
 from phenaki.data.cast import SHELTERED, role_of, stands_behind
+from phenaki.data.clip_source import ToldSource
 from phenaki.data.painter import TINTS, Painter, Sprites, place_tint
 from phenaki.data.poses import Track, actor_track, camera_track, companion_track, joined, object_track, seen_by
 from phenaki.data.world import (
@@ -42,7 +43,7 @@ TELLABLE = ("actor", "place", "time", "weather", "motion", "camera", "companion"
 TOLD_BATCH, GPU_TOLD_BATCH = 16, 128  # stories painted at once when many are tokenised
 
 
-class StorybookWorld:
+class StorybookWorld(ToldSource):
     """Draws stories of `config` with the pictures of `art` on `device`."""
 
     def __init__(self, config: WorldConfig, art: Art, device: str | torch.device = "cpu"):

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from phenaki.data.clip_source import ToldSource
 from phenaki.data.tensor_file import Column, write_tensors
 from phenaki.data.tokens import (
     Captions,
@@ -19,7 +20,6 @@ from phenaki.data.tokens import (
     EncodeText,
     StoryTokens,
     TokensError,
-    ToldSource,
     make_image_tokens,
     make_story_tokens,
     metadata,
@@ -39,7 +39,7 @@ class TokenPlan:
     num_slices: int  # of each story
     temporal_patch_size: int
     max_scenes: int  # of each story
-    num_images: int = 0  # the source has to be an ImageSource, too, where there are some
+    num_images: int = 0  # of a source that has some
 
     def __post_init__(self):
         if self.num_stories < 0 or self.num_images < 0 or self.num_stories + self.num_images < 1 or self.num_slices < 1:

@@ -1,15 +1,15 @@
 """Tokenised stories: what generator training reads, made once so that a step renders, encodes and embeds nothing."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from phenaki.data.ahead import drawn_ahead
+from phenaki.data.clip_source import ClipSource, Told, ToldSource
 from phenaki.data.tensor_file import TensorFileError, read_metadata, read_tensors, save_tensors
 
 FORMAT = "phenaki story tokens 1"
@@ -151,31 +151,6 @@ def _is_list_of_words(words: Tensor, count: int) -> bool:
     return isinstance(captions, list) and len(captions) == count and all(isinstance(caption, str) for caption in captions)
 
 
-class Told(Protocol):
-    """A video whose scenes are known: each has a caption and num_frames. StoryTruth is one."""
-
-    @property
-    def scenes(self) -> Sequence: ...
-
-
-class ToldSource(Protocol):
-    """Where told videos come from: StorybookWorld, Footage. Yields those with the numbers first .. first + count - 1 of the seed."""
-
-    def told_clips(
-        self, seed: int, count: int, num_frames: int, align: int, max_scenes: int, first: int = 0
-    ) -> Iterator[tuple[Tensor, Sequence[Told]]]: ...
-
-
-class ImageSource(Protocol):
-    """What a source has besides where its data holds still pictures."""
-
-    num_images: int
-
-    def images(self, seed: int, first: int, count: int) -> tuple[Tensor, list[str]]:
-        """Pictures first .. first + count - 1 of the seed, (b c 1 h w) float in [-1, 1], and their captions."""
-        ...
-
-
 def slice_scenes(story: Told, temporal_patch_size: int) -> list[tuple[int, int]]:
     """The scenes of a story whose scenes change at frames 1 + pt*k, as (first slice, one past the last slice)."""
     spans, frame, first = [], 0, 0
@@ -237,7 +212,7 @@ def make_story_tokens(
 
 @torch.no_grad()
 def make_image_tokens(
-    source: ImageSource, encode: Encode, encode_text: EncodeText, *, seed: int, first: int, count: int, num_slices: int, description: str
+    source: ClipSource, encode: Encode, encode_text: EncodeText, *, seed: int, first: int, count: int, num_slices: int, description: str
 ) -> StoryTokens:
     """Encodes still pictures, numbers first .. first + count - 1: story tokens of no stories (of num_slices slices) and `count` pictures."""
     captions, tokens, said = Captions(), [], []

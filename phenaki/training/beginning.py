@@ -1,15 +1,30 @@
-"""What a training program makes sure of before data is made for its run: the folder is its own, and the run will not be refused."""
+"""What a training program begins with, before data is made for its run: its settings, a folder of its own, and that it will not be refused."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from phenaki.compiling import check_compiler
 from phenaki.locks import LOCK
-from phenaki.training.checkpoints import check_identity, newest_whole, take
+from phenaki.training.checkpoints import check_identity, take
 from phenaki.training.optimizers import OptimizerSettings
 from phenaki.training.parallel import Group
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a training program was asked for."""
+
+    config: Path  # settings, configs/NAME.toml
+    out: Path  # run folder; the model lands in out/model
+    data: Path | None = None  # to train on; None = the storybook world drawn by code
+    validation: Path | None = None  # held-out clips
+    init_from: str | None = None  # a model folder or name whose weights it starts from
+    steps: int | None = None  # in place of the settings' num_steps
+    seed: int | None = None  # in place of the settings'
+    device: str = "cpu"
 
 
 @contextlib.contextmanager
@@ -35,15 +50,38 @@ def folder_alone(folder: Path, settings: OptimizerSettings, group: Group) -> Ite
                         one.rmdir()
 
 
-def check_start(folder: Path, settings: OptimizerSettings, identity: dict[str, Any], group: Group) -> None:
-    """ValueError before any work where a `Run` of this identity would be refused: its batch does not divide, or the folder is another run's."""
+def check_start(begun: Path | None, settings: OptimizerSettings, identity: dict[str, Any], group: Group) -> None:
+    """ValueError before any work where a `Run` of this identity would be refused: its batch does not divide, or the folder is another run's.
+
+    begun: the checkpoint that it would go on from.
+    """
     for part in group.parts(settings.accumulate):
         part.of(settings.batch_size)
-    newest = newest_whole(folder)
-    if newest is not None:
-        check_identity(newest, whole_identity(settings, identity))
+    if begun is not None:
+        check_identity(begun, whole_identity(settings, identity))
 
 
 def whole_identity(settings: OptimizerSettings, identity: dict[str, Any]) -> dict[str, Any]:
     """A task's identity with what its run adds."""
     return {"optimizer": settings.optimizer, **identity}
+
+
+def override(settings: OptimizerSettings, steps: int | None, seed: int | None) -> OptimizerSettings:
+    """The settings with another length or seed where one is given; a run of a given length warms up for a tenth of it at most."""
+    if steps is not None:
+        if steps < 1:
+            raise ValueError(f"{steps} steps: needed at least 1")
+        settings = replace(settings, num_steps=steps, warmup_steps=min(settings.warmup_steps, max(steps // 10, 1)))
+    return settings if seed is None else replace(settings, seed=seed)
+
+
+def note_warmup(set_to: OptimizerSettings, own: OptimizerSettings, on_note: Callable[[str], None]) -> None:
+    """Says where `override` has made the warm-up shorter than it was set to, and where it is as long as the run."""
+    if own.warmup_steps < set_to.warmup_steps:
+        on_note(f"warmup_steps {set_to.warmup_steps} -> {own.warmup_steps}: a tenth at most of the {own.num_steps} steps that were asked for")
+    elif own.warmup_steps >= own.num_steps > 1:
+        on_note(f"warmup_steps {own.warmup_steps} of {own.num_steps} steps: the learning rate rises to the end of the run and is never at its peak")
+
+
+def silent(text: str) -> None:
+    """Notes of a process that does not lead."""

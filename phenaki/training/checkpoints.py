@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +24,8 @@ from phenaki.locks import take_folder
 
 WEIGHTS, OPTIMIZER, DISCRIMINATOR, MANIFEST = "weights.safetensors", "optimizer.safetensors", "discriminator.safetensors", "manifest.json"
 NEEDED = (WEIGHTS, OPTIMIZER)
-TOKENS_AND_TEXTS = "tokens and texts"  # in the identity of a run of stories' tokens
+TOKENS_AND_TEXTS = "tokens and texts"  # in the identity of a run of stories' tokens: hashes, of which one has to be alike
+MEASURED_BY = ("losses", "num_slices", "image_prob", "from_text_prob", "tasks", "per_slice_prob")  # settings that the loss on held-out clips is of
 MAX_TOLD = 80  # characters of a setting
 
 
@@ -109,8 +111,10 @@ def drop_old(run: Path, keep_last: int, keep_best: bool) -> None:
 
 
 def best_checkpoint(run: Path) -> Path | None:
-    """The checkpoint with the lowest loss on held-out clips."""
-    losses = {folder: read_manifest(folder).get("validation") for folder in checkpoint_folders(run) if not damaged_manifest(folder)}
+    """The checkpoint with the lowest loss on held-out clips, of those whose loss is measured as the newest's: others have another scale."""
+    manifests = {folder: read_manifest(folder) for folder in checkpoint_folders(run) if not damaged_manifest(folder)}
+    measured = {folder: {name: made["settings"].get(name) for name in MEASURED_BY} for folder, made in manifests.items()}
+    losses = {folder: made.get("validation") for folder, made in manifests.items() if not changed(measured[folder], list(measured.values())[-1])}
     known = {folder: loss for folder, loss in losses.items() if loss is not None and math.isfinite(loss)}
     return min(known, key=known.get) if known else None
 
@@ -148,11 +152,6 @@ def damaged_manifest(folder: Path) -> str:
     return "" if own_name == folder.name else f"its manifest is that of {own_name}"
 
 
-def newest_whole(run: Path) -> Path | None:
-    """The newest checkpoint of a run whose manifest is whole; None where it has none."""
-    return next((one for one in reversed(checkpoint_folders(run)) if not damaged_manifest(one)), None)
-
-
 def damage(folder: Path) -> str:
     """What is wrong with a checkpoint folder, "" where nothing is."""
     if problem := damaged_manifest(folder):
@@ -164,6 +163,19 @@ def damage(folder: Path) -> str:
         if sha256(folder / name) != hashes.get(name):
             return f"{name} is not what was saved (its hash differs)"
     return ""
+
+
+def newest_whole(run: Path, on_damage: Callable[[Path, str], None] = lambda folder, problem: None) -> Path | None:
+    """The checkpoint that a run goes on from: the newest whose files are those of its manifest; None where there is none.
+
+    on_damage: is told of each newer one, and what is wrong with it.
+    """
+    for folder in reversed(checkpoint_folders(run)):
+        problem = damage(folder)
+        if not problem:
+            return folder
+        on_damage(folder, problem)
+    return None
 
 
 def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -188,7 +200,11 @@ def _brief(value: Any) -> str:
 
 def check_identity(folder: Path, identity: dict[str, Any]) -> None:
     """ValueError where a checkpoint is of another network, or of one trained on other tokens, than the run that would go on from it."""
-    if other := changed(read_manifest(folder)["identity"], json.loads(json.dumps(identity))):
+    before, now = read_manifest(folder)["identity"], json.loads(json.dumps(identity))
+    said = before.get(TOKENS_AND_TEXTS, [])
+    if set([said] if isinstance(said, str) else said) & set(now.get(TOKENS_AND_TEXTS, [])):  # one hash, in older versions
+        now[TOKENS_AND_TEXTS] = said
+    if other := changed(before, now):
         if any(one.startswith(TOKENS_AND_TEXTS) for one in other):
             other.append(f"so its tokenizer or text encoder is another than now; --tokenizer {folder} goes on with its own")
         raise ValueError(

@@ -5,14 +5,15 @@ import random
 import torch
 from torch import Tensor
 
+from phenaki.data.clip_source import ClipSource
 from phenaki.data.storybook import StorybookWorld
 from phenaki.devices import sent
 from phenaki.pixels import from_bytes, to_bytes
 from phenaki.training.memory import free_memory, gigabytes
 
 
-class ClipBank:
-    """Clips cut from so many stories of a world (training/tokenizer.py: Source)."""
+class ClipBank(ClipSource):
+    """Clips cut from so many stories of a world."""
 
     def __init__(self, world: StorybookWorld, seed: int, num_stories: int, num_frames: int, align: int, max_scenes: int = 3):
         """The stories are those that `world.told_clips` tells of the same arguments. ValueError where their bytes do not fit."""

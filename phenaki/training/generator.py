@@ -1,172 +1,51 @@
 """`phenaki train generator`: MaskGIT on tokenised stories (Villegas et al. 2022, section 2.2, and docs/DESIGN.md).
 
-What a step is shown: `batches.py`. Where the tokens come from: `stories.py`.
+What a step is shown: `batches.py`. By which loss: `generator_losses.py`. Where the tokens come from: `stories.py`.
 """
 
 import hashlib
 import importlib.util
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from phenaki.atomic import check_folder
-from phenaki.checkpoint import DEFAULT_MODEL, Model, ModelInfo, load_model, save_info, save_weights, state_sha256
+from phenaki.checkpoint import DEFAULT_MODEL, Model, ModelInfo, load_model, read_info, save_info, save_weights
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.listing import is_footage
+from phenaki.data.sources import check_there, told_data
 from phenaki.data.tokens import StoryTokens, is_story_tokens
-from phenaki.devices import sent
-from phenaki.director import TEXT_LENGTH_STEP
-from phenaki.maskgit import Context, MaskGIT, MaskGITConfig, TextCache
+from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
-from phenaki.training.batches import Batch, check_lengths, draw_batch, share
-from phenaki.training.beginning import check_start, folder_alone
-from phenaki.training.checkpoints import TOKENS_AND_TEXTS, checkpoint_folders
+from phenaki.training.batches import check_lengths, draw_batch
+from phenaki.training.beginning import Asked, check_start, folder_alone, note_warmup, override, silent
+from phenaki.training.checkpoints import TOKENS_AND_TEXTS, checkpoint_folders, newest_whole
+from phenaki.training.generator_losses import TextBatch, generator_loss, text_step, told, validation_loss, with_own_context
 from phenaki.training.parallel import Group, Part, joined
-from phenaki.training.rollouts import least_slices, own_context
+from phenaki.training.rollouts import least_slices
 from phenaki.training.run import Run
+from phenaki.training.same_tokens import changed_tokens, tokens_sha256
 from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.start import start_network
 from phenaki.training.stories import Prompts, made_with, open_stories
-from phenaki.training.tokenizer import changed_tokens, check_there, override, silent, told_data
 from phenaki.vocabulary import MAX_WORDS, vocabulary
 
 HELD_OUT_STORIES = 64
 
 
-def generator_loss(
-    model: MaskGIT, batch: Batch, text: Tensor, text_mask: Tensor, label_smoothing: float = 0.0, num_hidden: float | None = None
-) -> dict[str, Tensor]:
-    """Cross-entropy of the hidden tokens in nats a token; text (b l d), text_mask (b l) as encoded, before any is dropped.
-
-    With `batch.draws` the critic's cross-entropy ("critic") is part of "loss".
-    num_hidden: what the sum over hidden tokens is divided by, the batch's own number of them by default. For one of k shares
-    of a batch give the whole batch's `num_hidden / k`: then the mean over the shares, of the loss and of its gradients, is
-    that of the whole batch. ("hidden" and "dropped" are means over rows, so theirs is where the shares have equally many.)
-    """
-    text, text_mask = model.drop_text(text, text_mask, batch.dropped)
-    cache = model.encode_text(text, text_mask)
-    context = model.encode_context(batch.context, batch.kinds, batch.corruption) if batch.context is not None else None
-    shown = torch.where(batch.mask, model.mask_token_id, batch.tokens)
-    hidden = model.features(shown, cache, context, batch.starts).flatten(0, 3)[batch.places]
-    scores = model.score(hidden, batch.tokens.flatten()[batch.places], label_smoothing)
-    divisor = scores.log_probs.shape[1] if num_hidden is None else num_hidden
-    correct = (scores.log_probs.detach() > -0.6931).float().mean(0)  # given more than even odds
-    loss = scores.cross_entropy.sum() / divisor
-    judged = {} if batch.draws is None else {"critic": critic_loss(model, batch, hidden, cache, context) / divisor}
-    return {
-        "loss": sum(judged.values(), loss),
-        **judged,
-        "correct": correct.sum() / divisor,
-        **batch.shares,
-    }
-
-
-def critic_loss(model: MaskGIT, batch: Batch, features: Tensor, cache: TextCache, context: Context | None) -> Tensor:
-    """Sum over the hidden tokens of the critic's cross-entropy, in nats: is the token that the generator chooses there another than the true one?
-
-    features: (n dim) of the hidden tokens. They are chosen at once, from what is known (Lezama et al. 2022, arXiv 2209.04439, section 3.1);
-    in the whole chunk so filled each of them is judged.
-    """
-    with torch.no_grad():
-        true = batch.tokens.flatten()[batch.places]
-        drawn = model.draw_tokens(features, batch.draws.flatten(0, 3)[batch.places])
-        filled = batch.tokens.flatten().index_copy(0, batch.places, drawn).view_as(batch.tokens)
-        judged = model.features(filled, cache, context, batch.starts).flatten(0, 3)[batch.places]
-    wrong = drawn != true
-    return binary_cross_entropy_with_logits(model.critic(judged).float(), wrong.float(), reduction="sum")
-
-
-@torch.no_grad()
-def validation_loss(
-    model: MaskGIT, stories: StoryTokens, config: MaskGITConfig, training: GeneratorTraining, num_batches: int, seed: int, num_parts: int = 1
-) -> dict[str, float]:
-    """Means over the hidden tokens of held-out stories, the same for the same arguments: nats a token ("loss") and "correct".
-
-    The batches are those of a training with this seed (masks, tasks, corrupted contexts), but no caption is dropped, no
-    target smoothed and no context made by the model, so figures of runs with other such settings can be compared.
-    "loss_from_text" and "loss_continue" are of the batches without and with context, where there are some; where the training
-    has roll-outs, "loss_own_context" is of the latter with contexts that the model makes.
-    """
-    if num_batches < 1:
-        raise ValueError(f"{num_batches} batches to validate on: needed at least 1")
-    device, was_training = next(model.parameters()).device, model.training
-    undropped = replace(config, cond_drop_prob=0.0, critic=False)
-    own = replace(training, optimizer=replace(training.optimizer, seed=seed), rollout_prob=0.0)
-    drawn = [draw_batch(stories, undropped, own, step) for step in range(num_batches)]
-    batches = [(batch, ("loss", "loss_from_text" if batch.starts else "loss_continue")) for batch in drawn]
-    if training.rollout_prob:
-        rolled_out = (draw_batch(stories, undropped, replace(own, rollout_prob=1.0), step) for step in range(num_batches))
-        batches += [(batch, ("loss_own_context",)) for batch in rolled_out if batch.rollout is not None]
-    sums: dict[str, float] = {}
-    model.eval()
-    try:
-        for batch, names in batches:
-            for part in (told(stories, batch, Part(index, num_parts), device) for index in range(num_parts)):
-                part = with_own_context(model, part, training.num_rollout_steps)
-                losses = generator_loss(model, part.batch, part.text, part.text_mask, num_hidden=1.0)
-                said = dict.fromkeys(names, losses["loss"]) | ({"correct": losses["correct"]} if "loss" in names else {})
-                for name, value in said.items():
-                    sums[name] = sums.get(name, 0.0) + float(value)
-                    sums[f"of {name}"] = sums.get(f"of {name}", 0) + part.batch.num_hidden
-    finally:
-        model.train(was_training)
-    return {name: total / sums[f"of {name}"] for name, total in sums.items() if not name.startswith("of ")}
-
-
-@dataclass(frozen=True)
-class TextBatch:
-    """A batch, or a part of one, with its captions encoded: text (b l d), text_mask (b l), before any is dropped.
-
-    rollout_text, rollout_mask: the same of the captions of its roll-out, where it has one.
-    num_hidden: hidden tokens of the whole batch, divided by the number of its parts: what the loss is a mean over.
-    """
-
-    batch: Batch
-    text: Tensor
-    text_mask: Tensor
-    num_hidden: float
-    rollout_text: Tensor | None = None
-    rollout_mask: Tensor | None = None
-
-
-def told(stories: StoryTokens, batch: Batch, part: Part, device: torch.device) -> TextBatch:
-    """The part of a batch that one process takes, with its text, on the device."""
-    num_hidden = batch.num_hidden / part.count
-    batch = share(batch, part.of(len(batch.tokens)))
-    step = text_step(device)
-    texts = stories.text(batch.captions, step) + (stories.text(batch.rollout.captions, step) if batch.rollout else ())
-    text, text_mask, *rolled_out = (sent(one, device) for one in texts)
-    return TextBatch(batch.to(device), text, text_mask, num_hidden, *rolled_out)
-
-
-def text_step(device: torch.device) -> int:
-    """Texts are padded to multiples of this: on a GPU as a story's are, so that kernels are chosen and layers compiled for few lengths."""
-    return 1 if device.type == "cpu" else TEXT_LENGTH_STEP
-
-
-def with_own_context(model: MaskGIT, given: TextBatch, num_steps: int) -> TextBatch:
-    """The same with a context that the model makes in so many rounds, where the batch asks for one."""
-    batch = given.batch
-    if batch.rollout is None:
-        return given
-    context = own_context(model, batch.context, batch.kinds, batch.rollout, given.rollout_text, given.rollout_mask, num_steps)
-    return replace(given, batch=replace(batch, context=context, rollout=None))
-
-
-def identity_of(config: MaskGITConfig, made_with: dict[str, Any]) -> dict[str, Any]:
-    """What a run that goes on must have alike. made_with: what the tokens and texts depend on."""
-    tokens = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:12]
-    return {"generator": as_dict(config), TOKENS_AND_TEXTS: tokens}
+def identity_of(config: MaskGITConfig, made_with: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a run that goes on must have alike. made_with: what the tokens and texts depend on, in each way that it is said; one is enough."""
+    hashes = [hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:12] for one in made_with]
+    return {"generator": as_dict(config), TOKENS_AND_TEXTS: hashes}
 
 
 @dataclass
@@ -180,7 +59,7 @@ class GeneratorTask:
     tokenizer: CViViT
     held_out: StoryTokens | None = None  # stories to validate on
     on_sample: Callable[[MaskGIT, Path], None] = lambda model, path: None
-    made_with: dict[str, Any] = field(default_factory=dict)  # what the tokens and texts depend on
+    made_with: Sequence[dict[str, Any]] = ()  # what the tokens and texts depend on, as written now and before
     part: str = "generator"
     discriminator: nn.Module | None = None
 
@@ -267,27 +146,27 @@ class GeneratorTask:
 
 
 def run_generator_training(
-    config: Path, out: Path, *, data: Path | None = None, validation: Path | None = None, tokenizer: str | Path | None = None,
-    init_from: str | None = None, steps: int | None = None, seed: int | None = None, device: str = "cpu",
-    on_log: Callable[[dict], None] = print, on_note: Callable[[str], None] = print,
+    config: Path, out: Path, *, tokenizer: str | Path | None = None, on_log: Callable[[dict], None] = print,
+    on_note: Callable[[str], None] = print, **wishes: Any,
 ) -> Path:  # fmt: skip
     """The whole program: settings file and trained tokenizer in, whole model out at `out`/model, whose path is returned.
 
     tokenizer: a model folder or name; by default `out`/model, else that of `init_from`, else the shipped model's where it is that of the
-    settings. init_from: a model folder or name whose generator's weights it starts from. data, validation: footage, an
-    atlas, or a file of `phenaki data tokenize`; held-out clips.
+    settings. wishes: fields of `Asked`: data and validation (footage, an atlas, or a file of `phenaki data tokenize`; held-out clips),
+    init_from (a model folder or name whose generator's weights it starts from), steps, seed, device.
     """
-    settings = load_settings(config)
+    asked, settings = Asked(config, out, **wishes), load_settings(config)
     check_folder(out)
-    training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, steps, seed))
-    origin = tokenizer or default_tokenizer(out, init_from)
-    with joined(device) as group, folder_alone(out / "generator", training.optimizer, group) as lock:
+    training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, asked.steps, asked.seed))
+    origin = tokenizer or default_tokenizer(out, asked.init_from)
+    with joined(asked.device) as group, folder_alone(out / "generator", training.optimizer, group) as lock:
         note = on_note if group.leads else silent
         note(f"tokenizer: {origin}")
+        note_warmup(settings.train_generator.optimizer, training.optimizer, note)
         base = load_model(origin, group.device)
         if origin == DEFAULT_MODEL and tokenizer is None:
             check_is_meant(settings.tokenizer, base, config, out)
-        task = _make_task(settings, training, config.stem, group, base, data, validation, init_from, out, note)
+        task = _make_task(asked, replace(settings, train_generator=training), group, base, note)
         run = Run(out / "generator", task, training.optimizer, group, note, lock)
         run.train(on_log)
         averaged = run.averaged()
@@ -334,20 +213,19 @@ def show_stories(prompts: Prompts, model: MaskGIT, base: Model, text_encoder: Te
         save_story_sample(prompts, model, base, text_encoder, sampling, path)
 
 
-def _make_task(
-    settings: ModelSettings, training: GeneratorTraining, name: str, group: Group, base: Model, data: Path | None, validation: Path | None,
-    init_from: str | None, out: Path, on_note: Callable[[str], None],
-) -> GeneratorTask:  # fmt: skip
+def _make_task(asked: Asked, settings: ModelSettings, group: Group, base: Model, on_note: Callable[[str], None]) -> GeneratorTask:
+    folder, training, data, validation = asked.out / "generator", settings.train_generator, asked.data, asked.validation
     text_encoder = TextEncoder.load(settings.text, device=group.device)
     torch.manual_seed(training.optimizer.seed)
     config = replace(settings.generator, codebook_size=base.tokenizer.codebook_size)
-    model, trained = MaskGIT(config), None if init_from is None else load_model(init_from)
-    facts = base.info.training | start_network(model, "generator", out / "generator", trained, init_from, on_note)
-    words = () if trained is None else trained.info.words
+    model, begun = MaskGIT(config), newest_whole(folder)
+    trained = None if asked.init_from is None or begun else load_model(asked.init_from)
+    facts = base.info.training | start_network(model, "generator", begun, trained, asked.init_from, on_note)
+    before = read_info(begun) if begun else None if trained is None else trained.info
     made = made_with(base, text_encoder)
-    if trained is not None and state_sha256([trained.tokenizer]) != made["tokenizer"]:
-        on_note(f"{init_from}: its generator knows other tokens than those of {base.info.name}, which it has to learn anew")
-    check_start(out / "generator", training.optimizer, identity_of(config, made), group)
+    if trained is not None and tokens_sha256(trained.tokenizer) != tokens_sha256(base.tokenizer):
+        on_note(f"{asked.init_from}: its generator knows other tokens than those of {base.info.name}, which it has to learn anew")
+    check_start(begun, training.optimizer, identity_of(config, made), group)
     is_prepared = data is not None and is_story_tokens(data)
     if not is_prepared:
         check_rollouts(config, training, training.num_slices)
@@ -356,10 +234,11 @@ def _make_task(
     if validation is not None:
         check_there(validation)
     encoder = text_encoder.fingerprint
-    info = ModelInfo(name, base.info.tokenizer, config, settings.text, base.info.fps, settings.sampling, encoder, facts, words=words)
+    words = () if before is None else before.words  # those that it knows besides its stories'
+    info = ModelInfo(asked.config.stem, base.info.tokenizer, config, settings.text, base.info.fps, settings.sampling, encoder, facts, words=words)
 
     def stories_of(own: GeneratorTraining, source: Path | None, file: str):
-        return open_stories(settings, own, base, text_encoder, source, out / "generator" / file, str(group.device), on_note)
+        return open_stories(settings, own, base, text_encoder, source, folder / file, str(group.device), on_note)
 
     stories = stories_of(training, data, "stories.safetensors") if group.leads else None
     group.wait()  # the others read what the first has made

@@ -22,19 +22,15 @@ from phenaki.data.ahead import Ahead
 from phenaki.devices import has_bf16
 from phenaki.training.beginning import whole_identity
 from phenaki.training.checkpoints import (
-    DISCRIMINATOR,
-    OPTIMIZER,
-    WEIGHTS,
     Progress,
     begin_checkpoint,
     changed,
     check_identity,
     checkpoint_folders,
-    damage,
     drop_old,
     finish_checkpoint,
+    newest_whole,
     read_manifest,
-    read_part,
     read_progress,
     save_part,
     set_aside,
@@ -45,7 +41,8 @@ from phenaki.training.interrupts import Interrupts, Stopped
 from phenaki.training.journal import Journal, Meter, peak_operations
 from phenaki.training.memory import check_memory, rehearse_step
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate, make_optimizers
-from phenaki.training.parallel import Group, Objective, Part, checkpoint_activations, shared_as, spread, whole
+from phenaki.training.parallel import Group, Objective, Part, checkpoint_activations, spread, whole
+from phenaki.training.run_tensors import RunTensors
 
 MAX_SKIPPED = 10  # steps without a number, one after the other
 
@@ -119,6 +116,7 @@ class Run:
         trained = [task.model] if task.discriminator is None else [task.model, task.discriminator]
         self.optimizers = [optimizer for network in trained for optimizer in make_optimizers(network, settings)]
         self.ema = EMA(task.model, settings.ema_decay)
+        self.tensors = RunTensors(task.model, task.discriminator, self.ema, self.optimizers, self.group)
         self.progress, self.meter = Progress(), Meter()
         self.saved_step = -1
         self.journal = Journal(self.folder) if self.group.leads else None
@@ -229,7 +227,7 @@ class Run:
     @torch.no_grad()
     def averaged(self) -> nn.Module | None:
         """A network with the averaged weights, on the process that leads (all must call this)."""
-        weights = self._gathered(self.ema.weights)
+        weights = self.tensors.whole(self.ema.weights)
         if weights is None:
             return None
         network = self.task.build().to(self.group.device)
@@ -241,8 +239,7 @@ class Run:
         self._save(self.averaged(), validate=False)
 
     def _save(self, averaged: nn.Module | None, *, validate: bool) -> None:
-        weights, optimizer = self._gathered(self.task.model.state_dict()), self._gathered(self._optimizer_tensors())
-        discriminator = None if self.task.discriminator is None else self._gathered(self.task.discriminator.state_dict())
+        files = self.tensors.gathered()
         sums = {name: total.item() for name, total in self.group.mean(self.meter.sums).items()}
         if self.group.leads:
             wanted, losses, failure = self.settings.validation_batches if validate else 0, {}, None
@@ -251,7 +248,7 @@ class Run:
             except Exception as error:  # raised when the step is saved: else the run could never pass it
                 failure = error
             self.progress = Progress(self.step, self.progress.skipped_in_a_row, self.meter.since, sums, losses.get("loss"))
-            self._write(averaged, {WEIGHTS: weights, OPTIMIZER: optimizer, DISCRIMINATOR: discriminator})
+            self._write(averaged, files)
             drop_old(self.folder, self.settings.keep_last, self.settings.keep_best)
             if failure is not None:
                 self.on_note(f"step {self.step} is saved, but its validation failed")
@@ -261,14 +258,13 @@ class Run:
         self.saved_step = self.step
         self.group.wait()
 
-    def _write(self, averaged: nn.Module, tensors: dict[str, dict[str, Tensor] | None]) -> None:
+    def _write(self, averaged: nn.Module, files: dict[str, dict[str, Tensor]]) -> None:
         """The files of a checkpoint. Where one cannot be written nothing is left of it, and the checkpoints before it stay."""
         part = begin_checkpoint(self.folder, self.step)
         try:
             self.task.describe(part, save_weights(part, self.task.part, averaged.state_dict()), self.step)
-            for name, named in tensors.items():
-                if named is not None:
-                    save_part(named, part / name)
+            for name, tensors in files.items():
+                save_part(tensors, part / name)
             finish_checkpoint(part, self.progress, lasting(self.settings) | self.task.habits, self._identity())
         except (OSError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
@@ -277,32 +273,24 @@ class Run:
             said = f"{self.folder}: the checkpoint of step {self.step} could not be written ({error}); {before}. Make room and try again"
             raise TrainingError(said) from error
 
-    def _gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
-        """Whole tensors in the memory of the process that leads, one gathered after the other; None on the others."""
-        gathered = {}
-        for name, tensor in tensors.items():
-            one = whole(tensor)
-            if self.group.leads:
-                gathered[name] = one.cpu()
-        return gathered if self.group.leads else None
-
     def resume(self) -> None:
-        """Goes on from the newest checkpoint whose files are those of its manifest; damaged ones are named and passed over.
+        """Goes on from the newest checkpoint that is whole; damaged ones are named and set aside.
 
         Settings that have changed since are told; another network or optimizer cannot use what was saved, which is a ValueError.
         """
-        damaged = []
-        for folder in reversed(checkpoint_folders(self.folder)):
-            if problem := damage(folder):
-                self._note(f"{folder}: {problem}; going back to the checkpoint before")
-                damaged.append(folder)
-                continue
-            check_identity(folder, self._identity())
+        damaged: dict[Path, str] = {}
+        newest = newest_whole(self.folder, damaged.__setitem__)
+        for folder, problem in damaged.items():
+            self._note(f"{folder}: {problem}" + (f"; going back to the checkpoint before, {newest.name}" if newest else ""))
+        if newest is not None:
+            check_identity(newest, self._identity())
             now = json.loads(json.dumps(lasting(self.settings) | self.task.habits))
-            if other := changed(read_manifest(folder)["settings"], now):
-                self._note(f"{folder}: going on with other settings: {', '.join(other)}")
-            self._load(folder)
-            break
+            if other := changed(read_manifest(newest)["settings"], now):
+                self._note(f"{newest}: going on with other settings: {', '.join(other)}")
+            self.tensors.load(newest, self.task.part)
+            self.progress = read_progress(newest)
+        elif damaged:
+            self._note(f"{self.folder}: none of its checkpoints is whole, so it begins anew, at step 0")
         self.group.wait()  # all have read before anything is moved
         if self.group.leads:
             for folder in damaged:
@@ -311,43 +299,12 @@ class Run:
         if self.journal:
             self.journal.forget_after(self.step)
 
-    def _load(self, folder: Path) -> None:
-        self._fill(self.task.model, read_part(folder, "weights"))
-        if self.task.discriminator is not None:
-            self._fill(self.task.discriminator, read_part(folder, "discriminator"))
-        self.ema.load(read_part(folder, self.task.part))
-        self._load_optimizer(read_part(folder, "optimizer"))
-        self.progress = read_progress(folder)
-
     def _identity(self) -> dict[str, Any]:
         return whole_identity(self.settings, self.task.identity)
-
-    def _fill(self, network: nn.Module, tensors: dict[str, Tensor]) -> None:
-        own = network.state_dict()
-        network.load_state_dict({name: shared_as(value, own[name]) if name in own else value for name, value in tensors.items()})
 
     def _note(self, text: str) -> None:
         if text and self.group.leads:
             self.on_note(text)
-
-    def _parameters(self) -> dict[str, nn.Parameter]:
-        """All that optimisers move, by name."""
-        discriminator = [] if self.task.discriminator is None else self.task.discriminator.named_parameters(prefix="discriminator")
-        return dict([*self.task.model.named_parameters(), *discriminator])
-
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        names = {parameter: name for name, parameter in self._parameters().items()}
-        states = [(parameter, state) for optimizer in self.optimizers for parameter, state in optimizer.state.items()]
-        return {f"{names[parameter]}|{key}": value for parameter, state in states for key, value in state.items()}
-
-    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        parameters = self._parameters()
-        owners = {one: optimizer for optimizer in self.optimizers for group in optimizer.param_groups for one in group["params"]}
-        for key, value in tensors.items():
-            name, field = key.split("|")
-            parameter = parameters[name]
-            moved = shared_as(value, parameter) if value.shape == parameter.shape else value.to(parameter.device)
-            owners[parameter].state[parameter][field] = moved
 
 
 def lasting(settings: OptimizerSettings) -> dict[str, Any]:

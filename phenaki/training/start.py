@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from phenaki.checkpoint import Model, read_info
-from phenaki.training.checkpoints import newest_whole
 
 
 def start_from(model: nn.Module, weights: dict[str, Tensor], source: str) -> str:
@@ -32,15 +31,15 @@ def start_from(model: nn.Module, weights: dict[str, Tensor], source: str) -> str
 
 
 def start_network(
-    network: nn.Module, part: str, run: Path, model: Model | None, source: str | None, on_note: Callable[[str], None]
+    network: nn.Module, part: str, begun: Path | None, model: Model | None, source: str | None, on_note: Callable[[str], None]
 ) -> dict[str, Any]:
     """Starts `network` from the weights of a model's `part`, "tokenizer" or "generator"; returns what the new model's config.json says of it.
 
-    model, source: None where it starts afresh. A run in the folder `run` that has checkpoints goes on from these, as it was begun.
+    model, source: None where it starts afresh. begun: the checkpoint of its own that the run goes on from, as it was begun.
     """
-    if (begun := newest_whole(run)) is not None:
+    if begun is not None:
         if source is not None:
-            on_note(f"{run}: goes on from its own {begun.name}; --init-from {source} counts at the beginning alone")
+            on_note(f"{begun.parents[1]}: goes on from its own {begun.name}; --init-from {source} counts at the beginning alone")
         return {name: value for name, value in read_info(begun).training.items() if name == f"{part}_init"}
     if model is None:
         return {}

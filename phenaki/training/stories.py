@@ -11,15 +11,17 @@ from torch import Tensor
 
 from phenaki.checkpoint import Model, load_model, state_sha256
 from phenaki.cvivit import CViViT
+from phenaki.data.clip_source import ToldSource
+from phenaki.data.sources import open_source
 from phenaki.data.storybook import WORLDS
 from phenaki.data.tensor_file import read_metadata
 from phenaki.data.token_parts import TokenPlan, drop_parts, tokenize_source
 from phenaki.data.tokens import StoryTokens, TokensError, is_story_tokens
 from phenaki.text import TextEncoder
 from phenaki.training.heap import keep_freed_memory
+from phenaki.training.same_tokens import tokens_sha256
 from phenaki.training.samples import SAMPLE_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
-from phenaki.training.tokenizer import Source, open_source
 
 Prompts = list[list[tuple[str, float]]]  # stories of (prompt, seconds)
 
@@ -55,19 +57,20 @@ def _is_damaged(data: Path) -> bool:
 
 
 def story_tokens(
-    source: Source, base: Model, text_encoder: TextEncoder, training: GeneratorTraining, path: Path, on_note: Callable[[str], None]
+    source: ToldSource, base: Model, text_encoder: TextEncoder, training: GeneratorTraining, path: Path, on_note: Callable[[str], None]
 ) -> StoryTokens:
     """The tokenised stories in `path`, made anew where the file is missing, damaged, or was made by other weights or settings."""
-    num_images = min(training.num_images, getattr(source, "num_images", 0))
+    num_images = min(training.num_images, source.num_images)
     seed, pt = training.optimizer.seed, base.info.tokenizer.temporal_patch_size
-    if files := getattr(source, "files", ()):
-        note_missing_captions(source.path, [file.caption for file in files], on_note)
+    if source.files:
+        note_missing_captions(source.path, [file.caption for file in source.files], on_note)
     plan = TokenPlan(seed, training.num_stories, training.num_slices, pt, training.max_scenes, num_images)
-    made_by = json.dumps({**made_with(base, text_encoder), "source": source.fingerprint, "plan": str(plan)})
+    own = {"source": source.fingerprint, "plan": str(plan)}
+    made_by, older = (json.dumps({**made, **own}) for made in made_with(base, text_encoder))
     if path.exists():
         try:
             stories = StoryTokens.load(path)
-            if stories.description == made_by:
+            if stories.description in (made_by, older):
                 drop_parts(path)
                 return stories
             on_note("the stories on disk were tokenised by other weights or settings: making them anew")
@@ -93,20 +96,24 @@ def note_missing_captions(data: Path, captions: list[str], on_note: Callable[[st
         on_note(f"{data}: {count}: a model learns to follow prompts from them alone; write NAME.txt beside NAME.mp4")
 
 
-def note_cut_captions(captions: list[str], source: Source, text_encoder: TextEncoder, on_note: Callable[[str], None]) -> None:
+def note_cut_captions(captions: list[str], source: ToldSource, text_encoder: TextEncoder, on_note: Callable[[str], None]) -> None:
     """Says how many captions were too long for the text encoder, and whose the first one is; nothing where none was."""
     cut = {caption for caption in captions if text_encoder.shortened(caption) != caption}
     if not cut:
         return
-    owners = [file.name for file in getattr(source, "files", ()) if file.caption in cut]
+    owners = [file.name for file in source.files if file.caption in cut]
     limit = f"more than the {text_encoder.config.max_length} tokens that the text encoder reads"
     first = f"; the first is that of {owners[0]}" if owners else ""
     on_note(f"{len(cut)} of {len(captions)} captions have {limit}: of those only the first words that fit are learnt from{first}")
 
 
-def made_with(base: Model, text_encoder: TextEncoder) -> dict[str, Any]:
-    """What tokens and texts depend on besides the data: the hash of the tokenizer's weights, however stored, and the text encoder's fingerprint."""
-    return {"tokenizer": state_sha256([base.tokenizer]), "text_encoder": text_encoder.fingerprint}
+def made_with(base: Model, text_encoder: TextEncoder) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What tokens and texts depend on besides the data: the hash of the tokenizer's weights, and the text encoder's fingerprint.
+
+    As it is written, of the weights that tokens come from; and as older versions wrote it, of the decoder's too, which is as good.
+    """
+    hashes = (tokens_sha256(base.tokenizer), state_sha256([base.tokenizer]))
+    return tuple({"tokenizer": one, "text_encoder": text_encoder.fingerprint} for one in hashes)
 
 
 def prepared_tokens(path: Path, base: Model, text_encoder: TextEncoder) -> StoryTokens:
@@ -116,8 +123,9 @@ def prepared_tokens(path: Path, base: Model, text_encoder: TextEncoder) -> Story
         made = dict(json.loads(stories.description))
     except (ValueError, TypeError, RecursionError) as error:
         raise TokensError(f"{path}: does not say what made it") from error
-    for key, value in made_with(base, text_encoder).items():
-        if made.get(key) != value:
+    wanted, older = made_with(base, text_encoder)
+    for key in wanted:
+        if made.get(key) not in (wanted[key], older[key]):
             named = key.replace("_", " ")
             raise TokensError(
                 f"{path}: was made with another {named} than that of the model {base.info.name!r} in use",
@@ -178,7 +186,7 @@ def tokenize_data(
     return story_tokens(source, base, text_encoder, own, output, on_note)
 
 
-def sample_prompts(source: Source, base: Model, num_slices: int) -> Prompts:
+def sample_prompts(source: ToldSource, base: Model, num_slices: int) -> Prompts:
     """Four short stories to look at, from clips that nobody trains on."""
     pt, fps = base.info.tokenizer.temporal_patch_size, base.info.fps
     _, told = next(source.told_clips(SAMPLE_SEED, 4, 1 + pt * (num_slices - 1), pt, 2))

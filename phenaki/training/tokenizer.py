@@ -4,50 +4,36 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from phenaki.atomic import check_folder
-from phenaki.checkpoint import Model, ModelInfo, load_model, save_info, save_weights
+from phenaki.checkpoint import ModelInfo, load_model, save_info, save_weights
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
-from phenaki.data.clip_files import is_clip_name, is_picture
-from phenaki.data.footage_settings import FootageSettings
-from phenaki.data.listing import is_footage
+from phenaki.data.clip_source import ClipSource
 from phenaki.data.order import is_image_step
-from phenaki.data.storybook import StorybookWorld, WorldConfig, open_world
-from phenaki.data.tokens import is_story_tokens
+from phenaki.data.sources import check_there, open_source, told_data
+from phenaki.data.storybook import StorybookWorld
 from phenaki.maskgit import MaskGIT
-from phenaki.training.beginning import folder_alone
-from phenaki.training.checkpoints import changed, checkpoint_folders
+from phenaki.training.beginning import Asked, check_start, folder_alone, note_warmup, override, silent
+from phenaki.training.checkpoints import checkpoint_folders, newest_whole
 from phenaki.training.clip_bank import ClipBank
 from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
-from phenaki.training.optimizers import OptimizerSettings, generator_for
+from phenaki.training.optimizers import generator_for
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.run import Run
+from phenaki.training.same_tokens import check_same_tokens, freeze_tokens
 from phenaki.training.samples import HELD_OUT_SEED, SAMPLE_SEED, save_video_rows
 from phenaki.training.settings import ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_network
 
-DECODER = ("decoder.", "head.", "first_head.", "quantizer.project_out.")  # what stands between tokens and pixels
-OF_DECODER = ("decoder_layers", "head_blocks", "refiner_dim", "refiner_blocks")  # settings that tokens do not depend on
 
-
-class Source(Protocol):
-    """Where clips come from: StorybookWorld, Footage."""
-
-    fingerprint: str
-
-    def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor:
-        """Clips first .. first + count - 1 of a run, (b c f h w) float in [-1, 1]; a scene may change at frames 1 + align*k."""
-        ...
-
-
-def data_hash(source: Source) -> str:
+def data_hash(source: ClipSource) -> str:
     """What a model's config.json says of the data: footage by its clips, however they are cut, another source by its fingerprint."""
-    return getattr(source, "clips_hash", "") or hashlib.sha256(source.fingerprint.encode()).hexdigest()[:16]
+    return source.clips_hash or hashlib.sha256(source.fingerprint.encode()).hexdigest()[:16]
 
 
 def distinct_share(tokens: Tensor) -> Tensor:
@@ -59,15 +45,20 @@ def distinct_share(tokens: Tensor) -> Tensor:
     return ((ordered.diff(dim=1) != 0).sum(dim=1) + 1).div(ordered.shape[1]).mean()
 
 
+def identity_of(config: CViViTConfig, training: TokenizerTraining, losses: TokenizerLosses) -> dict[str, Any]:
+    """What a run that goes on must have alike."""
+    return {"tokenizer": as_dict(config), "decoder_only": training.decoder_only, "discriminator": losses.discriminator is not None}
+
+
 @dataclass
 class TokenizerTask:
     """What a tokenizer run trains (phenaki/training/run.py: Task)."""
 
     model: CViViT
-    source: Source
+    source: ClipSource
     training: TokenizerTraining
     info: ModelInfo
-    held_out: Source | None = None  # clips to validate on
+    held_out: ClipSource | None = None  # clips to validate on
     generator: MaskGIT | None = None  # goes with the model where the tokens stay what they are
     losses_of: TokenizerLosses | None = None  # built of the settings where none is given
     part: str = "tokenizer"
@@ -79,7 +70,7 @@ class TokenizerTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"tokenizer": as_dict(self.model.config), "decoder_only": self.training.decoder_only, "discriminator": self.discriminator is not None}
+        return identity_of(self.model.config, self.training, self.losses_of)
 
     @property
     def habits(self) -> dict[str, Any]:
@@ -90,9 +81,9 @@ class TokenizerTask:
     def discriminator(self) -> nn.Module | None:
         return None if self.losses_of.discriminator is None else self.losses_of
 
-    def _shows_pictures(self, source: Source) -> bool:
+    def _shows_pictures(self, source: ClipSource) -> bool:
         """And nothing else."""
-        return self.training.image_prob == 1 and bool(getattr(source, "num_images", 0))
+        return self.training.image_prob == 1 and source.num_images > 0
 
     @property
     def num_frames(self) -> int:
@@ -110,11 +101,11 @@ class TokenizerTask:
         """Some rows of a step's batch: clips, or pictures alone."""
         settings = self.training.optimizer
         first += step * settings.batch_size
-        if is_image_step(settings.seed, step, self.training.image_prob) and getattr(self.source, "num_images", 0):
+        if is_image_step(settings.seed, step, self.training.image_prob) and self.source.num_images:
             return self.source.images(settings.seed, first, count)[0]
         return self._clips(self.source, settings.seed, first, count, self.num_frames)
 
-    def _clips(self, source: Source, seed: int, first: int, count: int, num_frames: int) -> Tensor:
+    def _clips(self, source: ClipSource, seed: int, first: int, count: int, num_frames: int) -> Tensor:
         """Clips of so many frames; pictures where nothing else is trained on."""
         if self._shows_pictures(source):
             return source.images(seed, first, count)[0]
@@ -183,32 +174,27 @@ class TokenizerTask:
         save_video_rows(torch.stack([truth, made], dim=1).flatten(0, 1), path, self.info.fps)
 
 
-def freeze_tokens(tokenizer: CViViT) -> None:
-    """Leaves only what stands between tokens and pixels to be trained."""
-    for name, parameter in tokenizer.named_parameters():
-        parameter.requires_grad_(name.startswith(DECODER))
-
-
 def run_tokenizer_training(
-    config: Path, out: Path, *, data: Path | None = None, validation: Path | None = None, init_from: str | None = None, steps: int | None = None,
-    seed: int | None = None, device: str = "cpu", on_log: Callable[[dict], None] = print, on_note: Callable[[str], None] = print,
-) -> Path:  # fmt: skip
+    config: Path, out: Path, *, on_log: Callable[[dict], None] = print, on_note: Callable[[str], None] = print, **wishes: Any
+) -> Path:
     """The whole program: settings file in, trained tokenizer out at `out`/model, whose path is returned.
 
-    data, validation: footage or an atlas; held-out clips. init_from: a model folder or name whose tokenizer's weights it starts from.
+    wishes: fields of `Asked`: data and validation (footage or an atlas; held-out clips), init_from (a model folder or name whose tokenizer's
+    weights it starts from), steps, seed, device.
     """
-    settings = load_settings(config)
+    asked, settings = Asked(config, out, **wishes), load_settings(config)
     check_folder(out)
-    training = replace(settings.train_tokenizer, optimizer=override(settings.train_tokenizer.optimizer, steps, seed))
+    training = replace(settings.train_tokenizer, optimizer=override(settings.train_tokenizer.optimizer, asked.steps, asked.seed))
     if training.losses.revive_after and training.optimizer.sharded:
         raise ValueError(f"{config}: revive_after needs the whole codebook in every process: not with sharded = true")
     if training.decoder_only and training.losses.revive_after:
         raise ValueError(f"{config}: decoder_only = true keeps the tokens, revive_after changes them: set one of them back")
-    if training.decoder_only and init_from is None:
+    if training.decoder_only and asked.init_from is None and newest_whole(out / "tokenizer") is None:
         raise ValueError(f"{config}: decoder_only = true needs --init-from MODEL, whose tokens are kept")
-    with joined(device) as group, folder_alone(out / "tokenizer", training.optimizer, group) as lock:
+    with joined(asked.device) as group, folder_alone(out / "tokenizer", training.optimizer, group) as lock:
         note = on_note if group.leads else silent
-        task = _make_task(settings, training, config.stem, group, data, validation, init_from, out / "tokenizer" / "unusable.jsonl", note)
+        note_warmup(settings.train_tokenizer.optimizer, training.optimizer, note)
+        task = _make_task(asked, replace(settings, train_tokenizer=training), group, note)
         run = Run(out / "tokenizer", task, training.optimizer, group, note, lock)
         run.train(on_log)
         averaged = run.averaged()
@@ -237,98 +223,41 @@ def place_model(folder: Path, task: TokenizerTask, averaged: CViViT, step: int, 
             file.unlink()
 
 
-def _make_task(
-    settings: ModelSettings, training: TokenizerTraining, name: str, group: Group, data: Path | None, validation: Path | None,
-    init_from: str | None, report: Path, on_note: Callable[[str], None],
-) -> TokenizerTask:  # fmt: skip
-    size, device = settings.tokenizer.image_size, str(group.device)
-    opened = lambda path, report: open_source(settings.world, size, path, device, settings.footage, report, on_note)
-    told_data(data, on_note)
-    source = opened(data, report)
+def _make_task(asked: Asked, settings: ModelSettings, group: Group, on_note: Callable[[str], None]) -> TokenizerTask:
+    folder, training, name = asked.out / "tokenizer", settings.train_tokenizer, asked.config.stem
     torch.manual_seed(training.optimizer.seed)
-    tokenizer = CViViT(settings.tokenizer)
-    if validation is not None:
-        check_there(validation)
-    origin = None if init_from is None else load_model(init_from)
-    facts = start_network(tokenizer, "tokenizer", report.parent, origin, init_from, on_note)
+    tokenizer, losses = CViViT(settings.tokenizer), build_losses(training.losses, group.device)
+    begun = newest_whole(folder)
+    check_start(begun, training.optimizer, identity_of(settings.tokenizer, training, losses), group)
+    origin = None if asked.init_from is None or begun else load_model(asked.init_from)
+    facts = start_network(tokenizer, "tokenizer", begun, origin, asked.init_from, on_note)
     info, generator = ModelInfo(name, settings.tokenizer, None, settings.text, settings.world.fps, training=facts), None
     if training.decoder_only:
         freeze_tokens(tokenizer)
-        check_same_tokens(settings.tokenizer, origin)
-        generator, info = origin.generator, replace(origin.info, name=name, tokenizer=settings.tokenizer, training={**origin.info.training, **facts})
+        kept = load_model(begun) if begun else origin  # a run that goes on has the generator that it began with, whatever is named now
+        check_same_tokens(settings.tokenizer, kept)
+        generator, info = kept.generator, replace(kept.info, name=name, tokenizer=settings.tokenizer, training={**kept.info.training, **facts})
+    told_data(asked.data, on_note)
+    if asked.validation is not None:
+        check_there(asked.validation)
+    size, device = settings.tokenizer.image_size, str(group.device)
+    opened = lambda path, report: open_source(settings.world, size, path, device, settings.footage, folder / report, on_note)
+    source = opened(asked.data, "unusable.jsonl")
     held_out = source if isinstance(source, StorybookWorld) else None  # drawn with another seed: other stories
     if training.num_stories:
         source = bank_of(source, training, tokenizer, note=on_note)
-    if validation is not None:
-        held_out = opened(validation, report.with_name(f"held-out-{report.name}"))
-    task = TokenizerTask(tokenizer.to(group.device), source, training, info, held_out, generator)
-    if validation is not None and training.optimizer.validation_batches:
+    if asked.validation is not None:
+        held_out = opened(asked.validation, "held-out-unusable.jsonl")
+    task = TokenizerTask(tokenizer.to(group.device), source, training, info, held_out, generator, losses)
+    if asked.validation is not None and training.optimizer.validation_batches:
         task.held_out_clips(0, 1)  # what gives none is told now, not at the first checkpoint
     return task
 
 
-def bank_of(source: Source, training: TokenizerTraining, tokenizer: CViViT, note: Callable[[str], None]) -> ClipBank:
+def bank_of(source: ClipSource, training: TokenizerTraining, tokenizer: CViViT, note: Callable[[str], None]) -> ClipBank:
     """The stories that training asks to have painted once. ValueError where the data is footage."""
     if not isinstance(source, StorybookWorld):
         raise ValueError(f"num_stories {training.num_stories}: only stories of a storybook world are painted; set it to 0 for footage")
     note(f"painting {training.num_stories} stories")
     frames = tokenizer.num_frames(training.story_slices)
     return ClipBank(source, training.optimizer.seed, training.num_stories, frames, tokenizer.config.temporal_patch_size)
-
-
-def check_same_tokens(config: CViViTConfig, origin: Model) -> None:
-    """ValueError where a tokenizer of these settings would make other tokens than that of `origin`, whatever its decoder."""
-    if other := changed_tokens(config, origin):
-        raise ValueError(f"decoder_only = true: {origin.info.name} has other tokens: {', '.join(other)}. Set it as it is there")
-
-
-def changed_tokens(config: CViViTConfig, origin: Model) -> list[str]:
-    """What tokens of these settings depend on that is otherwise in `origin`: "name old -> new"."""
-    return [one for one in changed(as_dict(origin.info.tokenizer), as_dict(config)) if one.split()[0] not in OF_DECODER]
-
-
-def silent(text: str) -> None:
-    """Notes of a process that does not lead."""
-
-
-def open_source(
-    world: WorldConfig, size: int, data: Path | None, device: str, footage: FootageSettings | None = None, report: Path | None = None,
-    on_note: Callable[[str], None] = print,
-) -> Source:  # fmt: skip
-    """Training data: footage (a folder, table or tar shards), a storybook atlas, or (None) the storybook world drawn by code.
-
-    footage: how clips are cut, at the size and rate of the model; report: where unusable files are listed as JSON lines.
-    """
-    if data is not None:
-        check_there(data)
-    if data is not None and is_footage(data):
-        cut = replace(footage or FootageSettings(), size=size, fps=world.fps)
-        from phenaki.data.footage import open_footage  # which needs the video codec
-
-        return open_footage(data, cut, device, report=report, on_note=on_note)
-    if data is not None and is_clip_name(data.name):
-        raise ValueError(f"{data}: a single {'picture' if is_picture(data.name) else 'video'}; give its folder, {data.absolute().parent}")
-    if data is not None and is_story_tokens(data):
-        raise ValueError(f"{data}: holds story tokens, for `phenaki train generator --data` alone; give the footage or atlas that they are of")
-    return open_world(replace(world, size=size), data, device)
-
-
-def told_data(data: Path | None, on_note: Callable[[str], None]) -> None:
-    """Says what is trained on where nothing was named, for that may have been forgotten."""
-    if data is None:
-        on_note("data: the storybook world, drawn by code (--data names one's own)")
-
-
-def check_there(data: Path) -> None:
-    """ValueError where there is nothing of that name."""
-    if not data.exists():
-        raise ValueError(f"{data}: no such file or folder. Data is footage (a folder, a table, tar shards) or a storybook atlas")
-
-
-def override(settings: OptimizerSettings, steps: int | None, seed: int | None) -> OptimizerSettings:
-    """The settings with another length or seed where one is given; a short run warms up for a tenth of it at most."""
-    steps = settings.num_steps if steps is None else steps
-    if steps < 1:
-        raise ValueError(f"{steps} steps: needed at least 1")
-    warmup = min(settings.warmup_steps, max(steps // 10, 1))
-    return replace(settings, num_steps=steps, seed=settings.seed if seed is None else seed, warmup_steps=warmup)
