@@ -82,7 +82,7 @@ ALLOWED = {
         "data/tokens", "devices", "director", "maskgit", "training/batches", "training/parallel", "training/rollouts", "training/settings",
     },
     "training/same_tokens": {"checkpoint", "config", "cvivit", "training/checkpoints"},
-    "training/beginning": {"compiling", "locks", "training/checkpoints", "training/optimizers", "training/parallel"},
+    "training/beginning": {"compiling", "data/order", "locks", "training/checkpoints", "training/optimizers", "training/parallel"},
     "training/muon": set(),
     "training/batches": {
         "data/tokens", "devices", "masking", "maskgit", "training/optimizers", "training/rollouts", "training/settings", "training/tasks",
@@ -118,8 +118,8 @@ ALLOWED = {
     "evaluation/codebook": set(),
     "evaluation/networks": {"evaluation/lpips", "evaluation/i3d", "evaluation/weights"},
     "evaluation/tokenizer": {
-        "checkpoint", "cvivit", "data/ahead", "data/order", "evaluation/codebook", "evaluation/frechet", "evaluation/metrics", "evaluation/networks",
-        "pixels",
+        "checkpoint", "cvivit", "data/ahead", "data/clip_source", "data/order", "evaluation/codebook", "evaluation/frechet", "evaluation/metrics",
+        "evaluation/networks", "pixels",
     },
     "evaluation/outputs": {"atomic"},
     "evaluation/tokenizer_report": {"evaluation/outputs", "evaluation/tokenizer", "pixels"},

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_model
 from phenaki.cli import app
+from phenaki.data.clip_source import ClipSource
 from phenaki.data.storybook import WORLDS, open_world
 from phenaki.evaluation.frechet import frechet_distance
 from phenaki.evaluation.metrics import changes, psnr, squared_error, ssim
@@ -39,13 +40,15 @@ NONE = MetricNetworks(missing={"lpips": "not measured: run `phenaki metrics inst
 EVIL = "<script>alert('x')</script>\"'&"
 
 
-class Clips:
-    """Random videos, numbered; writes down what it was asked for."""
+class Clips(ClipSource):
+    """Random videos, numbered; writes down what it was asked for. count: of its videos; None = as many as it is asked for."""
 
     def __init__(self, count: int | None = None):
         self.asked: list[tuple[int, int, int]] = []
-        if count is not None:
-            self.files = [Path(f"{index}.mp4") for index in range(count)]
+        self.count = count
+
+    def num_clips(self, num_frames: int) -> int | None:
+        return self.count
 
     def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> torch.Tensor:
         self.asked.append((seed, first, count))
@@ -357,3 +360,7 @@ def test_examples_are_plain_tensors_on_the_cpu(model):
     example = evaluated(model, Clips(), clips=1).first[0]
     assert isinstance(example, Example) and example.truth.shape == example.made.shape == (3, 9, 32, 32)
     assert example.truth.device.type == "cpu"
+
+
+def test_a_world_draws_as_many_clips_as_it_is_asked_for():
+    assert open_world(WORLDS["small"]).num_clips(9) is None

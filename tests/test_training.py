@@ -801,6 +801,8 @@ def test_a_run_of_a_given_length_warms_up_for_a_tenth_of_it_at_most():
     assert [note.split(":")[0] for note in notes] == ["warmup_steps 400 -> 5", "warmup_steps 100 of 80 steps"]
     with pytest.raises(ValueError, match="0 steps: needed at least 1"):
         override(base, 0, None)
+    with pytest.raises(ValueError, match="seed 777: that of clips which models are measured by, and not trained on; give another"):
+        override(base, None, 777)
 
 
 def test_looking_at_samples_changes_nothing(trainee, tmp_path):

@@ -1,6 +1,6 @@
 """Where clips come from: what training asks of footage, of the storybook world, and of whatever else gives clips by number."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -18,14 +18,19 @@ class Told(Protocol):
 class ClipSource:
     """Gives clips by number, the same for the same seed and number; what it says of itself here is so where it has nothing of the kind."""
 
-    fingerprint: str  # changes when the clips do
+    fingerprint: str = ""  # changes when the clips do
     clips_hash: str = ""  # of its clips, however they are cut; "" where its fingerprint says it all
     num_images: int = 0  # still pictures in it
     files: Sequence[ClipFile] = ()  # that its clips are cut from
+    unusable: Collection[str] = ()  # of these, the names of those that were found to be damaged so far: other files' clips take their places
 
     def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor:
         """Clips first .. first + count - 1 of a run, (b c f h w) float in [-1, 1]; a scene may change at frames 1 + align*k."""
         raise NotImplementedError
+
+    def num_clips(self, num_frames: int) -> int | None:
+        """How many there are of so many frames, until one comes again; None where it draws as many as it is asked for."""
+        return None
 
     def images(self, seed: int, first: int, count: int) -> tuple[Tensor, list[str]]:
         """Pictures first .. first + count - 1 of the seed, (b c 1 h w) float in [-1, 1], and their captions: of a source with num_images."""

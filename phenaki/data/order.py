@@ -10,7 +10,11 @@ import hashlib
 import random
 from functools import lru_cache
 
-EVALUATION_SEED = 777  # of what models are examined on: no training takes it
+# Seeds of what is never trained on: no training takes one of them.
+EVALUATION_SEED = 777  # of what models are examined on
+SAMPLE_SEED = 1_000_003  # of the stories in sample pictures; of footage, and of stories that were painted once, other cuts of what is trained on
+HELD_OUT_SEED = 1_000_033  # of the clips that are validated on
+RESERVED_SEEDS = (EVALUATION_SEED, SAMPLE_SEED, HELD_OUT_SEED)
 NUM_ROUNDS = 6
 MIX = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, as in splitmix64
 WORD = (1 << 64) - 1

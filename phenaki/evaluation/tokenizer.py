@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from phenaki.checkpoint import Model
 from phenaki.cvivit import CViViT
 from phenaki.data.ahead import drawn_ahead
+from phenaki.data.clip_source import ClipSource
 from phenaki.data.order import EVALUATION_SEED
 from phenaki.evaluation.codebook import CodebookUse, TokenCounts
 from phenaki.evaluation.frechet import Interval, bootstrap_frechet
@@ -26,17 +27,6 @@ from phenaki.pixels import from_bytes, to_bytes
 USUAL_CLIPS = 2048  # of published FVDs; fewer are told with a caution
 TRAINED_ON = "These are the clips that it was trained on: of others it loses more. Give held-out ones with --data."
 NUM_EXAMPLES = 4  # clips shown: the first ones, and as many of the worst
-
-
-class ClipSource(Protocol):
-    """Where clips come from: sample `index` of a seed is always the same clip.
-
-    Finite footage also has `num_clips(num_frames)`, the samples until one comes again, or `files`, of which each is a sample;
-    `unusable`, the files that were found to be damaged so far, in whose place the next sample's file is shown; and `clips_hash`,
-    by which a model knows the clips that it was trained on.
-    """
-
-    def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -115,16 +105,16 @@ def evaluate_tokenizer(
     """Measures model.tokenizer on clips of `source`; on_progress is told (clips done, clips in all) after every batch."""
     check_settings(model.tokenizer, settings)
     networks = networks.fitting(settings.frames, settings.size)
-    available = clips_available(source, settings.frames)
+    available = source.num_clips(settings.frames)
     count = min(settings.clips, available) if available is not None else settings.clips
-    sums, known_unusable = Sums(), len(getattr(source, "unusable", ()))
+    sums, known_unusable = Sums(), len(source.unusable)
     for truth in batches(source, settings, count, model.tokenizer.config.temporal_patch_size):
         measure_batch(model.tokenizer, truth, networks, sums)
         on_progress(sums.clips, count)
-    replaced = len(getattr(source, "unusable", ())) - known_unusable
+    replaced = len(source.unusable) - known_unusable
     clips = {"measured": sums.clips, "asked": settings.clips, "available": available, "replaced": replaced}
     found = figures(model, settings, networks, sums, clips)
-    if getattr(source, "clips_hash", None) in trained_on(model.info.training):
+    if source.clips_hash and source.clips_hash in trained_on(model.info.training):
         found["cautions"].insert(0, TRAINED_ON)
     return Evaluation(found, sums.first, sums.worst)
 
@@ -145,14 +135,6 @@ def check_settings(tokenizer: CViViT, settings: EvaluationSettings) -> None:
     if settings.size % patch:
         near = max(settings.size // patch, 1) * patch
         raise ValueError(f"size {settings.size}: this tokenizer's patches are {patch} pixels a side, so the size may be {near} or {near + patch}")
-
-
-def clips_available(source: ClipSource, num_frames: int) -> int | None:
-    """How many different clips a source has; None where it draws as many as it is asked for."""
-    if hasattr(source, "num_clips"):
-        return source.num_clips(num_frames)
-    files = getattr(source, "files", None)
-    return None if files is None else len(files)
 
 
 def batches(source: ClipSource, settings: EvaluationSettings, count: int, align: int) -> Iterator[Tensor]:

@@ -8,10 +8,11 @@ from typing import Any
 
 from phenaki.atomic import write_text
 from phenaki.checkpoint import load_model
+from phenaki.data.clip_source import ClipSource
 from phenaki.data.order import EVALUATION_SEED
 from phenaki.evaluation.networks import MetricNetworks, load_networks
 from phenaki.evaluation.outputs import check_outputs, machine
-from phenaki.evaluation.tokenizer import ClipSource, EvaluationSettings, check_settings, evaluate_tokenizer
+from phenaki.evaluation.tokenizer import EvaluationSettings, check_settings, evaluate_tokenizer
 from phenaki.evaluation.tokenizer_report import html_report
 
 USUAL_FRAMES = 16  # of published FVDs; a clip has one more, the first
@@ -43,7 +44,7 @@ def run_tokenizer_evaluation(
     check_settings(ready.tokenizer, settings)
     source = open_source(ready.info.fps, settings.size)
     evaluation = evaluate_tokenizer(ready, source, settings, networks or load_networks(device), on_progress)
-    data = getattr(source, "fingerprint", "")[:200]
+    data = source.fingerprint[:200]
     figures = {"command": command, **evaluation.figures, "data": data, "batch_size": settings.batch_size, "machine": machine(device)}
     write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
     if html is not None:

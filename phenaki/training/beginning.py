@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from phenaki.compiling import check_compiler
+from phenaki.data.order import RESERVED_SEEDS
 from phenaki.locks import LOCK
 from phenaki.training.checkpoints import check_identity, take
 from phenaki.training.optimizers import OptimizerSettings
@@ -72,7 +73,10 @@ def override(settings: OptimizerSettings, steps: int | None, seed: int | None) -
         if steps < 1:
             raise ValueError(f"{steps} steps: needed at least 1")
         settings = replace(settings, num_steps=steps, warmup_steps=min(settings.warmup_steps, max(steps // 10, 1)))
-    return settings if seed is None else replace(settings, seed=seed)
+    settings = settings if seed is None else replace(settings, seed=seed)
+    if settings.seed in RESERVED_SEEDS:
+        raise ValueError(f"seed {settings.seed}: that of clips which models are measured by, and not trained on; give another")
+    return settings
 
 
 def note_warmup(set_to: OptimizerSettings, own: OptimizerSettings, on_note: Callable[[str], None]) -> None:

@@ -20,6 +20,7 @@ from phenaki.checkpoint import DEFAULT_MODEL, Model, ModelInfo, load_model, read
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.listing import is_footage
+from phenaki.data.order import HELD_OUT_SEED
 from phenaki.data.sources import check_there, told_data
 from phenaki.data.tokens import StoryTokens, is_story_tokens
 from phenaki.maskgit import MaskGIT, MaskGITConfig
@@ -33,7 +34,6 @@ from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.rollouts import least_slices
 from phenaki.training.run import Run
 from phenaki.training.same_tokens import changed_tokens, tokens_sha256
-from phenaki.training.samples import HELD_OUT_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.start import start_network
 from phenaki.training.stories import Prompts, made_with, open_stories

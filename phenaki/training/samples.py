@@ -11,9 +11,6 @@ from torch import Tensor
 from phenaki import atomic
 from phenaki.pixels import to_bytes
 
-SAMPLE_SEED = 1_000_003  # of the stories in sample pictures; of footage, and of stories that were painted once, other cuts of what is trained on
-HELD_OUT_SEED = 1_000_033  # of the clips that are validated on
-
 
 def save_video_rows(videos: Tensor, path: Path, fps: float | None = None) -> None:
     """Videos (b c f h w) in [-1, 1] as path.png, a row of frames each; with `fps` as path.mp4, too, one above the other."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from phenaki.checkpoint import Model, load_model, state_sha256
 from phenaki.cvivit import CViViT
 from phenaki.data.clip_source import ToldSource
+from phenaki.data.order import SAMPLE_SEED
 from phenaki.data.sources import open_source
 from phenaki.data.storybook import WORLDS
 from phenaki.data.tensor_file import read_metadata
@@ -20,7 +21,6 @@ from phenaki.data.tokens import StoryTokens, TokensError, is_story_tokens
 from phenaki.text import TextEncoder
 from phenaki.training.heap import keep_freed_memory
 from phenaki.training.same_tokens import tokens_sha256
-from phenaki.training.samples import SAMPLE_SEED
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 
 Prompts = list[list[tuple[str, float]]]  # stories of (prompt, seconds)

@@ -14,7 +14,7 @@ from phenaki.checkpoint import ModelInfo, load_model, save_info, save_weights
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.clip_source import ClipSource
-from phenaki.data.order import is_image_step
+from phenaki.data.order import HELD_OUT_SEED, SAMPLE_SEED, is_image_step
 from phenaki.data.sources import check_there, open_source, told_data
 from phenaki.data.storybook import StorybookWorld
 from phenaki.maskgit import MaskGIT
@@ -26,7 +26,7 @@ from phenaki.training.optimizers import generator_for
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.run import Run
 from phenaki.training.same_tokens import check_same_tokens, freeze_tokens
-from phenaki.training.samples import HELD_OUT_SEED, SAMPLE_SEED, save_video_rows
+from phenaki.training.samples import save_video_rows
 from phenaki.training.settings import ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_network
 
