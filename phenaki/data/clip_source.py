@@ -19,9 +19,9 @@ class ClipSource:
     """Gives clips by number, the same for the same seed and number; what it says of itself here is so where it has nothing of the kind."""
 
     fingerprint: str  # changes when the clips do
-    clips_hash: str = ""  # of its clips, however they are cut; "" where its fingerprint says it all
+    clips_hash: str | None = None  # of its clips, however they are cut; None where they are drawn without end
     num_images: int = 0  # still pictures in it
-    files: Sequence[ClipFile] = ()  # that its clips are cut from
+    files: Sequence[ClipFile] | None = None  # that its clips are cut from; None where they are drawn without end
 
     def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor:
         """Clips first .. first + count - 1 of a run, (b c f h w) float in [-1, 1]; a scene may change at frames 1 + align*k."""

@@ -101,7 +101,7 @@ def note_cut_captions(captions: list[str], source: ToldSource, text_encoder: Tex
     cut = {caption for caption in captions if text_encoder.shortened(caption) != caption}
     if not cut:
         return
-    owners = [file.name for file in source.files if file.caption in cut]
+    owners = [file.name for file in source.files or () if file.caption in cut]
     limit = f"more than the {text_encoder.config.max_length} tokens that the text encoder reads"
     first = f"; the first is that of {owners[0]}" if owners else ""
     on_note(f"{len(cut)} of {len(captions)} captions have {limit}: of those only the first words that fit are learnt from{first}")
