@@ -68,6 +68,20 @@ def made_at_once() -> StoryTokens:
     )
 
 
+def test_a_disk_without_room_for_all_is_told_after_the_first_part_which_stays(tmp_path, monkeypatch):
+    """15 clips and pictures in parts of three."""
+    path, free = tmp_path / "a.safetensors", SimpleNamespace(free=1)
+    monkeypatch.setattr(token_parts.shutil, "disk_usage", lambda folder: free)
+    with pytest.raises(ValueError, match=rf"{tmp_path}: the tokens and texts to come take some 0.0 GB in parts, 0.0 GB are free. Make room"):
+        tokenize(path, Source())
+    (part,) = parts_folder(path).glob("*.safetensors")
+    free.free = round(4 * part.stat().st_size)
+    source = Source()
+    notes = tokenize(path, source)
+    assert notes[0] == "3 of 15 clips and pictures were tokenised before" and source.painted[0] == 3
+    assert [note for note in notes if note.endswith("that may not fit")] == [notes[1]] and len(StoryTokens.load(path).tokens) == 10
+
+
 def test_parts_come_to_what_one_go_makes(tmp_path):
     notes = tokenize(tmp_path / "a.safetensors", Source())
     stories, whole = StoryTokens.load(tmp_path / "a.safetensors"), made_at_once()

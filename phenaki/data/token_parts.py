@@ -87,7 +87,7 @@ def _make_parts(
     source: ToldSource, encode: Encode, encode_text: EncodeText, plan: TokenPlan, folder: Path, description: str, on_note: Callable[[str], None]
 ) -> list[Path]:
     """The files of a plan's parts; those that are there and whole are kept."""
-    total, done, parts = plan.num_stories + plan.num_images, 0, []
+    total, done, parts, is_new = plan.num_stories + plan.num_images, 0, [], True
     for kind, first, count in _cut(plan):
         part, own = folder / f"{kind}-{first:08d}.safetensors", f"{description} {plan} {kind} {first} {count}"
         parts.append(part)
@@ -105,8 +105,21 @@ def _make_parts(
                 source, encode, encode_text, seed=plan.seed, first=first, count=count, num_slices=plan.num_slices, description=own
             )
         made.save(part)
+        if is_new:
+            check_room(part, (total - done) / count, on_note)
+            is_new = False
         on_note(f"{done} of {total} clips and pictures tokenised")
     return parts
+
+
+def check_room(part: Path, more: float, on_note: Callable[[str], None]) -> None:
+    """ValueError where the disk cannot hold as many more parts as large as this one; a note where it may not hold the whole beside them."""
+    size, free = part.stat().st_size, shutil.disk_usage(part.parent).free
+    told = f"{part.parent.parent}: the tokens and texts to come take some {size * more / 1e9:.1f} GB in parts, {free / 1e9:.1f} GB are free"
+    if size * more > free:
+        raise ValueError(f"{told}. Make room (what was made stays, and is gone on with), or ask for fewer (num_stories)")
+    if size * (2 * more + 1) > free:
+        on_note(f"{told}, and all of them are then joined in a file beside the parts: that may not fit")
 
 
 def _cut(plan: TokenPlan) -> Iterator[tuple[str, int, int]]:
