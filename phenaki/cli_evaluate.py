@@ -54,7 +54,7 @@ def evaluate_tokenizer_command(
     """Measure a tokenizer on clips it was not trained on: PSNR, SSIM, LPIPS, rFVD, flicker, codebook use, speed."""
     with told_errors():
         from phenaki.data.sources import open_source
-        from phenaki.data.storybook import WORLDS
+        from phenaki.data.world import WORLDS
         from phenaki.devices import choose_device
         from phenaki.evaluation.tokenizer_program import Wishes, run_tokenizer_evaluation, summary
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from phenaki.data.storybook import SceneTruth, StoryTruth
+from phenaki.data.world import SceneTruth, StoryTruth
 from phenaki.evaluation.adherence import (
     Switch,
     adherence,

@@ -90,10 +90,13 @@ ALLOWED = {
     "data/storybook": {"data/art", "data/captions", "data/cast", "data/clip_source", "data/painter", "data/poses", "data/world"},
     "data/footage_settings": {"config"},
     "data/clip_source": {"data/clip_files"},
-    "data/sources": {"data/clip_files", "data/clip_source", "data/footage", "data/footage_settings", "data/listing", "data/storybook", "data/tokens"},
+    "data/sources": {
+        "data/clip_files", "data/clip_source", "data/footage", "data/footage_settings", "data/listing", "data/storybook", "data/tokens",
+        "data/world",
+    },
     "evaluation/referee": {"checkpoint", "config", "data/tensor_file", "data/world"},
     "training/referee_augmentation": {"devices"},
-    "training/referee_examples": {"cvivit", "data/captions", "data/poses", "data/storybook", "evaluation/referee", "pixels"},
+    "training/referee_examples": {"cvivit", "data/captions", "data/poses", "data/storybook", "data/world", "evaluation/referee", "pixels"},
     "training/referee_bank": {"checkpoint", "config", "cvivit", "data/storybook", "data/tensor_file", "training/referee_examples"},
     "training/referee": {
         "config", "devices", "evaluation/referee", "pixels", "training/optimizers", "training/parallel", "training/referee_augmentation",
@@ -125,8 +128,8 @@ ALLOWED = {
     "evaluation/tokenizer_report": {"evaluation/outputs", "evaluation/tokenizer", "pixels"},
     "evaluation/bootstrap": set(),
     "evaluation/seams": {"evaluation/metrics"},
-    "evaluation/adherence": {"data/storybook"},
-    "evaluation/story_scripts": {"config", "data/captions", "data/order", "data/storybook", "evaluation/adherence", "story"},
+    "evaluation/adherence": {"data/world"},
+    "evaluation/story_scripts": {"config", "data/captions", "data/order", "data/storybook", "data/world", "evaluation/adherence", "story"},
     "evaluation/story_work": {"atomic", "evaluation/adherence", "evaluation/seams", "video"},
     "evaluation/story": {
         "checkpoint", "data/storybook", "evaluation/adherence", "evaluation/referee", "evaluation/seams", "evaluation/story_scripts",
@@ -136,10 +139,10 @@ ALLOWED = {
         "evaluation/adherence", "evaluation/bootstrap", "evaluation/frechet", "evaluation/story_scripts", "evaluation/story_work",
     },
     "evaluation/looks": {"evaluation/metrics"},
-    "evaluation/drift_scripts": {"config", "data/order", "data/storybook", "story"},
+    "evaluation/drift_scripts": {"config", "data/order", "data/storybook", "data/world", "story"},
     "evaluation/drift": {
-        "atomic", "data/storybook", "evaluation/adherence", "evaluation/drift_scripts", "evaluation/looks", "evaluation/referee", "evaluation/story",
-        "evaluation/tokenizer", "part_file", "pipeline", "pixels", "recording", "story_plan", "video",
+        "atomic", "data/storybook", "data/world", "evaluation/adherence", "evaluation/drift_scripts", "evaluation/looks", "evaluation/referee",
+        "evaluation/story", "evaluation/tokenizer", "part_file", "pipeline", "pixels", "recording", "story_plan", "video",
     },
     "evaluation/drift_figures": {
         "evaluation/bootstrap", "evaluation/drift", "evaluation/drift_scripts", "evaluation/looks", "evaluation/story_figures",

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from phenaki.data.clip_source import ClipSource
-from phenaki.data.storybook import SMALL_WORLD, StorybookWorld, open_world
+from phenaki.data.storybook import StorybookWorld, open_world
+from phenaki.data.world import SMALL_WORLD
 from phenaki.pixels import from_bytes, to_bytes
 from phenaki.training.clip_bank import ClipBank
 from phenaki.training.settings import TokenizerTraining

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from phenaki.data.storybook import SMALL_WORLD, StorybookWorld, StoryTruth, open_world
+from phenaki.data.storybook import StorybookWorld, open_world
 from phenaki.data.tokens import StoryTokens, TokensError, make_story_tokens, slice_scenes, words_of
+from phenaki.data.world import SMALL_WORLD, StoryTruth
 
 NUM_STORIES, NUM_SLICES, PT, SEED = 20, 7, 2, 3  # 20 stories: more than are painted at once
 NUM_FRAMES = 1 + PT * (NUM_SLICES - 1)

@@ -18,8 +18,9 @@ import phenaki.training.run as run_module
 from phenaki.compiling import compile_layers
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.art import draw_art
-from phenaki.data.storybook import SMALL_WORLD, StorybookWorld
+from phenaki.data.storybook import StorybookWorld
 from phenaki.data.tokens import StoryTokens
+from phenaki.data.world import SMALL_WORLD
 from phenaki.director import fill_scene, see_context
 from phenaki.evaluation.i3d import I3D
 from phenaki.evaluation.lpips import LPIPS

@@ -19,7 +19,8 @@ from test_story_evaluation import CONFIG, LABELS, CodedWorld, Reader, atlas, fea
 from typer.testing import CliRunner
 
 from phenaki.cli import app
-from phenaki.data.storybook import StoryTruth, draw_art
+from phenaki.data.storybook import draw_art
+from phenaki.data.world import StoryTruth
 from phenaki.evaluation import drift_program
 from phenaki.evaluation.drift import Judge, JudgedTokens, Side, Window, made_windows, num_windows, read_windows, shortest_window, watch, window_chunks
 from phenaki.evaluation.drift_figures import LOOKS, mode_figures, ratio_interval, trend

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from phenaki.checkpoint import Model, ModelInfo, load_model, save_model
 from phenaki.cli import app
 from phenaki.data.clip_source import ClipSource
-from phenaki.data.storybook import WORLDS, open_world
+from phenaki.data.storybook import open_world
+from phenaki.data.world import WORLDS
 from phenaki.evaluation.frechet import frechet_distance
 from phenaki.evaluation.metrics import changes, psnr, squared_error, ssim
 from phenaki.evaluation.networks import MetricNetworks, load_networks

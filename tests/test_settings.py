@@ -13,7 +13,8 @@ import pytest
 from phenaki.checkpoint import CheckpointError, ModelInfo, read_info, save_info
 from phenaki.config import ConfigError
 from phenaki.data.sharding import ShardSettings
-from phenaki.data.storybook import SMALL_WORLD, open_world
+from phenaki.data.storybook import open_world
+from phenaki.data.world import SMALL_WORLD
 from phenaki.training.settings import ModelSettings, load_settings
 
 TINY = load_settings(Path(__file__).resolve().parents[1] / "configs/tiny.toml")

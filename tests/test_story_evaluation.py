@@ -19,7 +19,8 @@ from phenaki.checkpoint import ModelInfo, save_model
 from phenaki.cli import app
 from phenaki.cvivit import CViViT
 from phenaki.data.captions import attribute_phrases, held_out_of, is_held_out
-from phenaki.data.storybook import FULL_WORLD, SMALL_WORLD, SceneTruth, StorybookWorld, StoryTruth, draw_art, open_world
+from phenaki.data.storybook import StorybookWorld, draw_art, open_world
+from phenaki.data.world import FULL_WORLD, SMALL_WORLD, SceneTruth, StoryTruth
 from phenaki.evaluation import story_program
 from phenaki.evaluation.networks import MetricNetworks
 from phenaki.evaluation.story import Told, evaluate_stories, fingerprint, judge_story, tell

@@ -18,7 +18,8 @@ from results import write_results
 
 from phenaki.checkpoint import load_model
 from phenaki.data.order import EVALUATION_SEED
-from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
+from phenaki.data.storybook import StorybookWorld, open_world
+from phenaki.data.world import WORLDS
 from phenaki.evaluation.codebook import TokenCounts
 from phenaki.evaluation.metrics import lpips_by_frame, psnr, squared_error
 from phenaki.evaluation.networks import load_networks

@@ -25,8 +25,8 @@ from results import write_results
 from torch import Tensor
 
 from phenaki.checkpoint import Model, load_model
-from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
-from phenaki.data.world import WorldConfig
+from phenaki.data.storybook import StorybookWorld, open_world
+from phenaki.data.world import WORLDS, WorldConfig
 from phenaki.evaluation.referee import WIDER, Referee, RefereeConfig, labels_of, load_referee, save_referee
 from phenaki.training.interrupts import Stopped
 from phenaki.training.optimizers import OptimizerSettings

@@ -8,8 +8,9 @@ from phenaki.data.clip_files import is_clip_name, is_picture
 from phenaki.data.clip_source import ToldSource
 from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.listing import is_footage
-from phenaki.data.storybook import WorldConfig, open_world
+from phenaki.data.storybook import open_world
 from phenaki.data.tokens import is_story_tokens
+from phenaki.data.world import WorldConfig
 
 
 def open_source(

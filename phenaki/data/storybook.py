@@ -22,22 +22,13 @@ from phenaki.data.clip_source import ToldSource
 from phenaki.data.painter import TINTS, Painter, Sprites, place_tint
 from phenaki.data.poses import Track, actor_track, camera_track, companion_track, joined, object_track, seen_by
 from phenaki.data.world import (
-    FULL_WORLD,
     GROUND,
-    MEDIUM_WORLD,
-    SMALL_WORLD,
-    WIDE_WORLD,
-    WORLDS,
     SceneTruth,
     StoryTruth,
     WorldConfig,
     described,
     small_part,
 )
-
-__all__ = [
-    "FULL_WORLD", "MEDIUM_WORLD", "SMALL_WORLD", "WIDE_WORLD", "WORLDS", "SceneTruth", "StoryTruth", "StorybookWorld", "WorldConfig", "open_world",
-]  # fmt: skip
 
 TELLABLE = ("actor", "place", "time", "weather", "motion", "camera", "companion", "object")  # attributes that a caption may name
 TOLD_BATCH, GPU_TOLD_BATCH = 16, 128  # stories painted at once when many are tokenised

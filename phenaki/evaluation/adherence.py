@@ -7,7 +7,7 @@ long did a change take (switch time). All of it on labels alone: who saw them, a
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from phenaki.data.storybook import StoryTruth
+from phenaki.data.world import StoryTruth
 
 SETTLING_SECONDS = 1.0  # at a scene's start that adherence leaves out: the time a change may take
 MOTION_MARGIN_SECONDS = 0.5  # at a scene's end that motion leaves out: it is seen in several frames, the next scene's among them

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from phenaki.atomic import sync
-from phenaki.data.storybook import SceneTruth, StorybookWorld, StoryTruth
+from phenaki.data.storybook import StorybookWorld
+from phenaki.data.world import SceneTruth, StoryTruth
 from phenaki.evaluation.adherence import adherence, judged_frames, scene_cases, scenes_seen
 from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, LongScript
 from phenaki.evaluation.looks import Looks, looks_of

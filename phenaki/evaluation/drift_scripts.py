@@ -13,7 +13,8 @@ from typing import Any
 
 from phenaki.config import check_range
 from phenaki.data.order import EVALUATION_SEED
-from phenaki.data.storybook import SceneTruth, StorybookWorld
+from phenaki.data.storybook import StorybookWorld
+from phenaki.data.world import SceneTruth
 from phenaki.story import MAX_SCENE_SECONDS, Story
 
 HELD, SWITCHING, RETURNING, RECALLING = MODES = ("held", "switching", "returning", "recalling")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from phenaki.atomic import write_text
-from phenaki.data.storybook import WORLDS, StorybookWorld, open_world
+from phenaki.data.storybook import StorybookWorld, open_world
+from phenaki.data.world import WORLDS
 from phenaki.evaluation.adherence import MOTION_MARGIN_SECONDS, SETTLING_SECONDS, STEADY_FRAMES
 from phenaki.evaluation.networks import MetricNetworks, load_i3d_network
 from phenaki.evaluation.outputs import check_outputs, machine

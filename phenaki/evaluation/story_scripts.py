@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from phenaki.config import check_range
 from phenaki.data.captions import is_held_out
 from phenaki.data.order import EVALUATION_SEED
-from phenaki.data.storybook import SceneTruth, StorybookWorld, StoryTruth
+from phenaki.data.storybook import StorybookWorld
+from phenaki.data.world import SceneTruth, StoryTruth
 from phenaki.evaluation.adherence import MOTION_MARGIN_SECONDS, SETTLING_SECONDS
 from phenaki.story import Story
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from phenaki.cvivit import CViViT
 from phenaki.data.captions import is_held_out
 from phenaki.data.poses import camera_track, seen_by
-from phenaki.data.storybook import SceneTruth, StorybookWorld, StoryTruth, WorldConfig
+from phenaki.data.storybook import StorybookWorld
+from phenaki.data.world import SceneTruth, StoryTruth, WorldConfig
 from phenaki.evaluation.referee import MOTION_REACH, as_seen, labels_of
 from phenaki.pixels import to_bytes
 

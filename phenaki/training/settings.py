@@ -8,7 +8,7 @@ from typing import Any
 from phenaki.config import ConfigError, build, check_range, read_settings
 from phenaki.cvivit import CViViTConfig
 from phenaki.data.footage_settings import FootageSettings
-from phenaki.data.storybook import WORLDS, WorldConfig
+from phenaki.data.world import WORLDS, WorldConfig
 from phenaki.maskgit import MaskGITConfig
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextConfig

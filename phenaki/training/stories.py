@@ -14,10 +14,10 @@ from phenaki.cvivit import CViViT
 from phenaki.data.clip_source import ToldSource
 from phenaki.data.order import SAMPLE_SEED
 from phenaki.data.sources import open_source
-from phenaki.data.storybook import WORLDS
 from phenaki.data.tensor_file import read_metadata
 from phenaki.data.token_parts import TokenPlan, drop_parts, tokenize_source
 from phenaki.data.tokens import StoryTokens, TokensError, is_story_tokens
+from phenaki.data.world import WORLDS
 from phenaki.text import TextEncoder
 from phenaki.training.heap import keep_freed_memory
 from phenaki.training.same_tokens import tokens_sha256
