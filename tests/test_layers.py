@@ -110,7 +110,7 @@ def test_keys_in_two_parts_are_the_keys_of_the_whole():
 
 @pytest.mark.parametrize(("dim", "heads"), [(10, 3), (12, 4)])
 def test_attention_refuses_heads_without_a_whole_even_width(dim, heads):
-    with pytest.raises(ValueError, match=f"width {dim} over {heads} heads"):
+    with pytest.raises(ValueError, match=f"heads {heads}: each needs a whole, even part of dim {dim}"):
         Attention(dim, heads)
 
 

@@ -227,6 +227,6 @@ def test_a_world_without_what_the_small_one_has_tells_no_share_of_it():
 @pytest.mark.parametrize("field", [field.name for field in fields(WorldConfig)])
 def test_every_setting_changes_the_description(field):
     value = getattr(SMALL_WORLD, field)
-    changed = {tuple: lambda: (*value, *(value[:1] or ("tent",))), str: lambda: f"{value}x", int: lambda: value + 1, float: lambda: value / 2 + 0.125}
+    changed = {tuple: lambda: (*value, *(value[:1] or ("tent",))), str: lambda: "rich", int: lambda: value + 1, float: lambda: value / 2 + 0.125}
     other = changed[type(value)]()
     assert described(replace(SMALL_WORLD, **{field: other})) != described(SMALL_WORLD)

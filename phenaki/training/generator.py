@@ -162,11 +162,11 @@ def run_generator_training(
     with joined(asked.device) as group, folder_alone(out / "generator", training.optimizer, group) as lock:
         note = on_note if group.leads else silent
         note(f"tokenizer: {origin}")
-        note_warmup(settings.train_generator.optimizer, training.optimizer, note)
         base = load_model(origin, group.device)
         if origin == DEFAULT_MODEL and tokenizer is None:
             check_is_meant(settings.tokenizer, base, config, out)
         task = _make_task(asked, replace(settings, train_generator=training), group, base, note)
+        note_warmup(settings.train_generator.optimizer, training.optimizer, note)
         run = Run(out / "generator", task, training.optimizer, group, note, lock)
         run.train(on_log)
         averaged = run.averaged()

@@ -193,8 +193,8 @@ def run_tokenizer_training(
         raise ValueError(f"{config}: decoder_only = true needs --init-from MODEL, whose tokens are kept")
     with joined(asked.device) as group, folder_alone(out / "tokenizer", training.optimizer, group) as lock:
         note = on_note if group.leads else silent
-        note_warmup(settings.train_tokenizer.optimizer, training.optimizer, note)
         task = _make_task(asked, replace(settings, train_tokenizer=training), group, note)
+        note_warmup(settings.train_tokenizer.optimizer, training.optimizer, note)
         run = Run(out / "tokenizer", task, training.optimizer, group, note, lock)
         run.train(on_log)
         averaged = run.averaged()
