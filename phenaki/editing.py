@@ -149,7 +149,7 @@ def stream_edit(phenaki: Phenaki, clip: Clip, told: Edit) -> Iterator[StoryChunk
     options = sampling_options(story, phenaki.info)
     phenaki.check_prompts(story.scenes[0].prompt, story.negative)
     text = phenaki.scene_text(story.scenes[0].prompt, story.negative)
-    with phenaki.precision():
+    with phenaki.computing():
         painter = Repainter(phenaki.tokenizer, phenaki.generator, text, options, story.seed, told.keep)
     return _painted(phenaki, plan, painter, told, story.scenes[0].prompt)
 
@@ -160,7 +160,7 @@ def _painted(phenaki: Phenaki, plan: EditPlan, painter: Repainter, told: Edit, p
     for start, stop in plan.chunks:
         grid = [number for number in plan.frames_of(start, stop) if number < plan.padding + plan.num_frames]
         own = [next(pictures) for number in grid if number < len(plan.numbers)]
-        with phenaki.precision():
+        with phenaki.computing():
             painted = painter.paint(phenaki.to_tensor(_squares(own, image_size)) if own else None, plan.hidden(start, stop))
         pixels = to_pixels(painted.frames, size)[: len(grid)]
         if told.paste and own:

@@ -32,6 +32,7 @@ from phenaki.compiling import check_compiler, compile_layers
 from phenaki.config import as_dict
 from phenaki.devices import choose_device, choose_dtype, hold_matrices
 from phenaki.director import Given, SceneText, direct
+from phenaki.free_cores import cores, on_free_cores
 from phenaki.pixels import to_pixels, to_video
 from phenaki.progress import story_progress
 from phenaki.retiming import retimed, retimed_length, retimed_start
@@ -107,6 +108,7 @@ class Phenaki:
         round otherwise. ValueError where torch has nothing to compile with.
         """
         chosen = choose_device(device)
+        cores.look()  # while it loads the others show how much they take
         if compile:
             check_compiler(chosen)
         model = load_model(name, chosen)
@@ -168,7 +170,7 @@ class Phenaki:
         networks = self.tokenizer, self.generator
         chunks = direct(planned, *networks, prepared.texts, prepared.options, story.seed, self.grid, prepared.given, made)
         while True:
-            with self.precision():
+            with self.computing():
                 chunk = next(chunks, None)
             if chunk is None:
                 return
@@ -220,10 +222,12 @@ class Phenaki:
         """Frames uint8 (f h w 3) -> float (f c h w) in [-1, 1] on the model's device."""
         return to_video(frames).to(self.device)
 
-    def precision(self) -> contextlib.AbstractContextManager:
-        if self.dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """In it networks run in the model's kind of numbers, and on a CPU on the cores that other programs leave free."""
+        numbers = contextlib.nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, dtype=self.dtype)
+        with on_free_cores() if self.device.type == "cpu" else contextlib.nullcontext(), numbers:
+            yield
 
 
 def plan_story(story: Story, info) -> StoryPlan:

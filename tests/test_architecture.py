@@ -22,6 +22,7 @@ ALLOWED = {
     "compiling": set(),
     "cuda_graphs": set(),
     "devices": set(),
+    "free_cores": set(),
     "layers": set(),
     "locks": set(),
     "masking": set(),

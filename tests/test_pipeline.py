@@ -16,6 +16,7 @@ from huggingface_hub import HfApi
 from PIL import Image
 
 import phenaki.devices as devices
+import phenaki.free_cores as free_cores
 import phenaki.pipeline as pipeline
 import phenaki.scene_files as scene_files
 from phenaki import Scene, Story
@@ -302,7 +303,7 @@ def test_a_scene_starts_from_its_picture(ready, tmp_path):
     video = ready.generate_story(story)
     assert len(video) == 20 and video.scenes[1].start_frame == 8 and video.scenes[1].num_frames == 12
     picture = torch.from_numpy(read_image(tmp_path / "a.png", 32).copy()).permute(2, 0, 1)[None, :, None] / 127.5 - 1
-    with torch.no_grad(), ready.precision():
+    with torch.no_grad(), ready.computing():
         shown = ready.tokenizer.decode(ready.tokenizer.encode(picture)).clamp(-1, 1)[0, :, 0].float()
     wanted = ((shown + 1) * 127.5).round().permute(1, 2, 0).numpy()
     assert np.abs(video.frames[8] - wanted).max() <= 1
@@ -323,7 +324,7 @@ def test_a_scene_goes_on_from_a_video(ready, tmp_path):
     video = ready.generate_story(tmp_path / "a.txt", progress=False)
     assert len(video) == 20 and video.scenes[1].num_frames == 12 and video.script["scenes"][1]["video"] == "a.mp4"
     last = ready.to_tensor(read_video(clip, size=32).frames[[22, 24, 26, 28, 30]])  # at 8 frames a second: two slices to remember, one before
-    with torch.no_grad(), ready.precision():
+    with torch.no_grad(), ready.computing():
         shown = ready.tokenizer.decode(ready.tokenizer.encode(last.transpose(0, 1)[None]))[0, :, -1:].clamp(-1, 1)
     wanted = pipeline.to_pixels(shown.transpose(0, 1), 32)[0].astype(int)
     assert np.abs(video.frames[8] - wanted).max() <= 6  # the codec's own scaler, frame by frame
@@ -648,3 +649,33 @@ def test_bad_stories_are_told(ready, spied, story):
     with pytest.raises(StoryError):
         ready.stream_story(story)
     assert spied == []
+
+
+def test_a_story_is_the_same_to_the_bit_with_any_number_of_threads(ready):
+    videos = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        try:
+            videos.append(ready.generate_story(TWO, progress=False).frames)
+        finally:
+            torch.set_num_threads(1)
+    assert (videos[0] == videos[1]).all() and (videos[0] == videos[2]).all()
+
+
+def test_chunks_are_made_on_the_cores_that_others_leave_free(ready, monkeypatch):
+    seen, really = [], pipeline.direct
+
+    def direct(*args):
+        for chunk in really(*args):
+            seen.append(torch.get_num_threads())
+            yield chunk
+
+    monkeypatch.setattr(pipeline, "direct", direct)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(free_cores.cores, "look", lambda: 2.0)
+    torch.set_num_threads(3)
+    try:
+        left = [torch.get_num_threads() for _ in ready.stream_story(TWO)]
+    finally:
+        torch.set_num_threads(1)
+    assert set(seen) == {2} and set(left) == {3} and len(seen) == len(left) > 1
