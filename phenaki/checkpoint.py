@@ -23,6 +23,7 @@ from phenaki.atomic import write_bytes, write_text
 from phenaki.config import ConfigError, as_dict, build, check_range, read_settings
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.maskgit import MaskGIT, MaskGITConfig
+from phenaki.retiming import MIN_FPS
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextConfig
 from phenaki.vocabulary import MAX_WORDS
@@ -55,7 +56,7 @@ class ModelInfo:
     words: tuple[str, ...] = ()  # of the captions that its generator was trained on; none where that is not known
 
     def __post_init__(self):
-        check_range(self, "fps", above=0, below=1000)
+        check_range(self, "fps", at_least=MIN_FPS, below=1000)
         if len(self.words) > MAX_WORDS or not all(isinstance(word, str) and word.isalpha() for word in self.words):
             raise ValueError(f"words: needed a list of at most {MAX_WORDS} words")
 
@@ -173,11 +174,7 @@ def _check_files(folder: Path, info: ModelInfo) -> None:
 def _load_network(build: Callable[[], nn.Module], folder: Path, info: ModelInfo, part: str) -> nn.Module:
     """The network that `build` makes, in eval mode. It takes memory once its names and shapes are known to be those of the files."""
     names = [name for name in info.files if part_of(name) == part]
-    try:
-        with torch.device("meta"):
-            network = build()
-    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{folder}/config.json: there can be no {part} of these sizes ({error})") from error
+    network = outline(build, f"{folder}/config.json", part)
     needed, weights = network.state_dict(), {}
     _check_shapes(folder, part, {key: value.shape for key, value in needed.items()}, _stored_shapes(folder, names))
     for name in names:
@@ -188,6 +185,15 @@ def _load_network(build: Callable[[], nn.Module], folder: Path, info: ModelInfo,
         weights |= read
     network.load_state_dict(weights, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def outline(build: Callable[[], nn.Module], config: str, part: str) -> nn.Module:
+    """The network that `build` makes, without memory for its weights; CheckpointError, which names `config`, where there can be none of its sizes."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{config}: there can be no {part} of these sizes ({error})") from error
 
 
 def first_not_finite(weights: dict[str, Tensor]) -> str:

@@ -169,6 +169,7 @@ def plan_command(
         options = {"num_steps": num_steps, "guidance_scale": guidance_scale, "context": context and context.value}
         told = plan_script(story, name, info, style=style, negative=negative, fps=fps, size=size, **options)
         planned, per_slice = told.plan, (info.tokenizer.image_size // info.tokenizer.patch_size) ** 2
+        seconds = expected_seconds(planned, info, sampling_options(told.story, info))
         table = Table(title=Text(told.story.title or name.name))
         for column in ("scene", "from", "seconds", "frames", "chunks", "tokens", "prompt"):
             table.add_column(column, justify="left" if column == "prompt" else "right")
@@ -179,7 +180,6 @@ def plan_command(
         Console().print(table)
         for note in unfamiliar(planned, info):
             tell(note)
-        seconds = expected_seconds(planned, info, sampling_options(told.story, info))
         counts = f"{planned.num_chunks} chunks, {planned.num_slices * per_slice} tokens"
         made = f" (made at {planned.fps:g} fps)" if told.fps != planned.fps else ""
         total = f"{told.num_frames} frames, {told.num_frames / told.fps:.2f} s at {told.fps:g} fps{made}, {counts}"

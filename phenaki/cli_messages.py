@@ -43,13 +43,21 @@ def told_errors() -> Iterator[None]:
             error.add_note("make room there, or give an output on another disk, and run the same command again")
         errors.print(Text.assemble(("error:", "red"), f" {error}{notes(error)}"), soft_wrap=True)
         raise typer.Exit(2) from error
-    except MemoryError as error:
-        told = f"not enough memory{f' ({error})' if str(error) else ''}: give a shorter or smaller clip or story, or close other programs"
+    except (MemoryError, RuntimeError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        why = str(error).partition("\n")[0]
+        told = f"not enough memory{f' ({why})' if why else ''}: give a shorter or smaller clip or story, or close other programs"
         errors.print(Text.assemble(("error:", "red"), f" {told}{notes(error)}"), soft_wrap=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         tell((str(error) or "stopped") + notes(error))
         raise typer.Exit(130) from error
+
+
+def is_lack_of_memory(error: Exception) -> bool:
+    """Python's, torch's on a GPU, or torch's on a CPU, which has no type of its own. Torch need not be loaded to know."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def tell(text: str) -> None:

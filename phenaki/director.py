@@ -114,7 +114,7 @@ def direct(
                 tokens = filler.fill(chunk.num_slices, segment.past, grid, NoiseKey(seed, scene.index, chunk.index), known)
                 yield segment.show(tokens, scene, chunk)
             if scene.remember is not None and chunk is parts[0]:
-                named[scene.remember] = tokens[0]
+                named[scene.remember] = tokens[0] if chunk is not None else tokens[-1]  # of a video that it goes on from the last is shown
             number += 1
 
 
@@ -246,9 +246,9 @@ class Segment:
         if past.anchor is None:
             past.anchor = (past.num_slices, tokens[0])
         past.remember(tokens, self.keep.slices)
-        if self.keep.as_frames and frames is not None:
-            past.encode_anew(tokenizer, frames, self.keep.slices)
         past.num_frames = min(tokenizer.num_frames(past.num_slices) - past.num_unseen, self.num_frames)
+        if self.keep.as_frames and frames is not None and past.num_frames < self.num_frames:
+            past.encode_anew(tokenizer, frames, self.keep.slices)
 
 
 def _as_planned(tokens: Tensor, chunk: Chunk | None) -> Tensor:

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from phenaki.frame_source import Clip, FrameSource
-from phenaki.pipeline import DEFAULT_MODEL, Phenaki, StoryChunk, check_pictures, ready_model, sampling_options
+from phenaki.pipeline import DEFAULT_MODEL, Phenaki, StoryChunk, all_frames, check_pictures, ready_model, sampling_options
 from phenaki.pixels import to_pixels
 from phenaki.progress import story_progress
 from phenaki.recording import Written, keep_unfinished
@@ -34,18 +34,22 @@ from phenaki.video import Video, VideoScene, VideoWriter, check_output_path, che
 
 @dataclass(frozen=True)
 class Edit:
-    """What is to become of a clip. Values left at None are the model's own."""
+    """What is to become of a clip. Values left at None are the model's own.
+
+    ValueError (a StoryError for what a story has too) where a value is out of its range, RegionError where nothing is to be made anew.
+    What a chunk sees of the ones before are always tokens, whatever the model's own context is.
+    """
 
     prompt: str  # what the video shows when it is done
     region: Region | None = None  # what is made anew; None: the whole clip where `keep` is above 0, else nothing of it
     keep: float = 0.0  # share of the region's tokens that stay, in [0, 1), evenly spread: the clip told another way
     extend: float = 0.0  # seconds made after the clip's end
     paste: bool = True  # pixels outside of the region are the clip's own; False: they too have been through the tokenizer
-    size: int | None = None  # pixels a side of the result
+    size: int | None = None  # pixels a side of the result, 16 to 4096
     seed: int = 0
     negative: str = ""  # what should not be seen
-    guidance_scale: float | None = None  # 1 = off
-    num_steps: int | None = None  # rounds a chunk
+    guidance_scale: float | None = None  # 1 (off) to 100
+    num_steps: int | None = None  # rounds a chunk, 1 to 256
 
     def __post_init__(self):
         if not 0 <= self.keep < 1:
@@ -199,20 +203,18 @@ def edit(
 ) -> Video:
     """A clip with a part of it made anew as `prompt` says: the middle square, at the model's frames a second.
 
-    video: a Video, or the path of a video file, GIF or picture. The part: box (x, y, width, height in its pixels) or `outside` of
-    it, frames (first, last) by its own numbers, mask (bool, (h w) or (f h w), True = made anew). Options: the fields of `Edit`;
-    `keep=0.1` alone tells the whole clip another way, `extend=4` goes on for four seconds.
+    video: a Video, a FrameSource, or the path of a video file, GIF, picture or folder of pictures. The part: box (x, y, width, height
+    in its pixels) or `outside` of it, frames (first, last) by its own numbers, mask (bool, (h w) or (f h w), True = made anew).
+    Options: the fields of `Edit`; `keep=0.1` alone tells the whole clip another way, `extend=4` goes on for four seconds.
+    VideoError for a clip that is not whole, RegionError for a part that it does not have, ValueError for the rest.
     """
     parts = (box, frames, mask)
     region = Region(box, outside, frames, mask) if outside or any(part is not None for part in parts) else None
-    told, source, made = Edit(prompt, region, **options), FrameSource.of(video), []
+    told, source = Edit(prompt, region, **options), FrameSource.of(video)
     phenaki = ready_model(model, device)
     with story_progress(progress) as advance:
-        for chunk in stream_edit(phenaki, source, told):
-            made.append(chunk.frames)
-            advance(chunk)
-    shown = np.concatenate(made)
-    return Video(shown, phenaki.info.fps, (VideoScene(chunk.prompt, 0, len(shown)),), edit_script(phenaki, source, told, len(shown)))
+        shown = all_frames(stream_edit(phenaki, source, told), advance)
+    return Video(shown, phenaki.info.fps, (VideoScene(prompt, 0, len(shown)),), edit_script(phenaki, source, told, len(shown)))
 
 
 def edit_to_file(

@@ -6,6 +6,7 @@ The only file that imports `transformers`, and it does so when an encoder is loa
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ def find_folder(source: str) -> Path:
     """
     if source == MINILM:
         return check_minilm(find_minilm())
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))  # Path's own fails for ~nobody
     return folder if folder.is_dir() else download(source)
 
 

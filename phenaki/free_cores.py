@@ -6,6 +6,7 @@ free since the last look. Linux tells that (/proc/stat); elsewhere, and where OM
 """
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ import torch
 
 STAT = Path("/proc/stat")
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100  # that it counts in a second
-SHORTEST, LONGEST = 0.2, 60.0  # seconds between two looks that say something of what comes next
+SHORTEST = 0.2  # seconds between two looks that say something
+LONGEST = 60.0  # seconds without work after which a look says nothing of what comes next
 FREE_ENOUGH = 0.7  # share of a core that others must leave for a thread to be worth it
 
 
@@ -33,6 +35,7 @@ class FreeCores:
 
     def __init__(self, stat: Path = STAT):
         self.stat, self.last, self.free = stat, None, None
+        self.worked = -math.inf  # when work was last begun or done, on the clock of `Look.moment`
 
     def look(self) -> float | None:
         """How many cores other programs left free since the last look; None where that is not known."""
@@ -40,15 +43,20 @@ class FreeCores:
         if now is None:
             return None
         span = now.moment - self.last.moment if self.last else 0
+        idle, self.worked = now.moment - self.worked, now.moment
         if self.last and span < SHORTEST:
             return self.free
-        if self.last and span <= LONGEST:
+        if self.last and idle <= LONGEST:
             others = max(now.all - self.last.all - (now.own - self.last.own), 0) / span
             self.free = max(len(os.sched_getaffinity(0)) - others, 0)
         else:
             self.free = None
         self.last = now
         return self.free
+
+    def done(self) -> None:
+        """Work ends that began with a look, however long ago: what others did meanwhile counts."""
+        self.worked = time.monotonic()
 
     def _now(self) -> Look | None:
         try:
@@ -82,3 +90,4 @@ def on_free_cores() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(asked)
+        cores.done()

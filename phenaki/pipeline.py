@@ -6,9 +6,9 @@ carries over is `past.py`'s, files are `video.py`'s.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +151,7 @@ class Phenaki:
         story = apply_overrides(Story.of(story), **options)
         planned = checked_plan(story, self.info)
         options = sampling_options(story, self.info)
-        for scene in planned.scenes:
-            self.check_prompts(scene.prompt, scene.negative)
+        check_texts(planned, self.text_encoder.check)
         return Prepared(story, planned, SceneTexts(planned.scenes, self.scene_text), options, SceneFiles(planned.scenes, self.info, self.to_tensor))
 
     def stream_story(self, story: Any, **options: Any) -> Iterator[StoryChunk]:
@@ -190,15 +189,11 @@ class Phenaki:
 
     def generate_story(self, story: Any, *, progress: bool = True, on_chunk: Callable[[StoryChunk], None] | None = None, **options: Any) -> Video:
         """The whole video. `on_chunk` is called with each StoryChunk as it is made; the options are those of `prepare`."""
-        prepared, frames = self.prepare(story, **options), []
+        prepared = self.prepare(story, **options)
         story = prepared.story
         with story_progress(progress) as advance:
-            for chunk in self.stream(prepared):
-                frames.append(chunk.frames)
-                advance(chunk)
-                if on_chunk:
-                    on_chunk(chunk)
-        return Video(np.concatenate(frames), story.fps or self.info.fps, self.video_scenes(prepared), self.script(prepared))
+            frames = all_frames(self.stream(prepared), advance, on_chunk)
+        return Video(frames, story.fps or self.info.fps, self.video_scenes(prepared), self.script(prepared))
 
     def video_scenes(self, prepared: Prepared) -> tuple[VideoScene, ...]:
         """The scenes of the video that a story becomes, in its own frames."""
@@ -244,6 +239,29 @@ def checked_plan(story: Story, info: ModelInfo) -> StoryPlan:
     check_can_recall(planned, info)
     check_pictures(story.size or info.tokenizer.image_size, fps, info)
     return planned
+
+
+def all_frames(chunks: Iterable[StoryChunk], *told: Callable[[StoryChunk], None] | None) -> np.ndarray:
+    """The frames of a whole video, uint8 (f h w 3), in the memory that these take and no more. told: called with each chunk."""
+    whole, count = None, 0
+    for chunk in chunks:
+        if whole is None:
+            whole = np.empty((chunk.num_frames_total, *chunk.frames.shape[1:]), np.uint8)
+        whole[count : count + len(chunk.frames)] = chunk.frames
+        count += len(chunk.frames)
+        for one in filter(None, told):
+            one(chunk)
+    return whole[:count]
+
+
+def check_texts(planned: StoryPlan, check: Callable[[str], None]) -> None:
+    """ValueError, which names scene and field, where `check` has one for a prompt or negative prompt (`TextEncoder.check`)."""
+    for scene in planned.scenes:
+        for name in filter(partial(getattr, scene), ("prompt", "negative")):
+            try:
+                check(getattr(scene, name))
+            except ValueError as error:
+                raise ValueError(f"scenes[{scene.index}].{name}: {error}") from None
 
 
 def resolved_script(story: Story, info: ModelInfo, options: SamplingOptions, networks: Sequence[nn.Module] = ()) -> dict[str, Any]:

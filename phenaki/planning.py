@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from phenaki.checkpoint import CheckpointError, ModelInfo
+from phenaki.checkpoint import CheckpointError, ModelInfo, outline
 from phenaki.cvivit import CViViT
 from phenaki.devices import choose_dtype
 from phenaki.maskgit import MaskGIT
-from phenaki.pipeline import apply_overrides, checked_plan, video_scenes
+from phenaki.pipeline import apply_overrides, check_texts, checked_plan, video_scenes
 from phenaki.sampling import SamplingOptions
 from phenaki.story import Story, StoryError
 from phenaki.story_plan import StoryPlan
@@ -58,13 +58,8 @@ def plan_script(story: Story, file: Path, info: ModelInfo, **overrides: Any) -> 
 
 def check_prompts(planned: StoryPlan, config: TextConfig) -> None:
     """ValueError where a scene tells more than the text encoder reads, or nothing that it knows; nothing where only the encoder itself could say."""
-    check = load_checker(config)
-    for scene in planned.scenes if check else ():
-        for name in ("prompt", "negative"):
-            try:
-                check(getattr(scene, name))
-            except ValueError as error:
-                raise ValueError(f"scenes[{scene.index}].{name}: {error}") from None
+    if check := load_checker(config):
+        check_texts(planned, check)
 
 
 def unfamiliar(planned: StoryPlan, info: ModelInfo) -> list[str]:
@@ -100,13 +95,13 @@ def expected_seconds(plan: StoryPlan, info: ModelInfo, options: SamplingOptions)
 
 def story_operations(plan: StoryPlan, info: ModelInfo, options: SamplingOptions) -> float:
     """Multiplications and additions of a story: 2 x weights x tokens for every pass of both networks, and attention."""
-    with torch.device("meta"):
-        generator, tokenizer = MaskGIT(info.generator), CViViT(info.tokenizer)
+    generator = outline(lambda: MaskGIT(info.generator), f"model {info.name!r}", "generator")
+    tokenizer = outline(lambda: CViViT(info.tokenizer), f"model {info.name!r}", "tokenizer")
     tokens_per_slice = (info.tokenizer.image_size // info.tokenizer.patch_size) ** 2
     weights = sum(parameter.numel() for parameter in generator.layers.parameters())
     heads = sum(parameter.numel() for parameter in generator.to_logits.parameters())
     context = (info.generator.context_slices + info.generator.anchor) * tokens_per_slice
-    decoder, operations = decoder_operations_per_token(tokenizer), 0.0
+    encoder, decoder, operations = encoder_operations_per_token(tokenizer), decoder_operations_per_token(tokenizer), 0.0
     for scene in plan.scenes:
         rounds = (scene.num_steps or options.num_steps) + options.num_corrections  # as in `director.py`
         branches = 1 if (scene.guidance_scale or options.guidance_scale) == 1 else 2
@@ -115,7 +110,15 @@ def story_operations(plan: StoryPlan, info: ModelInfo, options: SamplingOptions)
             attention = 4 * info.generator.depth * info.generator.dim * tokens * (tokens + context)
             operations += branches * rounds * (2 * weights * tokens + 2 * heads * tokens / 2 + attention) + 2 * weights * context
             operations += tokens * decoder
+            if options.context == "frames":  # the recent slices are encoded, and decoded again
+                operations += info.generator.context_slices * tokens_per_slice * (encoder + decoder)
     return operations
+
+
+def encoder_operations_per_token(tokenizer: CViViT) -> float:
+    """Of the transformer, and of the stem as of a head of its size (`decoder_operations_per_token`)."""
+    count = lambda network: sum(parameter.numel() for parameter in network.parameters())
+    return 2 * count(tokenizer.encoder) + 8 * count(tokenizer.stem)
 
 
 def decoder_operations_per_token(tokenizer: CViViT) -> float:

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from phenaki.checkpoint import ModelInfo
 from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script
+from phenaki.devices import choose_device, choose_dtype
 from phenaki.part_file import OtherPartError, difference
 from phenaki.pipeline import (
     DEFAULT_MODEL,
@@ -72,7 +75,7 @@ class Outcome:
     num_frames: int = 0
     video_seconds: float = 0.0
     wall_seconds: float = 0.0  # of the last try
-    tries: int = 1  # more than one where a process of this machine died
+    tries: int = 1  # more than one where a process died, or a machine of a cluster
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,13 @@ def reason_of(error: Exception) -> str:
 def loaded(settings: RenderSettings) -> Phenaki:
     """The model that the settings name, as they want it; it stays loaded for the next one who asks."""
     return load(settings.model, settings.device, settings.dtype, settings.compile)
+
+
+def settled_dtype(settings: RenderSettings) -> str:
+    """The kind of numbers for all processes on CPUs: some that measured it for themselves might choose another."""
+    if choose_device(settings.device).type != "cpu":
+        return settings.dtype
+    return str(choose_dtype(settings.dtype, torch.device("cpu"))).removeprefix("torch.")
 
 
 def render_here(jobs: Sequence[Job], settings: RenderSettings, watcher: Watcher) -> Iterator[Outcome]:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from phenaki.devices import choose_device
-from phenaki.rendering import Outcome, RenderError, RenderSettings, Watcher
+from phenaki.rendering import Outcome, RenderError, RenderSettings, Watcher, settled_dtype
 from phenaki.script_folder import Job
 
 MAX_TRIES = 3  # of a script whose process died
@@ -132,6 +132,7 @@ def render_in_processes(jobs: Sequence[Job], settings: RenderSettings, watcher: 
     check_num_workers(num_workers)
     num_workers = min(num_workers, len(jobs))
     devices, num_threads = devices_of(settings.device), max(torch.get_num_threads() // num_workers, 1)
+    settings = replace(settings, dtype=settled_dtype(settings))
     workers = [RenderWorker(replace(settings, device=devices[index % len(devices)]), num_threads) for index in range(num_workers)]
     idle: SimpleQueue[RenderWorker] = SimpleQueue()
     for worker in workers:

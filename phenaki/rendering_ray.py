@@ -21,9 +21,8 @@ import torch
 from phenaki import __version__
 from phenaki.atomic import write_bytes
 from phenaki.checkpoint import find_model
-from phenaki.devices import choose_dtype
 from phenaki.pipeline import model_info
-from phenaki.rendering import Outcome, RenderError, RenderSettings, Watcher, loaded, reason_of, render
+from phenaki.rendering import Outcome, RenderError, RenderSettings, Watcher, loaded, reason_of, render, settled_dtype
 from phenaki.rendering_processes import MAX_WORKERS, check_num_workers
 from phenaki.script_folder import Job
 from phenaki.story import FILE_FIELDS, Story
@@ -81,8 +80,7 @@ def render_on_ray(
     ray = import_ray()
     with connected(ray, address):
         settings = replace(settings, model=lasting_name(settings.model), device=cluster_device(settings.device, ray.cluster_resources()))
-        if settings.device == "cpu":  # as on this machine, for all: CPUs that choose for themselves may differ
-            settings = replace(settings, dtype=str(choose_dtype(settings.dtype, torch.device("cpu"))).removeprefix("torch."))
+        settings = replace(settings, dtype=settled_dtype(settings)) if settings.device == "cpu" else settings  # as on this machine
         room = ray.cluster_resources().get("GPU" if settings.device == "cuda" else "CPU", 1)
         if num_workers is not None:
             check_num_workers(num_workers)
@@ -118,6 +116,8 @@ def received(ray: ModuleType, reference: Any, job: Job) -> Outcome:
         delivery = ray.get(reference)
         if not delivery.outcome.error:
             write_bytes(job.output, delivery.video)
+    except ray.exceptions.RayTaskError as error:  # of the task's own: not tried again
+        return Outcome(job, reason_of(error.cause))
     except ray.exceptions.RayError as error:
         return Outcome(job, f"lost on the cluster after {1 + MAX_RETRIES} tries: {first_line(error)}", tries=1 + MAX_RETRIES)
     except OSError as error:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script
+from phenaki.gif_files import gif_facts
 from phenaki.story import MAX_FILE_BYTES, Story, StoryError, decoded
 from phenaki.story_formats import PARSERS
 from phenaki.video_encoders import CODECS
@@ -18,7 +19,7 @@ def read_script_argument(given: str) -> tuple[Story, Path]:
     if os.path.isdir(given):  # not Path's own, which fails for a prompt that is too long for a name
         raise StoryError("is a folder; give a script in it, or all of them by `generate --scripts`", file=given)
     names_a_file = os.path.exists(given) or len(given.split()) == 1 or (len(path.parts) > 1 and os.path.isdir(path.parent))
-    if path.suffix.lower() in CODECS and names_a_file:
+    if path.suffix.lower() in (*CODECS, ".gif") and names_a_file:
         return story_of_video(path), path
     if path.suffix.lower() in PARSERS or os.path.exists(given):
         return Story.load(path), path
@@ -31,8 +32,11 @@ def story_of_video(path: Path) -> Story:
     """The story that a video was made of, whose pictures and clips lie beside it."""
     if not path.is_file():
         raise StoryError("no such file", file=str(path))
-    with Worker(OWN_TIME_LIMIT) as worker:
-        script = read_script(path, worker)
+    if path.suffix.lower() == ".gif":
+        script = gif_facts(path).script
+    else:
+        with Worker(OWN_TIME_LIMIT) as worker:
+            script = read_script(path, worker)
     if script is None:
         raise StoryError(f"holds no script: only videos made of one do. A script ends in {' '.join(PARSERS)}", file=str(path))
     try:

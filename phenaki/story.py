@@ -165,7 +165,7 @@ class Story(BaseModel):
         if isinstance(value, Story):
             return value
         if isinstance(value, os.PathLike) or (isinstance(value, str) and _looks_like_path(value)):
-            return cls.load(value)
+            return cls.load(value.strip() if isinstance(value, str) else value)
         if isinstance(value, str):
             return cls.from_text(value)
         if isinstance(value, dict):

@@ -18,7 +18,7 @@ class Chunk:
     scene: int  # whose prompt it is told
     index: int  # within the scene, from 0
     segment: int  # the token stream it belongs to
-    start_slice: int  # in the segment
+    start_slice: int  # in the segment, whose slice 0 is what it starts from, of a video the last frame alone
     num_slices: int  # token slices to fill
 
 
@@ -31,11 +31,10 @@ class ScenePlan:
     negative: str  # the scene's own, else the story's
     start_frame: int  # in the video
     num_frames: int
-    asked_seconds: float
     segment: int
     starts_segment: bool  # True: nothing before it is seen
     image: str | None  # path; slice 0 of the segment is then given
-    video: str | None  # path; slice 0 of the segment is then given: its last frame
+    video: str | None  # path; slice 0 of the segment is then given: its last frame (the director is given slices before it too, unseen)
     end_image: str | None  # path; the scene's last slice is then given
     guidance_scale: float | None  # None: the sampler's own
     num_steps: int | None  # None: the sampler's own
@@ -147,7 +146,6 @@ def _scene_plan(story: Story, index: int, start_frame: int, num_frames: int, sta
         negative=story.negative if scene.negative is None else scene.negative,
         start_frame=start_frame,
         num_frames=num_frames,
-        asked_seconds=scene.seconds,
         segment=chunks[0].segment,
         starts_segment=starts,
         image=scene.image,

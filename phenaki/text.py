@@ -5,6 +5,7 @@ Axes: b prompts, l tokens of the longest prompt, d width.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
@@ -85,11 +86,6 @@ class TextEncoder:
     def num_rows(self) -> int:
         """Rows that the encoder runs at once, however many are asked for."""
         return GPU_ROWS if self.device.type == "cuda" else ROWS
-
-    @property
-    def num_cached(self) -> int:
-        """How many prompts are kept encoded."""
-        return len(self._cache)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -206,7 +202,7 @@ def check_known(prompt: str, unknown: Sequence[bool], config: TextConfig) -> Non
 
 def load_checker(config: TextConfig) -> Callable[[str], None] | None:
     """What `TextEncoder.check` does, without the encoder; None where its folder is not here, or has no tokenizer.json."""
-    folder = find_minilm() if config.source == MINILM else Path(config.source).expanduser()
+    folder = find_minilm() if config.source == MINILM else Path(os.path.expanduser(config.source))  # Path's own fails for ~nobody
     if not (folder / "tokenizer.json").is_file():
         return None
     from tokenizers import Tokenizer  # a part of what `transformers` brings; a hundredth of its seconds

@@ -10,6 +10,7 @@ import contextlib
 import html
 import json
 import os
+import re
 import struct
 import tempfile
 import warnings
@@ -86,7 +87,7 @@ class Video:
         return read_video(path)
 
     def save(self, path: str | Path) -> None:
-        """Writes .mp4, .webm, .gif, .png (a contact sheet) or name_%05d.png (single frames), whole or not at all.
+        """Writes .mp4, .webm, .gif or .png (a contact sheet), whole or not at all, or name_%05d.png (single frames, each whole).
 
         What a generation that can be gone on with has left unfinished there is kept under another name, with a warning that says so.
         """
@@ -97,7 +98,7 @@ class Video:
             writer.write(self.frames)
 
     def contact_sheet(self, columns: int = 8, every: int | None = None, scale: int = 1) -> np.ndarray:
-        """Frames in a grid, uint8 (h, w, 3): a row for each scene with its prompt above it, or rows of all frames."""
+        """Frames in a grid, uint8 (h, w, 3): a row for each scene with its prompt above it, or rows of all frames. As `contact_sheet`."""
         return contact_sheet(self.frames, self.scenes, columns=columns, every=every, scale=scale)
 
     def _repr_html_(self) -> str:
@@ -110,7 +111,13 @@ class Video:
 
 
 def contact_sheet(frames: np.ndarray, scenes: Sequence[VideoScene] = (), *, columns: int = 8, every: int | None = None, scale: int = 1) -> np.ndarray:
-    """Frames (f, h, w, 3) in a grid. `every` n-th frame is shown; by default each row spreads `columns` frames over its scene."""
+    """Frames uint8 (f, h, w, 3) in a grid, uint8 (h, w, 3). `every` n-th frame is shown; by default each row spreads `columns` frames over its scene.
+
+    scale: how many pixels a side each pixel becomes. VideoError where columns, every or scale is below 1.
+    """
+    for name, value in (("columns", columns), ("every", every), ("scale", scale)):
+        if value is not None and value < 1:
+            raise VideoError(f"{name} {value}: needed at least 1")
     height, width = frames.shape[1] * scale, frames.shape[2] * scale
     spans = [(scene.prompt, frames[scene.start_frame : scene.start_frame + scene.num_frames]) for scene in scenes] or [("", frames)]
     rows = []
@@ -231,7 +238,7 @@ class VideoWriter:
 
 
 def read_video(path: str | Path, *, size: int | None = None, fps: float | None = None) -> Video:
-    """Reads a video file, a picture (one frame) or a folder of pictures in the order of their names.
+    """Reads a video file, a picture (one frame) or a folder of pictures in the order of their names, numbers in these by their value.
 
     size: pixels a side of a square that each frame is resized and cropped to. fps: the rate it is resampled to. VideoError
     for anything that is not a whole video.
@@ -256,8 +263,10 @@ def read_video(path: str | Path, *, size: int | None = None, fps: float | None =
 
 
 def pictures_in(path: Path) -> list[Path]:
-    """The pictures of a folder in the order in which they are shown; VideoError where there are none."""
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_ENDINGS and not file.name.startswith("."))
+    """The pictures of a folder in the order in which they are shown, frame_9.png before frame_10.png; VideoError where there are none."""
+    numbered = lambda file: [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", file.name)]
+    files = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_ENDINGS and not file.name.startswith("."))
+    files = sorted(files, key=lambda file: (numbered(file), file.name))
     if not files:
         raise VideoError(f"{path}: holds no pictures ({', '.join(IMAGE_ENDINGS)})")
     return files

@@ -7,6 +7,7 @@ the part file plays to the last one, and the bytes of a piece do not depend on w
 """
 
 import io
+import itertools
 import json
 import os
 import zlib
@@ -208,7 +209,10 @@ class GifEncoder:
         comment = json.dumps({**(script or {}), "fps": self.fps}).encode()
         first, *rest = self.frames
         part = fresh_part(self.path)
-        first.save(part, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0, comment=comment, optimize=False)
+        try:
+            first.save(part, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0, comment=comment, optimize=False)
+        except OverflowError as error:
+            raise VideoError(f"{self.path}: a picture stands still for longer than the 655 s that a GIF can tell; write .mp4 or .webm") from error
         return part
 
     def discard(self) -> None:
@@ -219,30 +223,38 @@ class GifEncoder:
 
 
 class SequenceEncoder:
-    """Single frames as PNG: path holds a place for the number, such as frame_%05d.png (video_files.NUMBER)."""
+    """Single frames as PNG: path holds a place for the number, such as frame_%05d.png (video_files.NUMBER).
+
+    Those of a longer video that was there go away at the end, as a longer .mp4 would.
+    """
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]):
         self.path, self.count = path, 0
 
     def write(self, frames: np.ndarray) -> None:
         for pixels in frames:
-            part = fresh_part(self._next())
+            part = fresh_part(self._of(self.count))
             Image.fromarray(pixels).save(part, format="PNG")
-            os.replace(part, self._next())
+            os.replace(part, self._of(self.count))
             self.count += 1
 
     def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> None:
         """Every frame is whole already."""
+        for number in itertools.count(self.count):
+            try:
+                self._of(number).unlink()
+            except FileNotFoundError:
+                return
 
     def discard(self) -> None:
         """There is no part file."""
 
     def abandon(self) -> None:
         """The frames that were written stay, but not the one that was begun."""
-        fresh_part(self._next())
+        fresh_part(self._of(self.count))
 
-    def _next(self) -> Path:
-        return self.path.with_name(self.path.name % self.count)
+    def _of(self, number: int) -> Path:
+        return self.path.with_name(self.path.name % number)
 
 
 def chapters_of(scenes: Sequence[VideoScene], fps: Fraction) -> list[dict[str, Any]]:

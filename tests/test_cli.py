@@ -324,7 +324,26 @@ def test_plan_counts_what_generate_would_do(model):
     plans = [phenaki.pipeline.plan_story(told, info) for told in (story, other)]
     asked = lambda rounds: replace(info.sampling, num_steps=rounds)
     assert story_operations(plans[0], info, asked(9)) == story_operations(plans[0], info, info.sampling) == story_operations(plans[1], info, asked(4))
+    assert story_operations(plans[1], info, replace(info.sampling, context="frames")) > story_operations(plans[1], info, info.sampling)
     assert story_operations(plans[1], info, asked(9)) > story_operations(plans[1], info, asked(4)) > story_operations(plans[1], info, info.sampling)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "told"),
+    [
+        ("generator", "dim", 2**40, "there can be no generator of these sizes"),
+        ("text", "source", "~nobody/x", "~nobody/x"),
+        (None, "fps", 1e-308, "fps 1e-308: needed at least 1e-05"),
+    ],
+)
+def test_a_config_that_no_model_can_have_is_told_by_plan_and_generate(script, model, tmp_path, part, name, value, told):
+    shutil.copytree(model, tmp_path / "odd")
+    values = json.loads((tmp_path / "odd/config.json").read_text())
+    (values[part] if part else values)[name] = value
+    (tmp_path / "odd/config.json").write_text(json.dumps(values))
+    assert told in fails("generate", script, "-o", tmp_path / "a.mp4", "--model", tmp_path / "odd", "--device", "cpu")
+    if name != "source":  # a plan needs no text encoder
+        assert told in fails("plan", script, "--model", tmp_path / "odd")
 
 
 def test_plan_shows_the_video_that_generate_makes(script, model, tmp_path):
@@ -374,6 +393,9 @@ def test_a_script_comes_on_standard_input(model, tmp_path):
 def test_a_video_stands_for_its_script(script, model, tmp_path):
     run("generate", script, "-o", tmp_path / "a.mp4", "--model", model, "--device", "cpu", "--num-steps", 2, "--seed", 9)
     run("generate", tmp_path / "a.mp4", "-o", tmp_path / "b.mp4", "--model", model, "--device", "cpu")
+    run("generate", tmp_path / "a.mp4", "-o", tmp_path / "a.gif", "--model", model, "--device", "cpu")
+    run("generate", tmp_path / "a.gif", "-o", tmp_path / "c.gif", "--model", model, "--device", "cpu")
+    assert (tmp_path / "c.gif").read_bytes() == (tmp_path / "a.gif").read_bytes()
     first, second = (read_video(tmp_path / name) for name in ("a.mp4", "b.mp4"))
     assert np.array_equal(first.frames, second.frames) and second.script == first.script
     run("generate", tmp_path / "a.mp4", "-o", tmp_path / "c.mp4", "--model", model, "--device", "cpu", "--num-steps", 1)
@@ -655,7 +677,20 @@ def test_a_full_disk_is_told_with_what_to_do(capsys, number, told):
     assert os.strerror(number) in said and ("make room there, or give an output on another disk, and run the same command again" in said) == told
 
 
-@pytest.mark.parametrize(("error", "why"), [(MemoryError(), ""), (MemoryError("Unable to allocate 8.00 GiB"), " (Unable to allocate 8.00 GiB)")])
+LACKS = [
+    (MemoryError(), ""),
+    (MemoryError("Unable to allocate 8.00 GiB"), " (Unable to allocate 8.00 GiB)"),
+    (torch.OutOfMemoryError("CUDA out of memory. It tried 8.00 GiB.\nAnd much advice"), " (CUDA out of memory. It tried 8.00 GiB.)"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"), " (DefaultCPUAllocator: can't allocate memory: 8 bytes)"),
+]
+
+
+def test_other_errors_at_run_time_are_not_taken_for_a_lack_of_memory():
+    with pytest.raises(RuntimeError, match="shapes differ"), told_errors():
+        raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize(("error", "why"), LACKS)
 def test_a_lack_of_memory_is_told_with_what_to_do(capsys, error, why):
     with pytest.raises(typer.Exit), told_errors():
         raise error

@@ -56,6 +56,19 @@ def test_a_look_long_ago_says_nothing(eight):
     assert watch.look() is None
 
 
+def test_a_chunk_of_many_minutes_is_no_time_without_work(eight):
+    watch = Watch(looks(3, span=3600))
+    watch.look()
+    watch.worked += 3590  # as `done` would
+    assert watch.look() == pytest.approx(5)
+
+
+def test_the_end_of_work_is_told(two_threads, monkeypatch):
+    watch = FreeCores()
+    seen_with(watch, monkeypatch)
+    assert 0 <= time.monotonic() - watch.worked < 30
+
+
 @pytest.mark.parametrize(
     ("free", "asked", "threads"),
     [(None, 8, 8), (8, 8, 8), (7.75, 8, 8), (7.5, 8, 7), (5, 8, 5), (0, 8, 1), (0.5, 2, 1), (1.8, 2, 2), (1.0, 2, 1), (16, 4, 4)],

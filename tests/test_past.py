@@ -161,6 +161,26 @@ def test_a_picture_that_a_scene_starts_from_is_what_is_remembered(tokenizer, gen
     assert torch.equal(recalled[0], tokenizer.encode(picture.transpose(0, 1)[None])[0, 0])
 
 
+@torch.no_grad()
+def test_of_a_video_that_a_scene_goes_on_from_what_it_shows_first_is_remembered(tokenizer, generator, contexts):
+    frames = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    plan = plan_of(Scene(prompt="a bear", seconds=1.5, video="a.mp4", remember="bear"), replace_scene(OTHER, recall="bear"))
+    list(told(tokenizer, generator, plan, TOKENS, given={0: Given(frames)}))
+    recalled = next(slices for slices, kinds in contexts if kinds == [ANCHOR])
+    slices = tokenizer.encode(frames.transpose(0, 1)[None])[0]
+    assert torch.equal(recalled[0], slices[-1]) and not torch.equal(slices[0], slices[-1])
+
+
+@torch.no_grad()
+def test_frames_are_encoded_anew_only_where_something_follows_them(tokenizer, generator, monkeypatch):
+    anew, really = [], Past.encode_anew
+    monkeypatch.setattr(Past, "encode_anew", lambda self, *args: anew.append(1) or really(self, *args))
+    plan = plan_of(BEAR, OTHER, replace_scene(BEAR, cut=True))
+    segments = {scene.segment for scene in plan.scenes}
+    chunks = list(told(tokenizer, generator, plan, FRAMES))
+    assert len(segments) == 3 < len(chunks) - 2 and len(anew) == len(chunks) - len(segments)
+
+
 @pytest.mark.parametrize("options", [FRAMES, TOKENS], ids=["frames", "tokens"])
 @torch.no_grad()
 def test_a_story_with_memories_goes_on_after_any_chunk_as_if_it_had_not_stopped(any_tokenizer, generator, options):

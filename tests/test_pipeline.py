@@ -285,7 +285,7 @@ def test_guidance_off_forgets_the_negative(ready):
 def test_too_long_a_prompt_is_told_before_any_chunk(ready, spied, tmp_path, place):
     story = [{"prompt": "a bear", "seconds": 1}, place]
     for call in (ready.stream_story, ready.generate_story, lambda told: generate_to_file(ready, told, tmp_path / "a.mp4")):
-        with pytest.raises(ValueError, match="prompt of 102 tokens: 64 at most"):
+        with pytest.raises(ValueError, match=rf"scenes\[1\].{[*place][-1]}: prompt of 102 tokens: 64 at most"):
             call(story)
     assert spied == [] and not list(tmp_path.iterdir())
 

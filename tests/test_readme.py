@@ -2,14 +2,14 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from phenaki.checkpoint import PRETRAINED, find_model, read_info
+from phenaki.cli import app
 from phenaki.story import Story
 
 ROOT = Path(__file__).parent.parent
@@ -55,16 +55,10 @@ def test_every_phenaki_command_has_the_options_it_is_shown_with():
     for line in lines:
         words = shlex.split(line)[1:]
         path = [word for word in words[:2] if word in COMMANDS]
-        shown = subprocess.run([sys.executable, "-m", "phenaki.cli", *path, "--help"], capture_output=True, text=True, env=plain_terminal())
-        assert shown.returncode == 0, shown.stderr
+        shown = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}).invoke(app, [*path, "--help"])
+        assert shown.exit_code == 0, shown.output
         for option in (word for word in words if word.startswith("-")):
-            assert option in shown.stdout, f"{line}: {option}"
-
-
-def plain_terminal() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+            assert option in shown.output, f"{line}: {option}"
 
 
 def test_every_example_loads_and_fits_the_shipped_world():

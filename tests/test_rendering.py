@@ -543,3 +543,13 @@ def test_ray_that_is_not_installed_is_told(scripts, tmp_path, monkeypatch, no_mo
     assert "pip install 'phenaki[ray]'" in fails("generate", "--scripts", scripts, "-o", tmp_path / "out", "--ray", "auto")
     assert not (tmp_path / "out").exists()
     assert choose_runner(1) is choose_runner() is phenaki.rendering.render_here
+
+
+def test_processes_on_cpus_are_told_which_numbers_to_use(settings, tmp_path, monkeypatch):
+    """Each that measured for itself might choose others."""
+    stand_in(tmp_path, monkeypatch, f"""read line; echo "$line" >> {tmp_path}/told; echo '{{"status": "unable", "error": "enough"}}'""")
+    monkeypatch.setattr(phenaki.rendering, "choose_dtype", lambda dtype, device: torch.bfloat16 if dtype == "auto" else getattr(torch, dtype))
+    for dtype, wanted in (("auto", "bfloat16"), ("float32", "float32")):
+        with pytest.raises(RenderError, match="enough"):
+            list(render_in_processes([Job(Path("a.txt"), tmp_path / "a.mp4")], replace(settings, dtype=dtype, device="cpu"), Watcher(), 1))
+        assert json.loads((tmp_path / "told").read_text().splitlines()[-1])["dtype"] == wanted

@@ -96,7 +96,8 @@ class StandIn:
     def __init__(self, lost: str = "", words: str = "the worker died\nat length", num_cpus: float = 2.0):
         self.words, self.num_cpus = words, num_cpus
         self.lost, self.asked, self.most, self.cancelled, self.running, self.up = lost, [], 0, [], [], False
-        self.exceptions = SimpleNamespace(RayError=type("RayError", (Exception,), {}))
+        lost = type("RayError", (Exception,), {})
+        self.exceptions = SimpleNamespace(RayError=lost, RayTaskError=type("RayTaskError", (lost,), {}))
 
     def is_initialized(self):
         return self.up
@@ -131,7 +132,12 @@ class StandIn:
         self.running.remove(reference)
         if reference.name == self.lost:
             raise self.exceptions.RayError(self.words)
-        return reference.work()
+        try:
+            return reference.work()
+        except Exception as cause:
+            failed = self.exceptions.RayTaskError("ray::render_parcel() (pid=1)\n" + str(cause))
+            failed.cause = cause
+            raise failed from None
 
     def cancel(self, reference, force):
         self.cancelled.append(reference.name)
@@ -161,6 +167,17 @@ def test_a_script_that_the_cluster_loses_fails_alone(scripts, settings, tmp_path
     report = render_folder(scripts, tmp_path / "out", settings, runner=partial(render_on_ray, address="auto", num_workers=3))
     assert len(report.made) == 2 and [outcome.error for outcome in report.failed] == [f"lost on the cluster after 4 tries: {told}"]
     assert ray.most == 3 and not (tmp_path / "out" / "b [x].mp4").exists()
+
+
+def test_a_machine_of_the_cluster_that_fails_says_why(scripts, settings, tmp_path, monkeypatch):
+    def full(prefix):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(rendering_ray, "import_ray", StandIn)
+    monkeypatch.setattr(rendering_ray.tempfile, "TemporaryDirectory", full)
+    report = render_folder(scripts, tmp_path / "out", settings, runner=partial(render_on_ray, address="auto"))
+    assert {outcome.error for outcome in report.failed} == {"[Errno 2] No usable temporary directory found"} and len(report.failed) == 3
+    assert {outcome.tries for outcome in report.failed} == {1}
 
 
 def test_a_clip_that_a_script_goes_on_from_is_not_sent_to_be_written_over(scripts, settings, tmp_path, monkeypatch):

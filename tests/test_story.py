@@ -74,7 +74,7 @@ def test_frames_are_exact_and_boundaries_within_a_slice():
         assert told.scenes[0].start_frame == 0
         asked = 0.0
         for scene, following in pairwise(told.scenes):
-            asked += scene.asked_seconds * fps
+            asked += story.scenes[scene.index].seconds * fps
             assert scene.num_frames > 0 and following.start_frame == scene.start_frame + scene.num_frames
             assert abs(following.start_frame - asked) <= patch + 1e-6
 

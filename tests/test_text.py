@@ -96,7 +96,7 @@ def test_a_prompt_does_not_depend_on_its_batch(minilm):
 def test_a_prompt_is_encoded_once(encoder, runs):
     first = encoder.encode(["a panda", "a bear", "a panda"])
     assert len(runs) == 1
-    assert encoder.num_cached == 2
+    assert len(encoder._cache) == 2
     assert torch.equal(first.text[0], first.text[2])
     again = encoder.encode(["a bear", "a panda"])
     assert len(runs) == 1
@@ -108,14 +108,14 @@ def test_the_cache_forgets_the_longest_unused(encoder, runs):
     encoder.encode(["a bear", "a panda"])
     encoder.encode(["a bear"])
     encoder.encode(["a car"])  # a panda goes
-    assert encoder.num_cached == 2
+    assert len(encoder._cache) == 2
     before = len(runs)
     encoder.encode(["a bear", "a car"])
     assert len(runs) == before
     encoder.encode(["a panda"])
     assert len(runs) == before + 1
     assert encoder.encode(PROMPTS).text.shape[0] == 5  # more than the cache holds
-    assert encoder.num_cached == 2
+    assert len(encoder._cache) == 2
 
 
 def test_the_caller_cannot_change_the_cache(encoder):

@@ -24,7 +24,7 @@ import phenaki.video_files
 from phenaki.frame_source import FrameSource
 from phenaki.story import MAX_SIZE
 from phenaki.story_formats import FILE_FIELDS
-from phenaki.video import Video, VideoError, VideoScene, VideoWriter, check_output_path, contact_sheet, read_image, read_video
+from phenaki.video import Video, VideoError, VideoScene, VideoWriter, check_output_path, contact_sheet, pictures_in, read_image, read_video
 from phenaki.video_encoders import part_path
 from phenaki.video_files import MAX_SIDE, check_spares, parse_script, resampled_indices, stacked
 
@@ -966,3 +966,37 @@ def test_a_grey_picture_of_16_bits_keeps_its_brightness(tmp_path):
     path = tmp_path / "grey.png"
     Image.fromarray(np.full((16, 16), 32768, np.uint16)).save(path)
     assert (read_image(path) == 127).all()
+
+
+@pytest.mark.parametrize("name", ["frame_%d.png", "frame_%02d.png", "%d of 12.png"])
+def test_pictures_of_a_folder_are_in_the_order_of_their_numbers(tmp_path, name):
+    frames = np.arange(12, dtype=np.uint8)[:, None, None, None].repeat(16, 1).repeat(16, 2).repeat(3, 3)
+    Video(frames, 8.0).save(tmp_path / name)
+    assert np.array_equal(read_video(tmp_path).frames, frames)
+
+
+def test_names_without_numbers_or_with_equal_ones_have_an_order_too(tmp_path):
+    for name in ("b.png", "a.png", "a1.png", "a01.png", "2.png"):
+        Image.new("RGB", (16, 16)).save(tmp_path / name)
+    assert [file.name for file in pictures_in(tmp_path)] == ["2.png", "a01.png", "a1.png", "a.png", "b.png"]
+
+
+def test_single_frames_of_a_longer_video_go_away(tmp_path):
+    for number in (5, 3):
+        Video(np.full((number, 16, 16, 3), number, np.uint8), 8.0).save(tmp_path / "f_%d.png")
+    (tmp_path / "f_9.png").write_bytes(b"of something else")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["f_0.png", "f_1.png", "f_2.png", "f_9.png"]
+
+
+def test_a_gif_that_stands_still_for_too_long_is_told(tmp_path):
+    (tmp_path / "a.gif").write_bytes(b"as it was")
+    with pytest.raises(VideoError, match=r"a.gif: a picture stands still for longer than the 655 s that a GIF can tell; write .mp4 or .webm"):
+        Video(np.zeros((2, 16, 16, 3), np.uint8), 0.002).save(tmp_path / "a.gif")
+    assert (tmp_path / "a.gif").read_bytes() == b"as it was" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("options", [{"columns": 0}, {"every": 0}, {"every": -1}, {"scale": 0}], ids=str)
+def test_a_contact_sheet_of_no_size_is_refused(options):
+    (name, value), = options.items()
+    with pytest.raises(VideoError, match=f"{name} {value}: needed at least 1"):
+        Video(np.zeros((2, 16, 16, 3), np.uint8), 8.0).contact_sheet(**options)
