@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,31 @@ def pool():
 
     with DecodingPool(1) as shared:
         yield shared
+
+
+@pytest.fixture(scope="session")
+def rehearsals() -> dict:
+    """What rehearsals of training steps came to in this process, by all that they depend on."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def rehearse_once(rehearsals, monkeypatch):
+    """A run that is set up as one before it does not rehearse its first step again, which would take half a second each time."""
+    if "phenaki.training.run" not in sys.modules:
+        return
+    run = sys.modules["phenaki.training.run"]
+    really = run.rehearse_step
+
+    def rehearse_step(task, settings, group, bf16):
+        values = [replace(one, optimizer=None) if hasattr(one, "optimizer") else one for one in vars(task).values() if is_dataclass(one)]
+        batch = settings.batch_size, settings.accumulate, settings.activation_checkpointing, group.size, group.device, bf16
+        key = repr((type(task), str(task.model), getattr(task.model, "config", None), values, batch))
+        if key not in rehearsals:
+            rehearsals[key] = really(task, settings, group, bf16)
+        return rehearsals[key]
+
+    monkeypatch.setattr(run, "rehearse_step", rehearse_step)
 
 
 @pytest.fixture

@@ -175,6 +175,7 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT / "phenaki").with_suffix("").as_posix()
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Every module that a file imports, at its top or inside a function, as a dotted name."""
     found = set()

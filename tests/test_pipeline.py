@@ -653,13 +653,13 @@ def test_bad_stories_are_told(ready, spied, story):
 
 def test_a_story_is_the_same_to_the_bit_with_any_number_of_threads(ready):
     videos = []
-    for threads in (1, 2, 3):
+    for threads in (1, 3):
         torch.set_num_threads(threads)
         try:
-            videos.append(ready.generate_story(TWO, progress=False).frames)
+            videos.append(ready.generate_story([("a bear walks", 1.5)], num_steps=2, progress=False).frames)
         finally:
             torch.set_num_threads(1)
-    assert (videos[0] == videos[1]).all() and (videos[0] == videos[2]).all()
+    assert np.array_equal(*videos)
 
 
 def test_chunks_are_made_on_the_cores_that_others_leave_free(ready, monkeypatch):

@@ -393,7 +393,7 @@ def kill_holder_of(paths, least_bytes: int = 6000) -> list[int]:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the process by /proc")
 def test_two_processes_one_of_them_killed_make_the_same_bytes(scripts, settings, alone, tmp_path):
-    (scripts / "a.txt").write_text("[20s] a bear walks\n")
+    (scripts / "a.txt").write_text("[12s] a bear walks\n")
     wanted = {name: alone(name) for name in SCRIPTS}
     out, book = (tmp_path / "out").resolve(), Notebook()
     killed = kill_holder_of(lambda: [part_path(out / "a.mp4")])
@@ -401,7 +401,7 @@ def test_two_processes_one_of_them_killed_make_the_same_bytes(scripts, settings,
     assert len(killed) == 1 and len(report.made) == 3 and not report.failed
     assert {outcome.job.script.name: outcome.tries for outcome in report.made} == {"a.txt": 2, "b [x].yaml": 1, "c.srt": 1}
     assert f"a.txt: its process died (SIGKILL), try 1 of {MAX_TRIES}" in book.notes and any("goes on after" in note for note in book.notes)
-    assert book.counts["a.txt"][-1] == (160, 160)
+    assert book.counts["a.txt"][-1] == (96, 96)
     for job in find_jobs(scripts, out):
         assert job.output.read_bytes() == wanted[job.script.name]
     assert len(list(out.iterdir())) == 3
