@@ -55,12 +55,13 @@ def generate(
     file_format: Annotated[VideoFormat | None, typer.Option("--format", help="of the videos of --scripts; mp4 by default")] = None,
     workers: Annotated[int | None, typer.Option(help="scripts at a time, each in a process of its own; with --scripts")] = None,
     ray: Annotated[str | None, typer.Option(help="address of a Ray cluster that does the work: auto, host:port, local; with --scripts")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="make finished videos anew too; with --scripts")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what this program did not make; with --scripts: finished videos too")] = False,
 ) -> None:
     """Make a video of a story script. While it is made, an .mp4 or .webm plays from a part file beside OUTPUT, and goes on from it when stopped.
 
-    With --scripts: a video of every script in a folder. Run it again to go on: videos that were made with other options or
-    weights are made anew; exit code 1 where a script failed.
+    With --scripts: a video of every script in a folder. Run it again to go on: what was made with other weights, guidance, rounds or
+    context is made anew; a video of another script, seed, rate, size, style or negative stays, and its script fails, without --overwrite.
+    Exit code 1 where a script failed.
     """
     with told_errors():
         options = {"seed": seed, "fps": fps, "size": size, "style": style, "negative": negative}
@@ -73,20 +74,22 @@ def generate(
                 raise ValueError("--resume and --anew go with one script; --scripts goes on with unfinished videos, --overwrite makes all anew")
             ending = f".{file_format or VideoFormat.mp4}"
             render_scripts(scripts, output, {**options, **loading, "model": model, "overwrite": overwrite}, ending, workers, ray)
-        elif file_format or overwrite or workers is not None or ray is not None:
-            raise ValueError("--format, --workers, --ray and --overwrite go with --scripts FOLDER")
+        elif file_format or workers is not None or ray is not None:
+            raise ValueError("--format, --workers and --ray go with --scripts FOLDER")
         elif script is None:
             raise ValueError("no script came: give one, or a folder of them by --scripts")
         else:
-            generate_one(script, output, model, loading, resume, options)
+            generate_one(script, output, model, loading, resume, overwrite, options)
 
 
-def generate_one(script: str, output: Path, model: str, loading: dict[str, Any], resume: bool | None, options: dict[str, Any]) -> None:
+def generate_one(
+    script: str, output: Path, model: str, loading: dict[str, Any], resume: bool | None, overwrite: bool, options: dict[str, Any]
+) -> None:
     """One script into one file. loading: `load`'s arguments besides the model's name."""
-    from phenaki.script_argument import read_script_argument
+    from phenaki.script_argument import check_replaceable, read_script_argument
     from phenaki.video import check_output_path
 
-    check_output_path(output)
+    check_replaceable(check_output_path(output), overwrite)
     story, name = read_script_argument(script)
     from phenaki.pipeline import load, model_info
     from phenaki.planning import plan_script, unfamiliar
@@ -113,7 +116,7 @@ def render_scripts(scripts: Path, output: Path, values: dict[str, Any], ending: 
 
 @app.command(name="edit")
 def edit_command(
-    clip: Annotated[Path, typer.Argument(help="video file, .gif, or picture")],
+    clip: Annotated[Path, typer.Argument(help="video file, .gif, picture, or folder of pictures")],
     prompt: Annotated[str, typer.Argument(help="what the video shows when it is done")],
     output: Annotated[Path, typer.Option("-o", "--output", help="video file: .mp4, .webm, .gif, .png")],
     box: Annotated[str | None, typer.Option(help="make this part of the picture anew: x,y,width,height in the clip's pixels")] = None,
@@ -131,6 +134,7 @@ def edit_command(
     negative: Annotated[str, typer.Option(help="what the video should not show")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
     dtype: Annotated[NumberKind, typer.Option(help="what is computed in; auto: bfloat16 where the machine is much faster in it")] = NumberKind.auto,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a file that this program did not make")] = False,
 ) -> None:
     """Make a part of your own clip anew, go on from it, or tell it another way. The model sees its middle square."""
     with told_errors():
@@ -138,11 +142,12 @@ def edit_command(
         from phenaki.frame_source import FrameSource
         from phenaki.pipeline import load
         from phenaki.regions import Region
+        from phenaki.script_argument import check_replaceable
 
         region = Region.parse(box, outside, frames, mask)
         told = Edit(prompt, region, keep, extend, paste, size, seed, negative, guidance_scale, num_steps)
         source = FrameSource.of(clip)
-        check_result_path(output, source, mask)
+        check_replaceable(check_result_path(output, source, mask), overwrite)
         written = edit_to_file(load(model, device, dtype.value), source, told, output, on_note=tell)
         tell(f"{output}: {written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s")
 

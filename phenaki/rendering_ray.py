@@ -64,7 +64,7 @@ def import_ray() -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise RenderError("--ray needs Ray, which is not installed: pip install 'phenaki[ray]'; --workers needs nothing") from error
+        raise RenderError("--ray needs Ray, which is not installed: pip install 'ray>=2.40'; --workers needs nothing") from error
     return ray
 
 

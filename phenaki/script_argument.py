@@ -1,14 +1,20 @@
-"""What may stand for a script on the command line: its file, `-` (plain text on standard input), a prompt itself, a video made before."""
+"""What may stand for a script on the command line: its file, `-` (plain text on standard input), a prompt itself, a video made before.
+
+A video made before is known by the script inside it, which is also how a result is kept from replacing a file of somebody else's.
+"""
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script
 from phenaki.gif_files import gif_facts
 from phenaki.story import MAX_FILE_BYTES, Story, StoryError, decoded
 from phenaki.story_formats import PARSERS
+from phenaki.video import sheet_script
 from phenaki.video_encoders import CODECS
+from phenaki.video_files import VideoError, is_sequence
 
 
 def read_script_argument(given: str) -> tuple[Story, Path]:
@@ -32,14 +38,32 @@ def story_of_video(path: Path) -> Story:
     """The story that a video was made of, whose pictures and clips lie beside it."""
     if not path.is_file():
         raise StoryError("no such file", file=str(path))
-    if path.suffix.lower() == ".gif":
-        script = gif_facts(path).script
-    else:
-        with Worker(OWN_TIME_LIMIT) as worker:
-            script = read_script(path, worker)
+    script = script_in(path)
     if script is None:
         raise StoryError(f"holds no script: only videos made of one do. A script ends in {' '.join(PARSERS)}", file=str(path))
     try:
         return Story.from_dict(script, folder=path.parent)
     except StoryError as error:
         raise StoryError(f"its script cannot be told again: {error.problem}", file=str(path)) from None
+
+
+def script_in(path: Path) -> dict[str, Any] | None:
+    """The script that a video, GIF or contact sheet was made of; None where it has none. VideoError for a damaged file."""
+    if path.suffix.lower() == ".gif":
+        return gif_facts(path).script
+    if path.suffix.lower() == ".png":
+        return sheet_script(path)
+    with Worker(OWN_TIME_LIMIT) as worker:
+        return read_script(path, worker)
+
+
+def check_replaceable(path: Path, overwrite: bool) -> None:
+    """VideoError where a result would take the place of a file that this program did not make: one without a script. An empty one may go."""
+    if overwrite or is_sequence(path) or not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        script = script_in(path)
+    except VideoError:
+        script = None
+    if script is None:
+        raise VideoError(f"{path}: is there, and this program did not make it; give the result another name, or --overwrite replaces it")

@@ -39,6 +39,7 @@ from phenaki.video_files import (
     check_spares,
     decode_video,
     is_sequence,
+    parse_script,
     resampled_indices,
     stacked,
 )
@@ -51,6 +52,7 @@ __all__ = [
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MAX_IMAGE_PIXELS = 64_000_000
 MAX_CHAPTER_FRAMES = 1 << 31  # a year at 68 frames a second
+SHEET_SCRIPT = "phenaki_script"  # under this name a contact sheet holds its script
 LABEL_HEIGHT = 14  # pixels of a prompt above its row in a contact sheet
 
 
@@ -152,7 +154,7 @@ class SheetEncoder:
 
     def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> Path:
         info = PngImagePlugin.PngInfo()
-        info.add_itxt("phenaki_script", json.dumps(script) if script is not None else "")
+        info.add_itxt(SHEET_SCRIPT, json.dumps(script) if script is not None else "")
         part = fresh_part(self.path)
         Image.fromarray(contact_sheet(np.concatenate(self.frames), scenes, scale=2)).save(part, format="PNG", pnginfo=info)
         return part
@@ -319,6 +321,14 @@ def read_image(path: str | Path | BinaryIO, size: int | None = None) -> np.ndarr
         raise VideoError(f"{path}: not a whole picture ({error}); PNG, JPEG, WebP and BMP are read") from error
     flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return np.asarray(flat) if size is None else middle_square(flat, size)
+
+
+def sheet_script(path: Path) -> dict[str, Any] | None:
+    """The script in a contact sheet's PNG; None for any other file."""
+    check_regular(path)
+    with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError), Image.open(path, formats=("PNG",)) as picture:
+        return parse_script(picture.text.get(SHEET_SCRIPT, ""))
+    return None
 
 
 def middle_square(picture: Image.Image, size: int) -> np.ndarray:

@@ -54,7 +54,7 @@ ALLOWED = {
     "retiming": set(),
     "vocabulary": set(),
     "progress": set(),
-    "script_argument": {"data/decoding", "gif_files", "story", "story_formats", "video_encoders"},
+    "script_argument": {"data/decoding", "gif_files", "video", "video_files", "story", "story_formats", "video_encoders"},
     "frame_source": {"data/decoding", "gif_files", "video", "video_files"},
     "editing": {"frame_source", "pipeline", "pixels", "progress", "recording", "regions", "repainting", "story", "video"},
     "story": {"story_formats"},

@@ -701,3 +701,32 @@ def test_usage_mistakes_are_exit_code_two():
     for arguments in (["generate"], ["plan"], ["nonsense"], ["train", "tokenizer"], ["generate", "a.txt", "-o", "a.mp4", "--seed", "x"]):
         result = runner.invoke(app, arguments)
         assert result.exit_code == 2 and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif", "a.png"])
+def test_a_file_that_is_not_the_program_s_own_is_replaced_where_that_is_asked_for(script, model, tmp_path, name):
+    output, options = tmp_path / name, ("--model", model, "--device", "cpu", "--num-steps", 1)
+    Video(np.full((8, 32, 32, 3), 99, np.uint8), 8).save(output)
+    before = output.read_bytes()
+    told = f"{output}: is there, and this program did not make it; give the result another name, or --overwrite replaces it"
+    assert told in fails("generate", script, "-o", output, *options) and output.read_bytes() == before
+    clip = tmp_path / "clip.mp4"
+    Video(np.full((8, 32, 32, 3), 50, np.uint8), 8).save(clip)
+    assert told in fails("edit", clip, "a bear", "--keep", 0.5, "-o", output, *options) and output.read_bytes() == before
+    run("generate", script, "-o", output, "--overwrite", *options)
+    made = output.read_bytes()
+    assert made != before
+    run("generate", script, "-o", output, *options)
+    assert output.read_bytes() == made, "its own is made again"
+    run("edit", clip, "a bear", "--keep", 0.5, "-o", output, *options)
+
+
+@pytest.mark.parametrize(("content", "goes"), [(b"", True), (b"no video", False)])
+def test_an_empty_file_may_go_and_one_that_cannot_be_read_not(script, model, tmp_path, content, goes):
+    for name in ("a.mp4", "a.gif", "a.png"):
+        (tmp_path / name).write_bytes(content)
+        command = ("generate", script, "-o", tmp_path / name, "--model", model, "--device", "cpu", "--num-steps", 1)
+        if goes:
+            run(*command)
+        else:
+            assert "this program did not make it" in fails(*command) and (tmp_path / name).read_bytes() == content

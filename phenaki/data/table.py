@@ -145,7 +145,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        raise ValueError(f"{path}: reading .parquet needs pyarrow: pip install 'phenaki[data]', or save the table as .jsonl or .csv") from error
+        raise ValueError(f"{path}: reading .parquet needs pyarrow: pip install pyarrow, or save the table as .jsonl or .csv") from error
     try:
         with parquet.ParquetFile(path) as file:
             number, others = 0, dict.fromkeys(file.schema_arrow.names[:MAX_COLUMNS])  # a column that is not read has no value in any row
