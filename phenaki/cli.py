@@ -55,7 +55,7 @@ def generate(
     file_format: Annotated[VideoFormat | None, typer.Option("--format", help="of the videos of --scripts; mp4 by default")] = None,
     workers: Annotated[int | None, typer.Option(help="scripts at a time, each in a process of its own; with --scripts")] = None,
     ray: Annotated[str | None, typer.Option(help="address of a Ray cluster that does the work: auto, host:port, local; with --scripts")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what this program did not make; with --scripts: finished videos too")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is not this program's; with --scripts: finished videos too")] = False,
 ) -> None:
     """Make a video of a story script. While it is made, an .mp4 or .webm plays from a part file beside OUTPUT, and goes on from it when stopped.
 
