@@ -204,7 +204,10 @@ def set_aside(part: Path, *, only_labelled: bool = False) -> Path | None:
 
 
 def difference(one: Any, other: Any, name: str = "") -> str | None:
-    """The first place where two values of JSON types differ, as "scenes[1].seconds = 3, not 4"; None where they are alike."""
+    """The first place where two values of JSON types differ, as "scenes[1].seconds = 3, not 4"; None where they are alike.
+
+    None inside of them is a value that was left out.
+    """
     if type(one) is type(other) and isinstance(one, (dict, list)):
         keys = dict.fromkeys([*one, *other]) if isinstance(one, dict) else range(max(len(one), len(other)))
         for key in keys:
@@ -214,9 +217,13 @@ def difference(one: Any, other: Any, name: str = "") -> str | None:
             if found is not None:
                 return found
         return None
-    return None if one == other else f"{name} = {_shown(one)}, not {_shown(other)}"
+    if one == other:
+        return None
+    if one is None:
+        return f"{name} left out, not {_shown(other)}"
+    return f"{name} = {_shown(one)}, " + ("now left out" if other is None else f"not {_shown(other)}")
 
 
 def _shown(value: Any) -> str:
-    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:56] + " ..."

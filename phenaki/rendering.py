@@ -255,7 +255,7 @@ def is_finished(job: Job, story: Story, settings: RenderSettings, info: ModelInf
     options = sampling_options(story, info)
     wanted, found = json.loads(json.dumps(resolved_script(story, info, options))), read_script(job.output, worker)
     made_with, found_with = wanted.pop("made_with"), None if found is None else found.pop("made_with", None)
-    other = difference(found, wanted)
+    other = "a script that it does not tell" if found is None else difference(found, wanted)
     if other is None and found_with is None:
         other = "weights and sampling options that it does not tell"
     if other is not None:

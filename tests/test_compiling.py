@@ -99,7 +99,7 @@ def test_what_was_begun_without_compiled_layers_is_not_gone_on_with(folder, tmp_
         generate_to_file(plain, STORY, tmp_path / "a.mp4", on_chunk=stop, **OPTIONS)
     plain.compiled = True
     assert label_of(plain, plain.prepare(STORY)) == label | {"compile": True}
-    with pytest.raises(PartFileError, match="compile = nothing, not true"):
+    with pytest.raises(PartFileError, match="compile left out, not true"):
         generate_to_file(plain, STORY, tmp_path / "a.mp4", resume=True, **OPTIONS)
 
 

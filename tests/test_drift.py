@@ -293,7 +293,7 @@ def test_lines_that_are_missing_are_told(phenaki, world, tmp_path):
     script = draw_long_script(world, DriftSettings(minutes=0.5), SWITCHING, 0)
     with pytest.raises(KeyboardInterrupt):
         watch(phenaki, script, "tokens", Judge(world, Blind(6), None), tmp_path / "a.mp4", {})
-    with pytest.raises(ValueError, match=r"was begun with model = nothing, not .*another.* Remove the folder .*, and run again"):
+    with pytest.raises(ValueError, match=r"was begun with model left out, not .*another.* Remove the folder .*, and run again"):
         watch(phenaki, script, "tokens", Judge(world, Blind(), None), tmp_path / "a.mp4", {"model": "another"})
     (tmp_path / "a.jsonl").write_text("")
     with pytest.raises(ValueError, match="0 of 2 windows are whole"):

@@ -91,10 +91,10 @@ def test_bytes_that_are_no_part_file_are_begun_anew(tmp_path):
     ("label", "words"),
     [
         ({**LABEL, "seed": 8}, "seed = 7, not 8"),
-        ({**LABEL, "fps": 8.0}, "fps = nothing, not 8.0"),
+        ({**LABEL, "fps": 8.0}, "fps left out, not 8.0"),
         ({"seed": 7}, "scenes = "),
         ({**LABEL, "scenes": [{"prompt": "a panda", "seconds": 4}]}, r'scenes\[0\]\.prompt = "a bear", not "a panda"'),
-        ({**LABEL, "scenes": [*LABEL["scenes"], {"prompt": "a panda"}]}, r"scenes\[1\] = nothing, not "),
+        ({**LABEL, "scenes": [*LABEL["scenes"], {"prompt": "a panda"}]}, r"scenes\[1\] left out, not "),
     ],
 )
 def test_another_label_is_refused_and_nothing_is_touched(path, label, words):

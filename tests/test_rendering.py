@@ -552,3 +552,14 @@ def test_processes_on_cpus_are_told_which_numbers_to_use(settings, tmp_path, mon
         with pytest.raises(RenderError, match="enough"):
             list(render_in_processes([Job(Path("a.txt"), tmp_path / "a.mp4")], replace(settings, dtype=dtype, device="cpu"), Watcher(), 1))
         assert json.loads((tmp_path / "told").read_text().splitlines()[-1])["dtype"] == wanted
+
+
+def test_somebody_else_s_video_stays_and_is_told_of(scripts, settings, tmp_path):
+    (tmp_path / "out").mkdir()
+    Video(np.full((8, 32, 32, 3), 99, np.uint8), 8.0).save(tmp_path / "out/a.mp4")
+    before = (tmp_path / "out/a.mp4").read_bytes()
+    report = render_folder(scripts, tmp_path / "out", settings)
+    assert [failed.error for failed in report.failed] == [
+        f"{tmp_path / 'out/a.mp4'}: is there, made with a script that it does not tell. Move it away, or --overwrite makes all videos anew"
+    ]
+    assert (tmp_path / "out/a.mp4").read_bytes() == before and len(report.made) == 2
