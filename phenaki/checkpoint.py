@@ -294,10 +294,10 @@ def _shards(state: dict[str, Tensor], dtype: torch.dtype) -> Iterable[dict[str, 
 
 
 def weights_hash(info: ModelInfo, networks: Iterable[nn.Module]) -> str:
-    """SHA-256 of a model's weights: of its files' hashes, or of the tensors themselves where it was never saved."""
-    if not info.files:
-        return state_sha256(networks)
-    return hashlib.sha256("".join(f"{name} {value}\n" for name, value in sorted(info.files.items())).encode()).hexdigest()
+    """SHA-256 of a model's weights and its networks' settings: of its files' hashes, or of the tensors themselves where it was never saved."""
+    files = "".join(f"{name} {value}\n" for name, value in sorted(info.files.items())) or state_sha256(networks)
+    settings = json.dumps([as_dict(info.tokenizer), info.generator and as_dict(info.generator)])
+    return hashlib.sha256((files + settings).encode()).hexdigest()
 
 
 def state_sha256(networks: Iterable[nn.Module], without: tuple[str, ...] = ()) -> str:

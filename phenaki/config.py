@@ -8,10 +8,12 @@ import sys
 import tomllib
 import types
 import typing
+from collections import Counter
 from pathlib import Path
 from typing import Any, TypeVar
 
 Settings = TypeVar("Settings")
+MAX_SETTINGS_BYTES = 1 << 22
 LIMITS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 
@@ -26,6 +28,8 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file. The repository's own are in configs/")
     kind = "JSON" if path.suffix == ".json" else "TOML"
     try:
+        if path.stat().st_size > MAX_SETTINGS_BYTES:
+            raise ValueError(f"it has more than {MAX_SETTINGS_BYTES} bytes")
         text = path.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a byte order mark
         values = json.loads(text, object_pairs_hook=_once) if kind == "JSON" else tomllib.loads(text)
     except ValueError as error:  # a syntax error, other bytes than UTF-8, a number of more than 4300 digits
@@ -41,7 +45,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object as a dictionary; ValueError for a key that is given twice, as TOML has it."""
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError(f"the key {next(key for key in values if sum(key == other for other, _ in pairs) > 1)!r} is given twice")
+        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {key!r} is given twice")
     return values
 
 

@@ -23,6 +23,8 @@ from phenaki.video_files import (
     stacked,
 )  # fmt: skip
 
+MAX_PIXELS = 1 << 35  # of all pictures of a GIF, which are decoded one after the other: some minutes
+
 
 @dataclass(frozen=True)
 class GifFacts:
@@ -68,7 +70,7 @@ def _pictures(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=("GIF",)) as gif:
             screen = gif.size
-            if max(screen) > MAX_SIDE or gif.n_frames > MAX_FRAMES:
+            if max(screen) > MAX_SIDE or gif.n_frames > MAX_FRAMES or gif.n_frames * gif.width * gif.height > MAX_PIXELS:
                 raise VideoError(f"{path}: {gif.n_frames} frames of {gif.width}x{gif.height}; that is more than is read")
             for part in ImageSequence.Iterator(gif):
                 if part.size != screen:  # Pillow takes a frame that reaches beyond the screen for a larger screen

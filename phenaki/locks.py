@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -28,7 +29,7 @@ def take_folder(folder: Path, busy: str) -> BinaryIO:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            file = open(path, "ab")  # noqa: SIM115 - its caller holds it
+            file = _opened(path)
         except FileNotFoundError:
             if folder.is_dir():
                 raise
@@ -55,11 +56,19 @@ def open_alone(path: Path, busy: str) -> BinaryIO:
 def waited(path: Path) -> Iterator[None]:
     """Holds the lock of a file, which is made where it is missing, as soon as no other process does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
+    with _opened(path) as file:
         if fcntl is not None:
             with contextlib.suppress(OSError):  # a file system that knows no locks
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A lock's file, made where it is missing. ValueError for a link, a pipe or a device: none of them is ours, and some never open."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+        raise ValueError(f"{path}: is no plain file, as a lock is; remove it")
+    return os.fdopen(os.open(path, flags, 0o666), "ab")
 
 
 def _is_held(file: BinaryIO, path: Path, lock: Callable | None, busy: str) -> bool:

@@ -26,6 +26,7 @@ RECORD = b"phenaki record 1"  # the 16 bytes that tell our `uuid` boxes from oth
 HEAD = struct.Struct(">I4s16sII")  # size of the box in bytes, "uuid", RECORD, checksum, frames of the piece
 BOX = struct.Struct(">I4s")  # size, type
 UNLABELLED = b"{}"  # the label's note of a video that is not gone on with
+MAX_BEGUN_BYTES = 1 << 16  # of a part file without a whole label that may be written over: a second or two of frames
 MAX_NOTE_BYTES = 1 << 26  # of a label or a note
 READ_BYTES = 1 << 20  # at once, of what is not kept
 
@@ -98,6 +99,11 @@ def _checksum_of_bytes(file: BinaryIO, at: int, length: int, before: int) -> int
     return before
 
 
+def label_bytes(label: dict[str, Any]) -> bytes:
+    """A label as it is written."""
+    return json.dumps(label, ensure_ascii=False).encode()
+
+
 class Notes(Sequence[bytes]):
     """The notes of a part file's pieces in order, read when they are asked for."""
 
@@ -127,16 +133,18 @@ class PartFile:
         """Begins anew. start: the ftyp and moov that fit the pieces; label: JSON types."""
         self.file.truncate(0)
         self.end, self.num_frames = 0, 0
-        self.append(start, 0, json.dumps(label, ensure_ascii=False).encode())
+        self.append(start, 0, label_bytes(label))
 
     def go_on(self, start: bytes, label: dict[str, Any]) -> Notes:
         """Keeps the whole pieces, cuts off what stands behind them and returns their notes; begins anew where none is whole.
 
-        OtherPartError where the file was to become something else; it is then left as it is.
+        OtherPartError where the file was to become something else, or is damaged where that is said; it is then left as it is.
         """
         whole, notes = entries(self.file), Notes(self.file)
         first = next(whole, None)
         if first is None:
+            if self.file.seek(0, os.SEEK_END) > max(MAX_BEGUN_BYTES, len(start) + len(record(start, 0, label_bytes(label)))):
+                raise OtherPartError(f"{self.path}: its beginning is damaged", "Begin anew, with --anew")
             self.begin(start, label)
             return notes
         self._check(first, start, label)
@@ -187,15 +195,19 @@ class PartFile:
 def set_aside(part: Path, *, only_labelled: bool = False) -> Path | None:
     """Gives a part file in which frames lie another name beside it, the first free one of .story.part-1.mp4, -2 and so on; returns that.
 
-    None where there is none, or no whole piece in it, or, with only_labelled, where it has an empty label, by which nobody goes on.
-    BusyError where another run is writing it.
+    So it does with one whose beginning is damaged: frames may lie behind that. None where there is none, or no frame in it, or, with
+    only_labelled, where it has an empty label, by which nobody goes on. BusyError where another run is writing it.
     """
     if not part.exists():
         return None
     with open_alone(part, f"{part}: {BUSY}") as file:
         whole = entries(file)
         label = next(whole, None)
-        if label is None or (only_labelled and label.note == UNLABELLED) or not any(entry.num_frames for entry in whole):
+        if label is None:
+            holds = file.seek(0, os.SEEK_END) > MAX_BEGUN_BYTES
+        else:
+            holds = not (only_labelled and label.note == UNLABELLED) and any(entry.num_frames for entry in whole)
+        if not holds:
             return None
         names = (part.with_name(f"{part.stem}-{number}{part.suffix}") for number in count(1))
         aside = next(path for path in names if not os.path.lexists(path))

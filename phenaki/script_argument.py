@@ -13,8 +13,10 @@ from phenaki.gif_files import gif_facts
 from phenaki.story import MAX_FILE_BYTES, Story, StoryError, decoded
 from phenaki.story_formats import PARSERS
 from phenaki.video import sheet_script
-from phenaki.video_encoders import CODECS
-from phenaki.video_files import VideoError, is_sequence
+from phenaki.video_encoders import CODECS, is_own_frame
+from phenaki.video_files import VideoError, is_sequence, names_written
+
+NOT_OURS = "and this program did not make it; give the result another name, or --overwrite replaces it"
 
 
 def read_script_argument(given: str) -> tuple[Story, Path]:
@@ -59,11 +61,15 @@ def script_in(path: Path) -> dict[str, Any] | None:
 
 def check_replaceable(path: Path, overwrite: bool) -> None:
     """VideoError where a result would take the place of a file that this program did not make: one without a script. An empty one may go."""
-    if overwrite or is_sequence(path) or not path.is_file() or not path.stat().st_size:
+    if not overwrite and is_sequence(path):
+        others = (file for file in path.parent.iterdir() if names_written(path).fullmatch(file.name) and not is_own_frame(file))
+        if (other := next(others, None)) is not None:
+            raise VideoError(f"{path}: {other.name} is there, {NOT_OURS}")
+    if overwrite or not path.is_file() or not path.stat().st_size:
         return
     try:
         script = script_in(path)
     except VideoError:
         script = None
     if script is None:
-        raise VideoError(f"{path}: is there, and this program did not make it; give the result another name, or --overwrite replaces it")
+        raise VideoError(f"{path}: is there, {NOT_OURS}")

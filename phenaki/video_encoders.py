@@ -6,6 +6,7 @@ each `write` is encoded by a coder of its own and so is a piece that needs no ot
 the part file plays to the last one, and the bytes of a piece do not depend on whether the run was stopped before it.
 """
 
+import contextlib
 import io
 import itertools
 import json
@@ -22,7 +23,7 @@ import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from phenaki.atomic import fresh_part
 from phenaki.part_file import BOX, PartFile
@@ -36,6 +37,7 @@ CODECS = {
     ".webm": ("libvpx-vp9", {"crf": "18", "b": "0", "cpu-used": "5", "deadline": "realtime", "lag-in-frames": "0"}),
 }
 FRAGMENTS = "frag_keyframe+empty_moov+default_base_moof+frag_discont+skip_trailer"
+FRAME_MARK = "phenaki_frame"  # under this name a single frame says whose it is
 WITHOUT_SEI = "filter_units=remove_types=6"  # x264 names itself in every piece's first frame: 700 bytes
 
 
@@ -225,26 +227,27 @@ class GifEncoder:
 class SequenceEncoder:
     """Single frames as PNG: path holds a place for the number, such as frame_%05d.png (video_files.NUMBER).
 
-    Those of a longer video that was there go away at the end, as a longer .mp4 would.
+    Those of a longer video that was written there before go away at the end, as a longer .mp4 would. They are known by a mark.
     """
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]):
         self.path, self.count = path, 0
 
     def write(self, frames: np.ndarray) -> None:
+        mark = PngImagePlugin.PngInfo()
+        mark.add_itxt(FRAME_MARK, "a frame of a video")
         for pixels in frames:
             part = fresh_part(self._of(self.count))
-            Image.fromarray(pixels).save(part, format="PNG")
+            Image.fromarray(pixels).save(part, format="PNG", pnginfo=mark)
             os.replace(part, self._of(self.count))
             self.count += 1
 
     def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> None:
         """Every frame is whole already."""
         for number in itertools.count(self.count):
-            try:
-                self._of(number).unlink()
-            except FileNotFoundError:
+            if not is_own_frame(self._of(number)):
                 return
+            self._of(number).unlink()
 
     def discard(self) -> None:
         """There is no part file."""
@@ -255,6 +258,15 @@ class SequenceEncoder:
 
     def _of(self, number: int) -> Path:
         return self.path.with_name(self.path.name % number)
+
+
+def is_own_frame(path: Path) -> bool:
+    """Whether a file is a single frame that this program wrote."""
+    with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        if path.is_file():
+            with Image.open(path, formats=("PNG",)) as picture:
+                return FRAME_MARK in picture.text
+    return False
 
 
 def chapters_of(scenes: Sequence[VideoScene], fps: Fraction) -> list[dict[str, Any]]:

@@ -85,13 +85,18 @@ def is_sequence(path: Path) -> bool:
     return path.suffix.lower() == ".png" and "%" in path.name
 
 
+def names_written(path: Path) -> re.Pattern:
+    """The names of the files that are written for an output path: of single frames any number's."""
+    around = NUMBER.split(path.name)[::2] if is_sequence(path) else [path.name]  # without what the parentheses of NUMBER hold
+    return re.compile(" *[0-9]+".join(map(re.escape, around)))
+
+
 def check_spares(path: Path, sources: Iterable[Path], made: str = "it") -> Path:
     """An output path; VideoError where writing it would write over one of `sources`: files, or folders whose pictures make a clip.
 
     made: what is made from them, in the message.
     """
-    around = NUMBER.split(path.name)[::2] if is_sequence(path) else [path.name]  # without what the parentheses of NUMBER hold
-    written = re.compile(" *[0-9]+".join(map(re.escape, around)))  # of single frames: any of them
+    written = names_written(path)
     for source in filter(os.path.exists, sources):
         beside = any(path.parent.samefile(one.parent) and written.fullmatch(one.name) for one in (source, source.resolve()))
         if beside or (path.exists() and path.samefile(source)):

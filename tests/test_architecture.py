@@ -84,7 +84,9 @@ ALLOWED = {
         "data/tokens", "devices", "director", "maskgit", "training/batches", "training/parallel", "training/rollouts", "training/settings",
     },
     "training/same_tokens": {"checkpoint", "config", "cvivit", "training/checkpoints"},
-    "training/beginning": {"compiling", "data/order", "locks", "training/checkpoints", "training/optimizers", "training/parallel"},
+    "training/beginning": {
+        "atomic", "checkpoint", "compiling", "data/order", "locks", "training/checkpoints", "training/optimizers", "training/parallel",
+    },
     "training/muon": set(),
     "training/batches": {
         "data/tokens", "devices", "masking", "maskgit", "training/optimizers", "training/rollouts", "training/settings", "training/tasks",

@@ -387,3 +387,10 @@ def test_shipped_models_are_whole():
     for path in sorted(PRETRAINED.iterdir()) if PRETRAINED.is_dir() else []:
         assert load_model(path.name).generator is not None
         assert (path / "config.json").stat().st_size < 20_000
+
+
+def test_the_hash_of_a_model_is_of_its_settings_too(folder):
+    """The same weights may fit into a network that computes something else."""
+    info = read_info(folder)
+    other = replace(info, tokenizer=replace(info.tokenizer, window=info.tokenizer.window + 1))
+    assert weights_hash(info, ()) == weights_hash(read_info(folder), ()) != weights_hash(other, ())

@@ -730,3 +730,21 @@ def test_an_empty_file_may_go_and_one_that_cannot_be_read_not(script, model, tmp
             run(*command)
         else:
             assert "this program did not make it" in fails(*command) and (tmp_path / name).read_bytes() == content
+
+
+def test_pictures_of_somebody_else_s_are_no_single_frames_of_a_video(script, model, tmp_path):
+    options = ("--model", model, "--device", "cpu", "--num-steps", 1)
+    run("generate", script, "-o", tmp_path / "f_%03d.png", *options)
+    own = sorted(file.name for file in tmp_path.glob("f_*.png"))
+    run("generate", "[1s] a bear", "-o", tmp_path / "f_%03d.png", *options)
+    assert len(list(tmp_path.glob("f_*.png"))) == 8 < len(own), "a longer video's frames go with it"
+    for number in (3, 8, 9000):
+        Image.new("RGB", (16, 16), "red").save(tmp_path / f"f_{number:03d}.png")
+    before = {file.name: file.read_bytes() for file in tmp_path.glob("f_*.png")}
+    said = fails("generate", script, "-o", tmp_path / "f_%03d.png", *options)
+    assert "is there, and this program did not make it" in said
+    assert before == {file.name: file.read_bytes() for file in tmp_path.glob("f_*.png")}
+    run("generate", "[1s] a bear", "-o", tmp_path / "f_%03d.png", "--overwrite", *options)
+    for number, stays in ((3, False), (8, True), (9000, True)):
+        name = f"f_{number:03d}.png"
+        assert ((tmp_path / name).read_bytes() == before[name]) == stays, "only what it writes over is replaced"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,3 +215,20 @@ def test_a_section_that_is_no_table_is_named(tmp_path, section):
     path.write_text(f"{section} = 3\n")
     with pytest.raises(ConfigError, match=rf"{section}: needed a table of settings, found"):
         load_settings(path)
+
+
+def test_keys_given_twice_among_very_many_are_told_at_once(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("{" + ", ".join(f'"k{number}": 1' for number in [*range(100_000), 99_999]) + "}")
+    began = time.process_time()
+    with pytest.raises(ConfigError, match="the key 'k99999' is given twice"):
+        read_settings(path)
+    assert time.process_time() - began < 10
+
+
+def test_settings_of_very_many_bytes_are_not_read(tmp_path):
+    path = tmp_path / "a.json"
+    with open(path, "wb") as file:
+        file.truncate(1 << 34)
+    with pytest.raises(ConfigError, match="it has more than 4194304 bytes"):
+        read_settings(path)

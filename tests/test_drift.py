@@ -484,3 +484,10 @@ def test_the_picture_has_a_line_for_what_was_measured_and_none_for_what_was_not(
     one, two = figures_of({"tokens": 0.5}), figures_of({"tokens": 0.5, "frames": 0.8})
     assert pixels_of(one, COLOURS["tokens"]) > 2000 and pixels_of(one, COLOURS["frames"]) == 0
     assert pixels_of(two, COLOURS["frames"]) > 2000 and drift_plot(two) == drift_plot(two) != drift_plot(one)
+
+
+def test_a_picture_that_nobody_named_is_not_replaced_by_the_plot(folder, tmp_path):  # noqa: F811
+    (tmp_path / "cat.png").write_bytes(b"a cat")
+    with pytest.raises(ValueError, match=r"cat\.png: is there, and the plot would replace it; name another with --plot"):
+        run_drift_evaluation(DriftExam(folder, settings=DriftSettings(0.5, (SWITCHING,))), tmp_path / "cat.json")
+    assert (tmp_path / "cat.png").read_bytes() == b"a cat"

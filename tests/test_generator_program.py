@@ -12,6 +12,7 @@ from training_toys import Stop, newest
 from phenaki import atomic, checkpoint
 from phenaki.checkpoint import ModelInfo, load_model, read_info, save_model, state_sha256
 from phenaki.cvivit import CViViT
+from phenaki.data.token_parts import drop_parts, parts_folder, tokenize_source
 from phenaki.data.tokens import StoryTokens, TokensError
 from phenaki.locks import BusyError
 from phenaki.maskgit import MaskGIT
@@ -320,3 +321,20 @@ def test_a_machine_without_a_compiler_is_told_before_anything_is_made(config, sh
     with pytest.raises(ValueError, match=r"torch cannot compile for cpu here \(no C\+\+ compiler\)"):
         program(compiled, tmp_path / "out", steps=1, on_log=lambda line: None, on_note=lambda note: None)
     assert not (tmp_path / "out/generator").exists() and not (tmp_path / "out/tokenizer").exists()
+
+
+def test_nothing_but_parts_is_removed_from_a_folder_of_parts_and_no_link_is_followed(tmp_path):
+    path = tmp_path / "stories.safetensors"
+    folder = parts_folder(path)
+    folder.mkdir()
+    for name in ("stories-00000000.safetensors", ".images-00000256.safetensors.part-7", "letter.txt"):
+        (folder / name).write_bytes(b"1")
+    drop_parts(path)
+    assert [file.name for file in folder.iterdir() if file.name != ".lock"] == ["letter.txt"]
+    folder.rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/stories-00000000.safetensors").write_bytes(b"1")
+    folder.symlink_to(tmp_path / "elsewhere")
+    drop_parts(path)
+    assert (tmp_path / "elsewhere/stories-00000000.safetensors").exists()
+    with pytest.raises(ValueError, match="is a link, and what is made on the way would be written through it"):
+        tokenize_source(None, None, None, None, path, "", print)

@@ -204,7 +204,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
         captions(tmp_path)
 
 
-OUTSIDE = ["/etc/passwd.mp4", "../a.mp4", "x/../../a.mp4", "C:\\a.mp4", "..\\a.mp4", "http://host/a.mp4", "file:a.mp4", "a\0.mp4", "\\\\host\\a.mp4"]
+OUTSIDE = ["/etc/passwd.mp4", "../a.mp4", "x/../../a.mp4", "C:\\a.mp4", "..\\a.mp4", "http://host/a.mp4", "file:a.mp4", "\\\\host\\a.mp4"]
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
@@ -369,3 +369,29 @@ def test_processes_of_a_machine_share_its_cores(monkeypatch):
         with DecodingPool() as pool:
             numbers.append(len(pool.workers))
     assert numbers == [8, 4, 1, 1]
+
+
+def test_a_table_s_path_through_a_linked_folder_is_refused(tmp_path):
+    (tmp_path / "data/own").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    for place in ("other/a.mp4", "data/own/b.mp4"):
+        (tmp_path / place).write_bytes(b"1")
+    (tmp_path / "data/sub").symlink_to(tmp_path / "other")
+    (tmp_path / "data/near").symlink_to(tmp_path / "data/own")
+    rows = [{"file_name": name} for name in ("sub/a.mp4", "near/b.mp4")]
+    (tmp_path / "data/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    assert refused(tmp_path / "data") == {"sub/a.mp4": "outside the folder"} and [*captions(tmp_path / "data")] == ["near/b.mp4"]
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J.mp4", "a\nb.mp4", "a\0.mp4", "a\u2028.mp4"])
+def test_names_that_would_command_a_terminal_are_told_harmlessly(tmp_path, name):
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": name}), encoding="utf-8")
+    assert refused(tmp_path) == {ascii(name): "bad name"}
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_a_table_of_one_endless_line_is_refused(tmp_path, monkeypatch, ending):
+    monkeypatch.setattr("phenaki.data.table.MAX_LINE", 1000)
+    (tmp_path / f"metadata.{ending}").write_text("file_name,text\n" + "x" * 5000, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"has a line of 1000 characters or more; is it a table\?"):
+        refused(tmp_path)

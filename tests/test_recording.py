@@ -479,3 +479,23 @@ def test_the_label_is_json_and_says_nothing_of_places(ready, tmp_path):
     story = Story.of([{"prompt": "a bear", "image": str(tmp_path / "house.png")}])
     label = label_of(ready, ready.prepare(story))
     assert str(tmp_path) not in json.dumps(label) and len(label["scenes"][0]["image"]) == 64
+
+
+def test_a_part_file_whose_beginning_is_damaged_is_kept_and_that_is_told(ready, tmp_path, monkeypatch):
+    monkeypatch.setattr("phenaki.part_file.MAX_BEGUN_BYTES", 1000)
+    path, notes, story = tmp_path / "a.mp4", [], [("a bear walks", 2.0)]
+    chunks = []
+    with pytest.raises(KeyboardInterrupt):
+        generate_to_file(ready, story, path, progress=False, on_chunk=lambda chunk: chunks.append(1) or stop(len(chunks) == 2))
+    part = part_path(path)
+    damaged = bytearray(part.read_bytes())
+    damaged[40] ^= 1
+    part.write_bytes(damaged)
+    generate_to_file(ready, story, path, progress=False, on_note=notes.append)
+    assert "begins anew" in notes[0] and "its beginning is damaged" in notes[0] and ".a.part-1.mp4" in notes[0]
+    assert (tmp_path / ".a.part-1.mp4").read_bytes() == damaged and path.exists()
+
+
+def stop(now: bool) -> None:
+    if now:
+        raise KeyboardInterrupt

@@ -1,6 +1,7 @@
 """Truths of the loop: it resumes to the bit after anything, and what is damaged is named and passed over."""
 
 import errno
+import hashlib
 import importlib.util
 import json
 import math
@@ -24,7 +25,7 @@ from training_toys import Stop, Toy, little, log, newest, settings, state
 
 from phenaki import atomic
 from phenaki.data.ahead import Ahead, drawn_ahead
-from phenaki.locks import BusyError
+from phenaki.locks import BusyError, take_folder
 from phenaki.training import checkpoints
 from phenaki.training import run as run_module
 from phenaki.training.beginning import folder_alone
@@ -685,3 +686,52 @@ def test_tensorboard_forgets_what_is_written_again(tmp_path, monkeypatch):
     journal.forget_after(2)
     assert [line["step"] for line in log(tmp_path)] == [1, 2]
     assert opened == [(str(tmp_path / "tensorboard"), None), (str(tmp_path / "tensorboard"), 3)]
+
+
+def test_the_log_of_a_run_whose_checkpoints_are_gone_is_kept(tmp_path):
+    notes = []
+    Run(tmp_path, Toy(), settings(num_steps=3, log_every=1)).train(lambda line: None)
+    before = (tmp_path / "log.jsonl").read_text()
+    checkpoints_folder = tmp_path / "checkpoints"
+    checkpoints_folder.rename(tmp_path / "elsewhere")
+    Run(tmp_path, Toy(), settings(num_steps=3, log_every=1), on_note=notes.append).train(lambda line: None)
+    assert (tmp_path / "log-1.jsonl").read_text() == before and len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+    assert any("there is no checkpoint to go on from; the log of the run before is kept as log-1.jsonl" in note for note in notes)
+
+
+@pytest.mark.parametrize("line", ['{"step": null}', '{"step": "5"}', "[" * 100_000, '{"step": [1]}'])
+def test_lines_of_a_log_that_are_no_lines_are_dropped(tmp_path, line):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n' + line + "\n")
+    Journal(tmp_path).forget_after(3)
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_a_checkpoint_that_was_moved_and_linked_back_is_dropped_as_a_link(tmp_path):
+    run = Run(tmp_path / "run", Toy(), settings(num_steps=6, save_every=1, keep_last=1, keep_best=False))
+    moved = tmp_path / "moved"
+
+    def move(line):
+        first = tmp_path / "run/checkpoints/step-0000002"
+        if first.is_dir() and not moved.exists():
+            first.rename(moved)
+            first.symlink_to(moved)
+
+    run.train(move)
+    assert newest(tmp_path / "run").name == "step-0000006" and not (tmp_path / "run/checkpoints/step-0000002").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path.with_name("other"))])
+def test_a_lock_that_is_a_pipe_or_a_link_is_refused(tmp_path, make):
+    make(tmp_path / ".lock")
+    with pytest.raises(ValueError, match=r"\.lock: is no plain file, as a lock is; remove it"):
+        take_folder(tmp_path, "")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_manifest_nested_too_deep_is_damage(tmp_path):
+    Run(tmp_path, Toy(), settings(num_steps=1)).train(lambda line: None)
+    manifest = newest(tmp_path) / "manifest.json"
+    manifest.write_text("[" * 100_000)
+    manifest.with_name("manifest.json.sha256").write_text(hashlib.sha256(manifest.read_bytes()).hexdigest())
+    assert "cannot be read" in damage(newest(tmp_path))

@@ -208,12 +208,12 @@ def test_each_frame_that_is_encoded_anew_is_told(footage, tmp_path):
 
 def test_two_processes_do_not_make_shards_in_one_folder(footage, tmp_path, held_elsewhere):
     out = tmp_path / "out"
-    (out / ".work-other").mkdir(parents=True)
+    (out / ".phenaki-shard-work-other").mkdir(parents=True)
     with held_elsewhere(out), pytest.raises(BusyError, match="out: another process makes shards in this folder; wait for it, or give another --out"):
         make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None)
-    assert sorted(file.name for file in out.iterdir()) == [".lock", ".work-other"]
+    assert sorted(file.name for file in out.iterdir()) == [".lock", ".phenaki-shard-work-other"]
     assert make_shards(footage, out, ShardSettings(size=16), on_note=lambda note: None).num_clips == 7
-    assert not list(out.glob(".work*"))
+    assert not list(out.glob(".phenaki-shard-work-*"))
 
 
 def test_shards_of_something_else_are_left_alone(footage, tmp_path):
@@ -288,3 +288,32 @@ def test_what_is_found_is_not_written_over_a_clip(footage, monkeypatch):
         with pytest.raises(ValueError, match=words):
             check_source(footage, 1, footage / name)
     assert (footage / "clip0.mp4").read_bytes() == before
+
+
+def test_no_other_folder_is_cleared_away(footage, tmp_path):
+    (tmp_path / "out/.workspace").mkdir(parents=True)
+    (tmp_path / "out/.workspace/notes.txt").write_text("mine")
+    make_shards(footage, tmp_path / "out", ShardSettings(size=16), on_note=lambda note: None)
+    assert (tmp_path / "out/.workspace/notes.txt").read_text() == "mine"
+
+
+def test_shards_that_are_gone_or_cut_short_are_told(footage, tmp_path):
+    again = lambda: make_shards(footage, tmp_path / "out", ShardSettings(size=16), on_note=lambda note: None)
+    again()
+    shard = tmp_path / "out/00000.tar"
+    whole = shard.read_bytes()
+    for content in (whole[:-512], None):
+        shard.unlink() if content is None else shard.write_bytes(content)
+        with pytest.raises(ValueError, match=r"00000\.tar: is missing or not whole; delete .* and make the shards anew"):
+            again()
+    shard.write_bytes(whole)
+    again()
+
+
+@pytest.mark.parametrize(("name", "value"), [("unusable", [{"x": 1}]), ("shards", [1]), ("shards", [{"bytes": "x", "clips": 1}]), ("files_done", -1)])
+def test_damaged_notes_of_shards_are_told(footage, tmp_path, name, value):
+    make_shards(footage, tmp_path / "out", ShardSettings(size=16), on_note=lambda note: None)
+    path = tmp_path / "out/shards.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(ValueError, match=r"shards\.json: is damaged"):
+        make_shards(footage, tmp_path / "out", ShardSettings(size=16), on_note=lambda note: None)

@@ -1043,3 +1043,25 @@ def test_a_folder_in_which_another_process_trains_is_refused_before_any_data_is_
     monkeypatch.setattr(tokenizer_module, "open_source", lambda *_: pytest.fail("the work began"))
     with held_elsewhere(tmp_path / "tokenizer"), pytest.raises(BusyError, match="another process trains in this folder"):
         run_tokenizer_training(CONFIGS / "tiny.toml", tmp_path, steps=1)
+
+
+def test_a_generator_that_no_checkpoint_has_is_kept_with_its_model(trained, tmp_path):
+    config, out, _ = trained
+    shutil.copytree(out, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out/generator")
+    whole, notes = load_model(tmp_path / "out/model"), []
+    (tmp_path / "out/model/generator-backup.safetensors").write_bytes(b"the user's own")
+    run_tokenizer_training(config, tmp_path / "out", steps=3, on_log=notes.append, on_note=notes.append)
+    assert load_model(tmp_path / "out/model").generator is None and any("model-before-1" in str(note) for note in notes)
+    kept = load_model(tmp_path / "out/model-before-1")
+    assert all(torch.equal(value, kept.generator.state_dict()[name]) for name, value in whole.generator.state_dict().items())
+    assert (tmp_path / "out/model/generator-backup.safetensors").read_bytes() == b"the user's own"
+
+
+@pytest.mark.parametrize("program", [run_tokenizer_training, run_generator_training])
+def test_a_model_of_another_program_is_not_replaced(trained, tmp_path, program):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="holds what is no model of this program's, and would be replaced; move it away"):
+        program(trained[0], tmp_path, steps=2, on_log=lambda line: None)
+    assert [file.name for file in tmp_path.iterdir()] == ["model"] and (tmp_path / "model/config.json").read_text() == '{"model_type": "bert"}'

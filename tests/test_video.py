@@ -1000,3 +1000,11 @@ def test_a_contact_sheet_of_no_size_is_refused(options):
     (name, value), = options.items()
     with pytest.raises(VideoError, match=f"{name} {value}: needed at least 1"):
         Video(np.zeros((2, 16, 16, 3), np.uint8), 8.0).contact_sheet(**options)
+
+
+def test_a_gif_of_more_pixels_than_are_decoded_in_minutes_is_refused(tmp_path, monkeypatch):
+    Video(np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3), np.uint8), 8.0).save(tmp_path / "a.gif")
+    assert len(read_video(tmp_path / "a.gif")) == 5
+    monkeypatch.setattr("phenaki.gif_files.MAX_PIXELS", 5 * 16 * 16 - 1)
+    with pytest.raises(VideoError, match="5 frames of 16x16; that is more than is read"):
+        read_video(tmp_path / "a.gif")

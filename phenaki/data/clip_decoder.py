@@ -37,6 +37,7 @@ from phenaki.video_files import (
 )
 
 MAX_SECONDS = 24 * 3600  # of one file
+MAX_DECODED = MAX_SECONDS * 120  # frames of one file
 MAX_PICTURE_BYTES = 1 << 28
 SHARD_GOP = 12  # frames from one that can be sought to the next
 Progress = Callable[[], None]  # called now and then by work that gets on
@@ -137,6 +138,8 @@ def check_times(file: ClipFile, on_progress: Progress) -> tuple[ClipFacts, array
             on_progress()
             if count <= MAX_FRAMES:
                 times.append(seconds)
+            if count > MAX_DECODED:
+                raise VideoError(f"{file.name}: more than {MAX_DECODED} frames; cut it into shorter files", "too long")
             if last - first > MAX_SECONDS:
                 raise VideoError(f"{file.name}: longer than {MAX_SECONDS // 3600} hours; cut it into shorter files", "too long")
         return ClipFacts(width, height, count, last - first + 1 / fps, fps), times

@@ -4,11 +4,13 @@ Nothing is opened here. What cannot be used is kept with its kind and reason: no
 """
 
 import codecs
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 VIDEO_ENDINGS = (".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".gif")  # of READ_FORMATS
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 MAX_CAPTION_BYTES = 1 << 16
@@ -97,11 +99,13 @@ def tidy(text: str) -> str:
 
 
 def bad_name(name: str) -> Unusable | None:
-    """Why a file of this name is not used; None where it may be. Bytes that are no UTF-8 could stand in no report."""
+    """Why a file of this name is not used; None where it may be. Bytes that are no UTF-8 could stand in no report, others would forge one."""
     try:
         name.encode()
     except UnicodeEncodeError:
         return Unusable(ascii(name), "bad name", "is not UTF-8; rename it")
+    if CONTROL.search(name):
+        return Unusable(ascii(name), "bad name", "holds control characters, which would command the terminal that shows it; rename it")
     return None
 
 

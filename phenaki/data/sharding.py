@@ -25,6 +25,7 @@ from phenaki.data.listing import list_clips
 from phenaki.data.shards import ShardWriter
 from phenaki.locks import take_folder
 
+WORK = ".phenaki-shard-work-"  # folders for clips on their way begin so
 FORMAT = 1
 MAX_SIZE = 4096  # pixels of the shorter side that a clip is encoded at
 
@@ -93,9 +94,9 @@ def make_shards(
 
 def empty_work(out: Path) -> Path:
     """A new folder for clips on their way. Those of runs before go: a worker that outlived its run may still write in its own."""
-    for left in out.glob(".work*"):
+    for left in out.glob(f"{WORK}*"):
         shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=".work-", dir=out))
+    return Path(tempfile.mkdtemp(prefix=WORK, dir=out))
 
 
 def made_from(report: CheckReport, settings: ShardSettings) -> str:
@@ -115,9 +116,16 @@ def open_state(out: Path, source: str, settings: ShardSettings) -> dict[str, Any
             known = state["made_from"]
             if not all(isinstance(state[name], kind) for name, kind in (("files_done", int), ("shards", list), ("unusable", list))):
                 raise ValueError("its entries are of other kinds")
+            [Unusable(**entry) for entry in state["unusable"]]
+            sizes = {f"{number:05d}.tar": int(shard["bytes"]) + 0 * int(shard["clips"]) for number, shard in enumerate(state["shards"])}
+            if state["files_done"] < 0:
+                raise ValueError(f"files_done {state['files_done']}")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"{path}: is damaged ({error}); delete {out} and make the shards anew") from error
         if known == source:
+            for name, size in sizes.items():
+                if not (out / name).is_file() or (out / name).stat().st_size != size:
+                    raise ValueError(f"{out / name}: is missing or not whole; delete {out} and make the shards anew")
             return state
         if holds_shards:
             raise ValueError(f"{out}: holds shards of other footage or with other settings ({state.get('settings')}); choose another folder")

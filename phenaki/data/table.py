@@ -6,6 +6,7 @@ a .csv are divided by commas, semicolons or tabs. A path is taken from the table
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +31,7 @@ NAME_COLUMNS = ("file_name", "video_path", "path")
 CAPTION_COLUMNS = ("text", "caption")
 DELIMITERS = (",", ";", "\t")  # of a .csv
 MAX_COLUMNS = 20  # that are told of a table
+MAX_LINE = 1 << 24  # characters of a row
 MAX_HEADER = 1 << 16  # characters of a .csv's first line that its delimiter is looked for in
 ROWS_AT_ONCE = 64  # of a .parquet table: packed, a few bytes may stand for a long caption in each of its rows
 
@@ -74,6 +76,8 @@ def row_clip(root: Path, where: str, row: Any) -> ClipFile | Unusable:
         return refusal
     if leaves_folder(name):
         return Unusable(name, "outside the folder", f"{where}: a path has to be relative and to stay in the table's folder")
+    if not Path(os.path.realpath((root / name).parent)).is_relative_to(os.path.realpath(root)):
+        return Unusable(name, "outside the folder", f"{where}: a folder on its path is a link that leaves the table's folder")
     if not is_clip_name(name):
         return Unusable(name, "not a video", f"{where}: neither a video's nor a picture's ending")
     caption, sha256 = first_of(row, CAPTION_COLUMNS), str(first_of(row, ("sha256",)) or "").lower()
@@ -107,10 +111,18 @@ def is_encoded(text: str) -> bool:
     return not any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
+def lines_of(file: TextIO, path: Path) -> Iterator[str]:
+    """The lines of a table; ValueError for one that has no end in sight."""
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise ValueError(f"{path}: has a line of {MAX_LINE} characters or more; is it a table?")
+        yield line
+
+
 def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Lines of JSON; a line that is none comes back as text, which is no row."""
     with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(lines_of(file, path), start=1):
             if not line.strip():
                 continue
             try:
@@ -124,7 +136,7 @@ def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
     with open_text(path, newline="") as file:
         delimiter = delimiter_of(file.readline(MAX_HEADER))
         file.seek(0)
-        rows = csv.DictReader(file, strict=True, delimiter=delimiter)
+        rows = csv.DictReader(lines_of(file, path), strict=True, delimiter=delimiter)
         try:
             yield from enumerate(rows, start=1)
         except csv.Error as error:  # line_num is still that of the row before

@@ -4,6 +4,7 @@ The parts of FILE lie in the folder .FILE.parts beside it until FILE is written.
 """
 
 import contextlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from phenaki.data.tokens import (
 )
 from phenaki.locks import LOCK, BusyError, take_folder
 
+OWN = re.compile(r"\.?(stories|images)-[0-9]{8}\.safetensors(\.part-[0-9]+)?")  # files that are made on the way
 PART_SIZE = 256  # stories or pictures of a part: what an interruption may cost
 
 
@@ -60,6 +62,8 @@ def tokenize_source(
     Broken off and called again, it goes on with the parts that are whole.
     """
     folder = parts_folder(path)
+    if folder.is_symlink():
+        raise ValueError(f"{folder}: is a link, and what is made on the way would be written through it; remove it")
     with take_folder(folder, f"{path}: another process makes this file; wait for it, or give another name"):
         merge(_make_parts(source, encode, encode_text, plan, folder, description, on_note), path, description)
         stories = StoryTokens.load(path)
@@ -70,7 +74,7 @@ def tokenize_source(
 def drop_parts(path: Path) -> None:
     """Removes the parts that a run, killed after its last one, has left of a file; not those of a process that is making it anew."""
     folder = parts_folder(path)
-    if folder.is_dir():
+    if folder.is_dir() and not folder.is_symlink():
         with contextlib.suppress(BusyError), take_folder(folder, ""):
             _remove(folder)
 
@@ -78,9 +82,11 @@ def drop_parts(path: Path) -> None:
 def _remove(folder: Path) -> None:
     """The parts first, then the lock: who comes meanwhile finds none of them half removed."""
     for file in folder.iterdir():
-        if file.name != LOCK:
+        if OWN.fullmatch(file.name):
             file.unlink()
-    shutil.rmtree(folder, ignore_errors=True)  # it stays where somebody has just locked it again
+    with contextlib.suppress(OSError):  # it stays where somebody has just locked it again, or where something else lies in it
+        (folder / LOCK).unlink()
+        folder.rmdir()
 
 
 def _make_parts(

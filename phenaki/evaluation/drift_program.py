@@ -65,7 +65,10 @@ def run_drift_evaluation(
     interruption, or with more modes, contexts or stories to add them. on_window is told (windows done, windows in all).
     command: how it was started, kept with the figures.
     """
-    plot = plot or output.with_suffix(".png")
+    if plot is None:
+        plot = output.with_suffix(".png")
+        if plot.exists() and not output.exists():
+            raise ValueError(f"{plot}: is there, and the plot would replace it; name another with --plot, or other figures with -o")
     work = work or output.with_name(f"{output.stem}-work")
     check_outputs(output, picture=plot, work=work)
     if drawn := is_drawn(exam.atlas, referee):

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from phenaki.atomic import check_folder
+from phenaki.checkpoint import read_info
 from phenaki.compiling import check_compiler
 from phenaki.data.order import RESERVED_SEEDS
 from phenaki.locks import LOCK
@@ -89,3 +91,14 @@ def note_warmup(set_to: OptimizerSettings, own: OptimizerSettings, on_note: Call
 
 def silent(text: str) -> None:
     """Notes of a process that does not lead."""
+
+
+def check_place(out: Path) -> None:
+    """ValueError before any work where OUT can be no run's folder, or holds a model that is none of this program's, which a run would replace."""
+    check_folder(out)
+    model = out / "model"
+    if (model / "config.json").is_file():
+        try:
+            read_info(model)
+        except ValueError as error:
+            raise ValueError(f"{model}: holds what is no model of this program's, and would be replaced; move it away ({error})") from error

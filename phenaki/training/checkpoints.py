@@ -55,7 +55,7 @@ def begin_checkpoint(run: Path, step: int) -> Path:
     """An empty part folder for the files of a checkpoint. What kills have left half written or half removed is cleared away."""
     part = run / "checkpoints" / f".part-step-{step:07d}"
     for left in (run / "checkpoints").glob(".*-step-*"):
-        shutil.rmtree(left)
+        remove(left)
     part.mkdir(parents=True)
     return part
 
@@ -83,13 +83,22 @@ def finish_checkpoint(part: Path, progress: Progress, settings: dict[str, Any], 
     return final
 
 
+def remove(folder: Path) -> None:
+    """A folder with all that is in it; of a link the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
+
+
 def discard(folder: Path) -> None:
     """Removes a checkpoint; it loses its name first, so that none is ever seen half removed."""
     if folder.exists():
         old = folder.with_name(f".old-{folder.name}")
-        shutil.rmtree(old, ignore_errors=True)
+        if os.path.lexists(old):
+            remove(old)
         os.replace(folder, old)
-        shutil.rmtree(old)
+        remove(old)
 
 
 def set_aside(folder: Path) -> None:
@@ -147,7 +156,7 @@ def damaged_manifest(folder: Path) -> str:
         manifest = json.loads(content)
         dict(manifest["sha256"]), dict(manifest["settings"]), dict(manifest["identity"]), read_progress(folder)
         own_name = f"step-{manifest['step']:07d}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"its manifest cannot be read ({error})"
     return "" if own_name == folder.name else f"its manifest is that of {own_name}"
 

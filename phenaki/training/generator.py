@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phenaki.atomic import check_folder
 from phenaki.checkpoint import DEFAULT_MODEL, Model, ModelInfo, load_model, read_info, save_info, save_weights
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
@@ -27,7 +26,7 @@ from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.batches import check_lengths, draw_batch
-from phenaki.training.beginning import Asked, check_start, folder_alone, note_warmup, override, silent
+from phenaki.training.beginning import Asked, check_place, check_start, folder_alone, note_warmup, override, silent
 from phenaki.training.checkpoints import TOKENS_AND_TEXTS, checkpoint_folders, newest_whole
 from phenaki.training.generator_losses import TextBatch, generator_loss, text_step, told, validation_loss, with_own_context
 from phenaki.training.parallel import Group, Part, joined
@@ -156,7 +155,7 @@ def run_generator_training(
     init_from (a model folder or name whose generator's weights it starts from), steps, seed, device.
     """
     asked, settings = Asked(config, out, **wishes), load_settings(config)
-    check_folder(out)
+    check_place(out)
     training = replace(settings.train_generator, optimizer=override(settings.train_generator.optimizer, asked.steps, asked.seed))
     origin = tokenizer or default_tokenizer(out, asked.init_from)
     with joined(asked.device) as group, folder_alone(out / "generator", training.optimizer, group) as lock:

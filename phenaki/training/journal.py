@@ -1,6 +1,7 @@
 """What a run says of itself: the line of every interval, kept as JSON lines, shown in TensorBoard where that is installed."""
 
 import importlib.util
+import itertools
 import json
 import math
 import time
@@ -121,6 +122,14 @@ class Journal:
                     self.board.add_scalar(key, value, line["step"])
             self.board.flush()
 
+    def set_aside(self) -> Path | None:
+        """Gives a log that has lines another name, log-1.jsonl, -2 and so on; returns that."""
+        if not self.path.exists() or not self.path.stat().st_size:
+            return None
+        aside = next(path for number in itertools.count(1) if not (path := self.path.with_name(f"log-{number}.jsonl")).exists())
+        self.path.rename(aside)
+        return aside
+
     def forget_after(self, step: int) -> None:
         """Drops lines after a checkpoint, which will be written again, and a line that was cut off."""
         if self.path.exists():
@@ -140,6 +149,7 @@ def _rounded(value: float) -> float | None:
 def _step_of(line: str) -> float:
     """The step of a line of the log; infinity for one that is not whole."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
+    return step if isinstance(step, (int, float)) else math.inf

@@ -297,6 +297,8 @@ class Run:
                 set_aside(folder)
         self.meter = Meter(self.progress.since, self.progress.sums)
         if self.journal:
+            if newest is None and (aside := self.journal.set_aside()):
+                self._note(f"{self.folder}: there is no checkpoint to go on from; the log of the run before is kept as {aside.name}")
             self.journal.forget_after(self.step)
 
     def _identity(self) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """`phenaki train tokenizer`: C-ViViT on the storybook world or on footage."""
 
 import hashlib
+import itertools
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phenaki.atomic import check_folder
-from phenaki.checkpoint import ModelInfo, load_model, save_info, save_weights
+from phenaki.checkpoint import ModelInfo, load_model, part_of, save_info, save_weights
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.clip_source import ClipSource
@@ -18,7 +19,7 @@ from phenaki.data.order import HELD_OUT_SEED, SAMPLE_SEED, is_image_step
 from phenaki.data.sources import check_there, open_source, told_data
 from phenaki.data.storybook import StorybookWorld
 from phenaki.maskgit import MaskGIT
-from phenaki.training.beginning import Asked, check_start, folder_alone, note_warmup, override, silent
+from phenaki.training.beginning import Asked, check_place, check_start, folder_alone, note_warmup, override, silent
 from phenaki.training.checkpoints import checkpoint_folders, newest_whole
 from phenaki.training.clip_bank import ClipBank
 from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
@@ -183,7 +184,7 @@ def run_tokenizer_training(
     weights it starts from), steps, seed, device.
     """
     asked, settings = Asked(config, out, **wishes), load_settings(config)
-    check_folder(out)
+    check_place(out)
     training = replace(settings.train_tokenizer, optimizer=override(settings.train_tokenizer.optimizer, asked.steps, asked.seed))
     if training.losses.revive_after and training.optimizer.sharded:
         raise ValueError(f"{config}: revive_after needs the whole codebook in every process: not with sharded = true")
@@ -213,14 +214,23 @@ def place_model(folder: Path, task: TokenizerTask, averaged: CViViT, step: int, 
         old = before.tokenizer.state_dict()
         if all(torch.equal(value.cpu(), old[name]) for name, value in averaged.state_dict().items()):
             return
+    drops_generator = before is not None and before.generator is not None and task.generator is None
+    if drops_generator:
+        kept_model = next(reversed(checkpoint_folders(folder.parent / "generator")), None) or copied(folder)
     folder.mkdir(parents=True, exist_ok=True)
     task.describe(folder, save_weights(folder, "tokenizer", averaged.state_dict()), step)
-    if before is not None and before.generator is not None and task.generator is None:
-        kept = checkpoint_folders(folder.parent / "generator")
-        where = f" (the model as it was is in {kept[-1]})" if kept else ""
+    if drops_generator:
+        where = f" (the model as it was is in {kept_model})"
         on_note(f"{folder}: the generator that was there knows other tokens and is left out{where}; train it again, in another run folder")
-        for file in folder.glob("generator*.safetensors"):
-            file.unlink()
+        for name in filter(lambda name: part_of(name) == "generator", before.info.files):
+            (folder / name).unlink(missing_ok=True)
+
+
+def copied(model: Path) -> Path:
+    """A copy of a model folder beside it, under the first free name of model-before-1, -2 and so on."""
+    copy = next(path for number in itertools.count(1) if not (path := model.with_name(f"{model.name}-before-{number}")).exists())
+    shutil.copytree(model, copy)
+    return copy
 
 
 def _make_task(asked: Asked, settings: ModelSettings, group: Group, on_note: Callable[[str], None]) -> TokenizerTask:
