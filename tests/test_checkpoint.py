@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from phenaki import checkpoint
-from phenaki.checkpoint import PRETRAINED, CheckpointError, ModelInfo, find_model, load_model, read_info, save_model, sha256
+from phenaki.checkpoint import PRETRAINED, CheckpointError, ModelInfo, find_model, load_model, read_info, save_model, sha256, weights_hash
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.sampling import SamplingOptions
