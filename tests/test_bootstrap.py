@@ -106,3 +106,8 @@ def test_without_two_times_in_a_line_there_is_no_slope():
     assert slope_estimate([], [], [], []) == NOTHING
     assert slope_estimate([0, 1], [0, 1], [0.0, 1.0], [1.0, 2.0]) == Estimate(None, None, None, 2)
     assert slope_estimate([0, 1], [0, 0], [0.5, 0.5], [1.0, 2.0]) == Estimate(None, None, None, 2)
+
+
+def test_one_story_says_nothing_of_others():
+    for found in (mean_estimate([3, 3, 3], [0.0, 1.0, 1.0]), slope_estimate([0, 0], [0, 0], [0.0, 1.0], [1.0, 2.0])):
+        assert found.value is not None and found.low is None and found.high is None

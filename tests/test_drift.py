@@ -197,6 +197,13 @@ def test_a_trend_is_what_a_measure_gains_beside_the_truth_whatever_is_shown():
     assert trend([], "green", 8.0).value is None is trend([stories[0][:1]], "green", 8.0).value
 
 
+def test_pictures_that_went_black_count_in_a_trend():
+    truth = side_of(sharpness=100.0)
+    story = [Window(i, 32 * i, 32, side_of(sharpness=100.0 if i < 30 else 0.0), truth) for i in range(60)]
+    found = trend([story], "sharpness", 8.0)
+    assert found.n == 60 and found.value < -0.9
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_what_returns_is_held_against_how_it_was(phenaki, world, tmp_path, monkeypatch, kept):
     def other(script, window):

@@ -169,3 +169,11 @@ def test_free_memory_is_that_of_the_system_and_of_the_container(tmp_path, monkey
     assert left_of_container(tmp_path) == 450
     (tmp_path / "memory.max").write_text("max\n")
     assert left_of_container(tmp_path) is None
+
+
+def test_a_container_that_is_full_leaves_nothing(monkeypatch):
+    for left, wanted in ((0, 0), (1000, 1000)):
+        monkeypatch.setattr("phenaki.training.memory.left_of_container", lambda folder, left=left: left)
+        assert free_memory(CPU) == wanted
+    monkeypatch.setattr("phenaki.training.memory.left_of_container", lambda folder: None)
+    assert free_memory(CPU) > 1 << 20

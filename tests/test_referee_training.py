@@ -347,3 +347,13 @@ def test_the_program_writes_weights_and_figures(tmp_path, monkeypatch, capsys):
     alike = [name for name, value in referee.named_parameters() if torch.equal(other[name], value)]
     same = {name.split(".")[1] if name.startswith("heads.") else "trunks" for name in alike}
     assert same == {"trunks", "time"}, "of another world its trunks, and the heads of what has the same names"
+
+
+@pytest.mark.parametrize("seed", [999, 4321, 777])
+def test_a_referee_is_not_trained_on_what_it_is_measured_by(tmp_path, monkeypatch, seed):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "tools"))
+    import train_referee
+
+    monkeypatch.setattr(sys, "argv", ["train_referee.py", "--seed", str(seed), "-o", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match=f"--seed {seed}: that of clips which referees or models are measured by"):
+        train_referee.main()

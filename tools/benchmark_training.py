@@ -1,7 +1,7 @@
 """Training steps of both sides, for benchmark.py: loss, gradients, clipping, optimizer and, where the program keeps one, the average of the weights.
 
 The peer's tokenizer minimises L2 alone (its loss with VGG16 and a discriminator costs several times as much), ours the loss of
-configs/storybook.toml. "ours compiled" is a run with `compile = true` (a setting of every training; compiling itself, a minute or
+configs/footage.toml. "ours compiled" is a run with `compile = true` (a setting of every training; compiling itself, a minute or
 two once, is among the rounds that are not counted). The peer's trainers have no such setting.
 """
 

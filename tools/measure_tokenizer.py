@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     model = load_model(options.model)
-    config = replace(WORLDS[options.world], size=model.info.tokenizer.image_size)
+    config = replace(WORLDS[options.world], size=model.info.tokenizer.image_size, fps=model.info.fps)
     world, lpips = open_world(config, options.data), load_networks("cpu").lpips
     results = {
         "model": model.info.provenance,

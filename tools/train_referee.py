@@ -25,6 +25,7 @@ from results import write_results
 from torch import Tensor
 
 from phenaki.checkpoint import Model, load_model
+from phenaki.data.order import RESERVED_SEEDS
 from phenaki.data.storybook import StorybookWorld, open_world
 from phenaki.data.world import WORLDS, WorldConfig
 from phenaki.evaluation.referee import WIDER, Referee, RefereeConfig, labels_of, load_referee, save_referee
@@ -32,7 +33,7 @@ from phenaki.training.interrupts import Stopped
 from phenaki.training.optimizers import OptimizerSettings
 from phenaki.training.referee import FRAMES_JUDGED, RefereeTask
 from phenaki.training.referee_bank import Bank, BankSettings, Workers
-from phenaki.training.referee_figures import measure_referee
+from phenaki.training.referee_figures import SEED, measure_referee
 from phenaki.training.run import Run
 
 VALIDATION_SEED = 999  # never a training seed
@@ -62,6 +63,8 @@ def parsed() -> argparse.Namespace:
     options = parser.parse_args()
     if not options.output and not (options.measure and options.figures):
         raise ValueError("nothing to do: needed -o FOLDER to train in, or --measure FILE with --figures FILE")
+    if options.seed in (VALIDATION_SEED, SEED, *RESERVED_SEEDS):
+        raise ValueError(f"--seed {options.seed}: that of clips which referees or models are measured by; give another")
     return options
 
 
@@ -107,8 +110,8 @@ def opened_bank(options: argparse.Namespace, model: Model | None = None) -> Bank
 
 
 def opened_world(options: argparse.Namespace, model: Model, config: WorldConfig) -> StorybookWorld:
-    """A world at the size of the model's pictures."""
-    return open_world(replace(config, size=model.info.tokenizer.image_size), options.data, options.device)
+    """A world at the size and rate of the model's pictures."""
+    return open_world(replace(config, size=model.info.tokenizer.image_size, fps=model.info.fps), options.data, options.device)
 
 
 def train(options: argparse.Namespace, model: Model, weights: Path) -> None:

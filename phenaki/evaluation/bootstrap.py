@@ -16,7 +16,7 @@ REPLICATES = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, the ends of its 95% interval, and how many observations it is of; None where there are none."""
+    """A value, the ends of its 95% interval, and how many observations it is of; None where there are none, the ends also where one story has all."""
 
     value: float | None
     low: float | None
@@ -34,6 +34,8 @@ def bootstrap(groups: Sequence[int], statistic: Callable[[Tensor], Tensor], *, r
         return Estimate(None, None, None, 0)
     stories, story_of = torch.tensor(groups).unique(return_inverse=True)
     value = float(statistic(torch.ones(1, len(groups), dtype=torch.float64)))
+    if len(stories) < 2:  # of how others would differ it says nothing
+        return Estimate(value, None, None, len(groups))
     draws = torch.randint(len(stories), (replicates, len(stories)), generator=torch.Generator().manual_seed(seed))
     times = torch.zeros(replicates, len(stories), dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
     spread = statistic(times[:, story_of])

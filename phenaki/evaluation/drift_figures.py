@@ -23,6 +23,7 @@ from phenaki.evaluation.story_figures import frechet_figures, plain
 END_SHARE = 0.15  # of a story's windows: FramePack's measure of drift (Zhang & Agrawala 2025, arXiv 2504.12626)
 LOOKS = tuple(one.name for one in fields(Looks))
 SIDES = ("made", "truth")
+LEAST_RATIO = 0.01  # of what was made to the truth, in a trend
 LEAST_TRUTH = 0.1  # of the mean truth: a window with less says nothing of a ratio to it
 
 Stories = Sequence[Sequence[Window]]  # the windows of each story of one mode, in order
@@ -89,19 +90,19 @@ def beyond_truth(sides: dict[str, dict[str, float | None]]) -> float | None:
 def trend(stories: Stories, name: str, fps: float) -> Estimate:
     """How much a measure changes from the first window to the last beside rendered truth: 0.05 = it ends 5% above where it began.
 
-    log(made / truth) of every window on a straight line over time, by least squares, each story with a level of its own. Intervals:
-    the windows that begin in one minute of a story are one observation.
+    log(made / truth, one percent at least) of every window on a straight line over time, by least squares, each story with a level of its
+    own. Intervals: the windows that begin in one minute of a story are one observation.
     """
     mean = looks_mean([window.truth for story in stories for window in story], name)["value"] or 0.0
     groups, lines, times, ratios = [], [], [], []
     for number, story in enumerate(stories):
         for index, window in enumerate(story):
             made, truth = (getattr(getattr(window, side).looks, name) for side in SIDES)
-            if made > 0 and truth > LEAST_TRUTH * mean:
+            if truth > LEAST_TRUTH * mean:
                 groups.append(10_000 * number + int(window.start_frame / fps // 60))
                 lines.append(number)
                 times.append(index / max(len(story) - 1, 1))
-                ratios.append(math.log(made / truth))
+                ratios.append(math.log(max(made / truth, LEAST_RATIO)))  # of a black picture, or one that stands still
     found = slope_estimate(groups, lines, times, ratios)
     change_of = lambda slope: None if slope is None else math.expm1(slope)
     return replace(found, value=change_of(found.value), low=change_of(found.low), high=change_of(found.high))

@@ -136,7 +136,7 @@ def cautions(figures: dict[str, Any], drawn: bool = False) -> list[str]:
     if figures["minutes"] < USUAL_MINUTES:
         said.append(f"Of {figures['minutes']:g} minutes: drift is stated of {USUAL_MINUTES:g} or more.")
     if figures["stories"] == 1:
-        said.append("Of one story a mode: the intervals are of its windows, not of other stories.")
+        said.append("Of one story a mode: where there are intervals they are of its windows or minutes, not of other stories.")
     judged = {} if drawn else figures["contexts"]
     for context, modes in judged.items():
         for mode, found in modes.items():
@@ -170,7 +170,9 @@ def summary(figures: dict[str, Any]) -> list[str]:
 
 
 def shown_trend(trend: dict[str, Any]) -> str:
-    return "-" if trend["value"] is None else f"{trend['value']:+.1%} ({trend['low']:+.1%} to {trend['high']:+.1%})"
+    if trend["value"] is None:
+        return "-"
+    return f"{trend['value']:+.1%}" + ("" if trend["low"] is None else f" ({trend['low']:+.1%} to {trend['high']:+.1%})")
 
 
 def shown(name: str, ends: dict[str, Any]) -> str:

@@ -92,13 +92,13 @@ def other_rows(figures: dict[str, Any]) -> list[Row]:
 def shares(estimate: dict[str, Any]) -> str:
     if estimate["value"] is None:
         return "-"
-    return f"{100 * estimate['value']:.1f}% ({100 * estimate['low']:.0f} to {100 * estimate['high']:.0f})"
+    return f"{100 * estimate['value']:.1f}%" + ("" if estimate["low"] is None else f" ({100 * estimate['low']:.0f} to {100 * estimate['high']:.0f})")
 
 
 def numbers(estimate: dict[str, Any]) -> str:
     if estimate["value"] is None:
         return "-"
-    return f"{estimate['value']:g} ({estimate['low']:g} to {estimate['high']:g})"
+    return f"{estimate['value']:g}" + ("" if estimate["low"] is None else f" ({estimate['low']:g} to {estimate['high']:g})")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

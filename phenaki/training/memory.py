@@ -143,7 +143,8 @@ def free_memory(device: torch.device) -> int | None:
     except (OSError, ValueError, KeyError, IndexError):
         return None
     free = kilobytes * 1024
-    return min(free, left_of_container(CGROUP) or free) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    left = left_of_container(CGROUP)
+    return (free if left is None else min(free, left)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def left_of_container(folder: Path) -> int | None:

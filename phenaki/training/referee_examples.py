@@ -175,7 +175,7 @@ def garbled_where(video: Tensor, pixels: Tensor, generator: torch.Generator) -> 
 def reconstructed(tokenizer: CViViT, video: Tensor, max_corruption: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
     """The video as the tokenizer gives it back, (n c f h w).
 
-    With max_corruption up to that share of a clip's tokens, another for each clip, are those of the next clip at their places:
+    With max_corruption up to that share of a clip's tokens, another for each clip, are those of the clip before at their places:
     so look the slips of a generator.
     """
     device = next(tokenizer.parameters()).device
