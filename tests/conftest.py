@@ -59,7 +59,8 @@ def rehearse_once(rehearsals, monkeypatch):
     really = run.rehearse_step
 
     def rehearse_step(task, settings, group, bf16):
-        values = [replace(one, optimizer=None) if is_dataclass(getattr(one, "optimizer", None)) else one for one in vars(task).values() if is_dataclass(one)]
+        plain = lambda one: replace(one, optimizer=None) if is_dataclass(getattr(one, "optimizer", None)) else one
+        values = [plain(one) for one in vars(task).values() if is_dataclass(one)]
         batch = settings.batch_size, settings.accumulate, settings.activation_checkpointing, group.size, group.device, bf16
         key = repr((type(task), str(task.model), getattr(task.model, "config", None), values, batch))
         if key not in rehearsals:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -338,3 +339,27 @@ def test_nothing_but_parts_is_removed_from_a_folder_of_parts_and_no_link_is_foll
     assert (tmp_path / "elsewhere/stories-00000000.safetensors").exists()
     with pytest.raises(ValueError, match="is a link, and what is made on the way would be written through it"):
         tokenize_source(None, None, None, None, path, "", print)
+
+
+def test_held_out_clips_that_are_trained_on_are_told(tmp_path):
+    folder, notes = tmp_path / "footage", []
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        Video(rng.integers(0, 255, (40, 32, 32, 3), np.uint8), 8.0).save(folder / f"{number}.mp4")
+        (folder / f"{number}.txt").write_text("noise")
+    shutil.copytree(folder, tmp_path / "more")
+    Video(rng.integers(0, 255, (40, 32, 32, 3), np.uint8), 8.0).save(tmp_path / "more/3.mp4")
+    config = Path(__file__).resolve().parents[1] / "configs/tiny.toml"
+    for program in (run_tokenizer_training, run_generator_training):
+        for validation, told in ((folder, True), (tmp_path / "more", False)):
+            notes.clear()
+            program(config, tmp_path / f"run-{told}", data=folder, validation=validation, steps=1, on_log=lambda line: None, on_note=notes.append)
+            assert any("these clips are trained on, too" in note for note in notes) == told, (program, validation, notes)
+
+
+def test_stored_tokens_that_are_among_those_to_train_on_are_known():
+    stories = lambda values: SimpleNamespace(tokens=torch.tensor(values).view(-1, 2, 1, 1))
+    assert generator_module.shares_stories(stories([[1, 2], [3, 4]]), stories([[3, 4]]))
+    assert not generator_module.shares_stories(stories([[1, 2], [3, 4]]), stories([[3, 5], [1, 2]]))
+    assert not generator_module.shares_stories(stories([[1, 2]]), SimpleNamespace(tokens=torch.zeros(1, 3, 1, 1)))

@@ -15,6 +15,8 @@ from phenaki.training.checkpoints import check_identity, take
 from phenaki.training.optimizers import OptimizerSettings
 from phenaki.training.parallel import Group
 
+NOT_HELD_OUT = "these clips are trained on, too: the loss on them is no measure of others, and neither is the best checkpoint by it"
+
 
 @dataclass(frozen=True)
 class Asked:

@@ -26,7 +26,7 @@ from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.batches import check_lengths, draw_batch
-from phenaki.training.beginning import Asked, check_place, check_start, folder_alone, note_warmup, override, silent
+from phenaki.training.beginning import NOT_HELD_OUT, Asked, check_place, check_start, folder_alone, note_warmup, override, silent
 from phenaki.training.checkpoints import TOKENS_AND_TEXTS, checkpoint_folders, newest_whole
 from phenaki.training.generator_losses import TextBatch, generator_loss, text_step, told, validation_loss, with_own_context
 from phenaki.training.parallel import Group, Part, joined
@@ -251,8 +251,16 @@ def _make_task(asked: Asked, settings: ModelSettings, group: Group, base: Model,
         fewer = replace(training, num_stories=count, optimizer=replace(training.optimizer, seed=HELD_OUT_SEED))
         held_out = stories_of(fewer, data if validation is None else validation, "held-out.safetensors").tokens
         check_lengths(held_out, config, training, "held-out")
+        if validation is not None and (validation.resolve() == (data and data.resolve()) or shares_stories(stories.tokens, held_out)):
+            on_note(f"{validation}: {NOT_HELD_OUT}")
     look = lambda network, path: show_stories(stories.prompts, network, base, text_encoder, settings.sampling, path)
     return GeneratorTask(model.to(group.device), stories.tokens, training, info, base.tokenizer, held_out, look, made)
+
+
+def shares_stories(stories: StoryTokens, held_out: StoryTokens) -> bool:
+    """Whether the first of the held-out stories is among those to train on, to the token."""
+    first = held_out.tokens[:1]
+    return first.shape[1:] == stories.tokens.shape[1:] and len(first) > 0 and bool((stories.tokens == first).flatten(1).all(1).any())
 
 
 def check_rollouts(config: MaskGITConfig, training: GeneratorTraining, num_slices: int) -> None:

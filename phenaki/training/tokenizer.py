@@ -19,7 +19,7 @@ from phenaki.data.order import HELD_OUT_SEED, SAMPLE_SEED, is_image_step
 from phenaki.data.sources import check_there, open_source, told_data
 from phenaki.data.storybook import StorybookWorld
 from phenaki.maskgit import MaskGIT
-from phenaki.training.beginning import Asked, check_place, check_start, folder_alone, note_warmup, override, silent
+from phenaki.training.beginning import NOT_HELD_OUT, Asked, check_place, check_start, folder_alone, note_warmup, override, silent
 from phenaki.training.checkpoints import checkpoint_folders, newest_whole
 from phenaki.training.clip_bank import ClipBank
 from phenaki.training.losses import TokenizerLosses, build_losses, with_psnr
@@ -258,6 +258,8 @@ def _make_task(asked: Asked, settings: ModelSettings, group: Group, on_note: Cal
         source = bank_of(source, training, tokenizer, note=on_note)
     if asked.validation is not None:
         held_out = opened(asked.validation, "held-out-unusable.jsonl")
+        if held_out.clips_hash and held_out.clips_hash == source.clips_hash:
+            on_note(f"{asked.validation}: {NOT_HELD_OUT}")
     task = TokenizerTask(tokenizer.to(group.device), source, training, info, held_out, generator, losses)
     if asked.validation is not None and training.optimizer.validation_batches:
         task.held_out_clips(0, 1)  # what gives none is told now, not at the first checkpoint
