@@ -114,18 +114,11 @@ def open_state(out: Path, source: str, settings: ShardSettings) -> dict[str, Any
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
             known = state["made_from"]
-            if not all(isinstance(state[name], kind) for name, kind in (("files_done", int), ("shards", list), ("unusable", list))):
-                raise ValueError("its entries are of other kinds")
-            [Unusable(**entry) for entry in state["unusable"]]
-            sizes = {f"{number:05d}.tar": int(shard["bytes"]) + 0 * int(shard["clips"]) for number, shard in enumerate(state["shards"])}
-            if state["files_done"] < 0:
-                raise ValueError(f"files_done {state['files_done']}")
+            check_entries(state)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"{path}: is damaged ({error}); delete {out} and make the shards anew") from error
         if known == source:
-            for name, size in sizes.items():
-                if not (out / name).is_file() or (out / name).stat().st_size != size:
-                    raise ValueError(f"{out / name}: is missing or not whole; delete {out} and make the shards anew")
+            check_shards(out, state)
             return state
         if holds_shards:
             raise ValueError(f"{out}: holds shards of other footage or with other settings ({state.get('settings')}); choose another folder")
@@ -134,6 +127,23 @@ def open_state(out: Path, source: str, settings: ShardSettings) -> dict[str, Any
     state = {"format": FORMAT, "made_from": source, "settings": asdict(settings), "files_done": 0, "shards": [], "unusable": []}
     write_state(out, state)  # before any shard has its name: a killed run then knows it for its own
     return state
+
+
+def check_entries(state: dict[str, Any]) -> None:
+    """ValueError, TypeError or KeyError where a state has other entries than `write_state` writes."""
+    numbers = [state["files_done"], *(shard[name] for shard in state["shards"] for name in ("clips", "bytes"))]
+    if not all(isinstance(number, int) and number >= 0 for number in numbers) or not isinstance(state["unusable"], list):
+        raise ValueError("its entries are of other kinds")
+    for entry in state["unusable"]:
+        Unusable(**entry)
+
+
+def check_shards(out: Path, state: dict[str, Any]) -> None:
+    """ValueError where a shard that a state speaks of is not there, or not as long as it was."""
+    for number, shard in enumerate(state["shards"]):
+        path = out / f"{number:05d}.tar"
+        if not path.is_file() or path.stat().st_size != shard["bytes"]:
+            raise ValueError(f"{path}: is missing or not whole; delete {out} and make the shards anew")
 
 
 def write_state(out: Path, state: dict[str, Any]) -> None:
