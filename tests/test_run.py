@@ -301,6 +301,12 @@ def test_the_best_checkpoint_on_held_out_clips_stays(tmp_path):
     assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path / "last")] == ["08", "10"]
 
 
+def test_losses_on_other_clips_are_not_compared(tmp_path):
+    for clips, losses, steps in ("easy", [0.1, 0.2], 4), ("hard", [3.0, 1.0, 2.0], 10):
+        little(tmp_path, task=Toy(held_out=losses, habits={"held_out": [clips, 4]}), num_steps=steps, save_every=2, keep_last=1)
+    assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path)] == ["08", "10"]
+
+
 def test_losses_of_other_weights_are_not_compared(tmp_path):
     """A setting that was none before, and is off, is no other weight."""
     little(tmp_path, task=Toy(held_out=[0.1, 0.2], habits={"losses": {"l1_weight": 1.0}}), num_steps=4, save_every=2)

@@ -25,7 +25,8 @@ from phenaki.locks import take_folder
 WEIGHTS, OPTIMIZER, DISCRIMINATOR, MANIFEST = "weights.safetensors", "optimizer.safetensors", "discriminator.safetensors", "manifest.json"
 NEEDED = (WEIGHTS, OPTIMIZER)
 TOKENS_AND_TEXTS = "tokens and texts"  # in the identity of a run of stories' tokens: hashes, of which one has to be alike
-MEASURED_BY = ("losses", "num_slices", "image_prob", "from_text_prob", "tasks", "per_slice_prob")  # settings that the loss on held-out clips is of
+# What the loss on held-out clips is of: settings, and the clips.
+MEASURED_BY = ("losses", "num_slices", "image_prob", "from_text_prob", "tasks", "per_slice_prob", "held_out")
 MAX_TOLD = 80  # characters of a setting
 
 

@@ -72,8 +72,9 @@ class GeneratorTask:
 
     @property
     def habits(self) -> dict[str, Any]:
-        own = as_dict(self.training)
-        return {name: value for name, value in own.items() if name != "optimizer"} | {"stories": self.stories.description}
+        own = {name: value for name, value in as_dict(self.training).items() if name != "optimizer"}
+        validation = self.held_out and [self.held_out.description, self.training.optimizer.validation_batches]
+        return own | {"stories": self.stories.description, "held_out": validation}
 
     @property
     def _longest(self) -> tuple[int, int]:

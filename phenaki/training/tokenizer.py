@@ -75,8 +75,8 @@ class TokenizerTask:
 
     @property
     def habits(self) -> dict[str, Any]:
-        own = as_dict(self.training)
-        return {name: own[name] for name in ("num_slices", "image_prob", "losses")} | {"data": self.source.fingerprint}
+        own, validation = as_dict(self.training), self.held_out and [self.held_out.fingerprint, self.training.optimizer.validation_batches]
+        return {name: own[name] for name in ("num_slices", "image_prob", "losses")} | {"data": self.source.fingerprint, "held_out": validation}
 
     @property
     def discriminator(self) -> nn.Module | None:
