@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import os
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ def fresh_part(path: Path) -> Path:
     part = path.with_name(f".{path.name}.part-{os.getpid()}")
     part.unlink(missing_ok=True)
     return part
+
+
+def free_name(path: Path) -> Path:
+    """The first name that nothing has of story-1.mp4, story-2.mp4 and so on, for story.mp4; a folder's likewise."""
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(1))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def open_to_others(path: Path) -> None:

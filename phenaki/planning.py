@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from phenaki.checkpoint import CheckpointError, ModelInfo, outline
 from phenaki.cvivit import CViViT
@@ -98,8 +99,7 @@ def story_operations(plan: StoryPlan, info: ModelInfo, options: SamplingOptions)
     generator = outline(lambda: MaskGIT(info.generator), f"model {info.name!r}", "generator")
     tokenizer = outline(lambda: CViViT(info.tokenizer), f"model {info.name!r}", "tokenizer")
     tokens_per_slice = (info.tokenizer.image_size // info.tokenizer.patch_size) ** 2
-    weights = sum(parameter.numel() for parameter in generator.layers.parameters())
-    heads = sum(parameter.numel() for parameter in generator.to_logits.parameters())
+    weights, heads = num_weights(generator.layers), num_weights(generator.to_logits)
     context = (info.generator.context_slices + info.generator.anchor) * tokens_per_slice
     encoder, decoder, operations = encoder_operations_per_token(tokenizer), decoder_operations_per_token(tokenizer), 0.0
     for scene in plan.scenes:
@@ -115,19 +115,21 @@ def story_operations(plan: StoryPlan, info: ModelInfo, options: SamplingOptions)
     return operations
 
 
+def num_weights(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 def encoder_operations_per_token(tokenizer: CViViT) -> float:
     """Of the transformer, and of the stem as of a head of its size (`decoder_operations_per_token`)."""
-    count = lambda network: sum(parameter.numel() for parameter in network.parameters())
-    return 2 * count(tokenizer.encoder) + 8 * count(tokenizer.stem)
+    return 2 * num_weights(tokenizer.encoder) + 8 * num_weights(tokenizer.stem)
 
 
 def decoder_operations_per_token(tokenizer: CViViT) -> float:
     """Of the transformer, of the head, whose convolutions run at four positions a token, and of its refiner, at a quarter of a token's pixels."""
-    count = lambda network: sum(parameter.numel() for parameter in network.parameters())
     refiner, config = getattr(tokenizer.head, "refiner", None), tokenizer.config
-    fine = 0 if refiner is None else count(refiner) - count(refiner.from_head)
+    fine = 0 if refiner is None else num_weights(refiner) - num_weights(refiner.from_head)
     positions = (config.patch_size // 2) ** 2 * config.temporal_patch_size
-    return 2 * count(tokenizer.decoder) + 8 * (count(tokenizer.head) - fine) + 2 * positions * fine
+    return 2 * num_weights(tokenizer.decoder) + 8 * (num_weights(tokenizer.head) - fine) + 2 * positions * fine
 
 
 def matrix_speed() -> float:

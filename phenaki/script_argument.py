@@ -62,7 +62,8 @@ def script_in(path: Path) -> dict[str, Any] | None:
 def check_replaceable(path: Path, overwrite: bool) -> None:
     """VideoError where a result would take the place of a file that this program did not make: one without a script. An empty one may go."""
     if not overwrite and is_sequence(path):
-        others = (file for file in path.parent.iterdir() if names_written(path).fullmatch(file.name) and not is_own_frame(file))
+        names = names_written(path)
+        others = (file for file in path.parent.iterdir() if names.fullmatch(file.name) and not is_own_frame(file))
         if (other := next(others, None)) is not None:
             raise VideoError(f"{path}: {other.name} is there, {NOT_OURS}")
     if overwrite or not path.is_file() or not path.stat().st_size:

