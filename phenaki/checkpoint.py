@@ -23,6 +23,7 @@ from phenaki.atomic import write_bytes, write_text
 from phenaki.config import ConfigError, as_dict, build, check_range, read_settings
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.maskgit import MaskGIT, MaskGITConfig
+from phenaki.outline import outline
 from phenaki.retiming import MIN_FPS
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextConfig
@@ -174,7 +175,7 @@ def _check_files(folder: Path, info: ModelInfo) -> None:
 def _load_network(build: Callable[[], nn.Module], folder: Path, info: ModelInfo, part: str) -> nn.Module:
     """The network that `build` makes, in eval mode. It takes memory once its names and shapes are known to be those of the files."""
     names = [name for name in info.files if part_of(name) == part]
-    network = outline(build, f"{folder}/config.json", part)
+    network = outline_part(build, f"{folder}/config.json", part)
     needed, weights = network.state_dict(), {}
     _check_shapes(folder, part, {key: value.shape for key, value in needed.items()}, _stored_shapes(folder, names))
     for name in names:
@@ -187,11 +188,10 @@ def _load_network(build: Callable[[], nn.Module], folder: Path, info: ModelInfo,
     return network.eval().requires_grad_(False)
 
 
-def outline(build: Callable[[], nn.Module], config: str, part: str) -> nn.Module:
+def outline_part(build: Callable[[], nn.Module], config: str, part: str) -> nn.Module:
     """The network that `build` makes, without memory for its weights; CheckpointError, which names `config`, where there can be none of its sizes."""
     try:
-        with torch.device("meta"):
-            return build()
+        return outline(build)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{config}: there can be no {part} of these sizes ({error})") from error
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 FASTER = 1.5  # times as fast as float32 a CPU must be in bfloat16 for it to be chosen: emulated it is slower, in silicon 3 to 5 times as fast
 FEWEST_RUNS, MOST_RUNS = 8, 64  # in which that is measured
+HOPELESS, HOPELESS_RUNS = 0.15, 3  # so slow as emulation in each of so many runs, no more are made: each takes as long as fifty in silicon
 CLEAR = 1.7  # times away from it a gain is no matter of chance
 
 
@@ -76,7 +77,8 @@ def cpu_is_faster_in_bf16() -> bool:
         for run in range(1, MOST_RUNS + 1):  # in turn; the first ones also load the routines
             least = [min(known, _seconds(*pair)) for known, pair in zip(least, pairs, strict=True)]
             gain = least[0] / least[1]
-            if run >= FEWEST_RUNS and not FASTER / CLEAR < gain < FASTER * CLEAR:
+            hopeless = run >= HOPELESS_RUNS and gain < HOPELESS
+            if hopeless or (run >= FEWEST_RUNS and not FASTER / CLEAR < gain < FASTER * CLEAR):
                 break
     finally:
         torch.set_num_threads(threads)

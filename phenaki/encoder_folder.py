@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 MINILM = "minilm"
@@ -171,6 +172,30 @@ def load_tokenizer(folder: Path):
             f"no tokenizer in {folder} ({shorten(str(error))}). It has {found}; tokenizer.json, spiece.model or vocab.txt was needed. "
             "A spiece.model needs: pip install sentencepiece protobuf"
         ) from error
+
+
+class TokenizerFile:
+    """A folder's tokenizer.json, in the ways in which the tokenizers of `transformers` are called here, and without their seconds.
+
+    Raises:
+        Exception: a missing or damaged file (`tokenizers` has no kind of its own for it).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._special = {number for number, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        self.unk_token_id = None if unknown is None else self._tokenizer.token_to_id(unknown)
+
+    def __call__(self, prompt: str, **options) -> dict[str, list[int]]:
+        """All tokens of a prompt, the encoder's marks included, whatever options of another's there are."""
+        return {"input_ids": self._tokenizer.encode(prompt).ids}
+
+    def get_special_tokens_mask(self, ids: list[int], already_has_special_tokens: bool = True) -> list[bool]:
+        """Of each token, whether it is a mark."""
+        return [token in self._special for token in ids]
 
 
 @contextmanager

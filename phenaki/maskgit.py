@@ -136,7 +136,7 @@ class TokenEmbedding(nn.Module):
         super().__init__()
         self.factor_size, self.mask_token_id = config.factor_size, config.codebook_size
         self.factors = nn.ModuleList(nn.Embedding(config.factor_size, config.dim) for _ in range(config.token_factors))
-        self.mask = nn.Parameter(torch.randn(config.dim) * 0.5)
+        self.mask = nn.init.normal_(nn.Parameter(torch.empty(config.dim)), std=0.5)
         for factor in self.factors:
             nn.init.normal_(factor.weight, std=0.5)
 

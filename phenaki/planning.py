@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from phenaki.checkpoint import CheckpointError, ModelInfo, outline
+from phenaki.checkpoint import CheckpointError, ModelInfo, outline_part
 from phenaki.cvivit import CViViT
 from phenaki.devices import choose_dtype
 from phenaki.maskgit import MaskGIT
@@ -96,8 +96,8 @@ def expected_seconds(plan: StoryPlan, info: ModelInfo, options: SamplingOptions)
 
 def story_operations(plan: StoryPlan, info: ModelInfo, options: SamplingOptions) -> float:
     """Multiplications and additions of a story: 2 x weights x tokens for every pass of both networks, and attention."""
-    generator = outline(lambda: MaskGIT(info.generator), f"model {info.name!r}", "generator")
-    tokenizer = outline(lambda: CViViT(info.tokenizer), f"model {info.name!r}", "tokenizer")
+    generator = outline_part(lambda: MaskGIT(info.generator), f"model {info.name!r}", "generator")
+    tokenizer = outline_part(lambda: CViViT(info.tokenizer), f"model {info.name!r}", "tokenizer")
     tokens_per_slice = (info.tokenizer.image_size // info.tokenizer.patch_size) ** 2
     weights, heads = num_weights(generator.layers), num_weights(generator.to_logits)
     context = (info.generator.context_slices + info.generator.anchor) * tokens_per_slice

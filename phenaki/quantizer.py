@@ -90,7 +90,7 @@ class VQ(nn.Module):
         self.codebook_size, self.commitment = codebook_size, commitment
         self.project_in = nn.Linear(dim, code_dim)
         self.project_out = nn.Linear(code_dim, dim)
-        self.codebook = nn.Parameter(torch.randn(codebook_size, code_dim))
+        self.codebook = nn.init.normal_(nn.Parameter(torch.empty(codebook_size, code_dim)))
         self.register_buffer("idle", torch.zeros(codebook_size, dtype=torch.int32))  # steps of training since an entry was chosen
 
     def forward(self, x: Tensor) -> Quantized:

@@ -18,7 +18,18 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from phenaki.config import check_range
-from phenaki.encoder_folder import MINILM, find_folder, find_minilm, load_model, load_tokenizer, max_positions, shorten, weights_sha256
+from phenaki.encoder_folder import (
+    MINILM,
+    TokenizerFile,
+    find_folder,
+    find_minilm,
+    load_model,
+    load_tokenizer,
+    max_positions,
+    shorten,
+    weights_sha256,
+)
+from phenaki.minilm import MiniLM
 
 # The encoder always runs this many rows. With another number of rows the matrix products round differently,
 # and a prompt's text would depend on the prompts beside it.
@@ -68,7 +79,8 @@ class TextEncoder:
         """
         source = config.source if isinstance(config, TextConfig) else str(config)
         folder = find_folder(source)
-        model = load_model(folder)
+        light = source == MINILM
+        model = MiniLM.load(folder) if light else load_model(folder)
         width = model.config.hidden_size
         if not isinstance(config, TextConfig):
             config = TextConfig(source, min(TextConfig.max_length, max_positions(model)), width)
@@ -76,7 +88,7 @@ class TextEncoder:
             raise ValueError(f"text encoder {source!r} is {width} wide, TextConfig.width is {config.width}: set width={width}")
         if config.max_length > max_positions(model):
             raise ValueError(f"TextConfig.max_length is {config.max_length}: {source!r} reads {max_positions(model)} tokens at most")
-        return cls(config, model.to(device), load_tokenizer(folder), folder)
+        return cls(config, model.to(device), TokenizerFile(folder) if light else load_tokenizer(folder), folder)
 
     @property
     def device(self) -> torch.device:
@@ -134,10 +146,7 @@ class TextEncoder:
 
     def check(self, prompt: str) -> None:
         """ValueError for a prompt that cannot be told: as in `tokenize`, or of words that the encoder has no token for."""
-        ids = self.tokenize(prompt)
-        marks = self.tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
-        unknown = self.tokenizer.unk_token_id
-        check_known(prompt, [token == unknown for token, mark in zip(ids, marks, strict=True) if not mark or token == unknown], self.config)
+        check_known(prompt, self.tokenize(prompt), self.tokenizer, self.config)
 
     def shortened(self, prompt: str) -> str:
         """The prompt itself where `encode` takes it; else as many of its first words as fit, or letters where not one word does."""
@@ -193,9 +202,11 @@ def check_length(prompt: str, num_tokens: int, config: TextConfig) -> None:
         raise ValueError(f"prompt of {num_tokens} tokens: {config.max_length} at most. Shorten it, or split it into scenes: {shorten(prompt)!r}")
 
 
-def check_known(prompt: str, unknown: Sequence[bool], config: TextConfig) -> None:
-    """ValueError where all of a prompt is unknown to the text encoder: every such prompt is the same to it."""
-    if unknown and all(unknown):
+def check_known(prompt: str, ids: list[int], tokenizer, config: TextConfig) -> None:
+    """ValueError where all of a prompt, whose tokens are `ids`, is unknown to the text encoder: every such prompt is the same to it."""
+    marks, unknown = tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True), tokenizer.unk_token_id
+    words = [token for token, mark in zip(ids, marks, strict=True) if not mark or token == unknown]
+    if words and all(token == unknown for token in words):
         told = "write it with words of the language that it was trained on, which for the shipped model is English"
         raise ValueError(f"prompt {shorten(prompt)!r}: the text encoder {config.source!r} knows nothing in it; {told}")
 
@@ -205,20 +216,15 @@ def load_checker(config: TextConfig) -> Callable[[str], None] | None:
     folder = find_minilm() if config.source == MINILM else Path(os.path.expanduser(config.source))  # Path's own fails for ~nobody
     if not (folder / "tokenizer.json").is_file():
         return None
-    from tokenizers import Tokenizer  # a part of what `transformers` brings; a hundredth of its seconds
-
     try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer = TokenizerFile(folder)
     except Exception:  # of no kind of its own; the encoder, when it is loaded, says what is wrong
         return None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    unknown = getattr(tokenizer.model, "unk_token", None)
 
     def check(prompt: str) -> None:
-        read = tokenizer.encode(prompt)
-        check_length(prompt, len(read.ids), config)
-        check_known(prompt, [token == unknown for token, mark in zip(read.tokens, read.special_tokens_mask, strict=True) if not mark], config)
+        ids = tokenizer(prompt)["input_ids"]
+        check_length(prompt, len(ids), config)
+        check_known(prompt, ids, tokenizer, config)
 
     return check
 

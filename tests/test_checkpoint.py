@@ -15,6 +15,7 @@ from phenaki import checkpoint
 from phenaki.checkpoint import PRETRAINED, CheckpointError, ModelInfo, find_model, load_model, read_info, save_model, sha256, weights_hash
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.maskgit import MaskGIT, MaskGITConfig
+from phenaki.outline import outline
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextConfig
 
@@ -32,6 +33,20 @@ INFO = ModelInfo(
 def networks(seed: int) -> tuple[CViViT, MaskGIT]:
     torch.manual_seed(seed)
     return CViViT(TOKENIZER), MaskGIT(GENERATOR)
+
+
+def test_an_outline_has_every_shape_and_no_numbers():
+    """The random numbers that a network begins with are not drawn for it, so the next ones are what they would have been."""
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    outlined = [outline(lambda: CViViT(TOKENIZER)), outline(lambda: MaskGIT(GENERATOR))]
+    assert torch.equal(torch.get_rng_state(), before)
+    for network, whole in zip(outlined, networks(0), strict=True):
+        outlined_shapes, shapes = ({name: value.shape for name, value in made.state_dict().items()} for made in (network, whole))
+        assert outlined_shapes == shapes
+        assert all(parameter.is_meta for parameter in network.parameters())
+        network.load_state_dict(whole.state_dict(), assign=True)
+        assert is_equal(network, whole)
 
 
 def is_equal(network: torch.nn.Module, other: torch.nn.Module) -> bool:

@@ -485,6 +485,15 @@ def test_other_work_on_the_cores_does_not_decide_the_numbers(monkeypatch, gain, 
     assert torch.get_num_threads() == threads
 
 
+def test_numbers_that_are_emulated_are_not_waited_for(monkeypatch):
+    """In bfloat16 a core without the silicon takes forty times as long: a model's loading should not wait for more than a few products."""
+    runs = []
+    monkeypatch.setattr(devices, "_seconds", lambda one, other: runs.append(one.dtype) or (1e-3 if one.dtype == torch.float32 else 40e-3))
+    cpu_is_faster_in_bf16.cache_clear()
+    assert not cpu_is_faster_in_bf16() and runs.count(torch.bfloat16) == devices.HOPELESS_RUNS < devices.FEWEST_RUNS
+    cpu_is_faster_in_bf16.cache_clear()
+
+
 def test_a_dtype_that_is_asked_for_is_taken():
     cpu = torch.device("cpu")
     assert choose_dtype("bfloat16", cpu) is torch.bfloat16 and choose_dtype(torch.float32, cpu) is torch.float32

@@ -3,12 +3,13 @@
 import shutil
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import torch
 
 from phenaki import encoder_folder
-from phenaki.encoder_folder import MINILM_SHA256, check_minilm, find_minilm
+from phenaki.encoder_folder import MINILM_SHA256, TokenizerFile, check_minilm, find_minilm, load_model, load_tokenizer
 from phenaki.text import TextConfig, TextEncoder, load_checker
 
 PROMPTS = ["a panda", "A teddy bear walks to the right along the beach at sunset", "a red car", "", "two red birds"]
@@ -76,6 +77,21 @@ def test_no_pooling_is_the_last_hidden_state(encoder):
     with torch.no_grad():
         expected = encoder.model(input_ids=ids).last_hidden_state
     torch.testing.assert_close(encoder.encode([PROMPTS[1]]).text, expected, atol=2e-5, rtol=0)
+
+
+def test_the_default_is_to_the_bit_what_transformers_makes_of_its_folder(minilm):
+    """Whatever was trained on the states of the one reads those of the other: of full rows, and of a padded one as far as it goes."""
+    whole, tokenizer = load_model(find_minilm()).eval(), load_tokenizer(find_minilm())
+    for prompt in [*PROMPTS, "Überraschung: 熊 🐻 don't!", "bear " * 62]:
+        assert tokenizer(prompt)["input_ids"] == minilm.tokenizer(prompt)["input_ids"] == minilm.tokenize(prompt)
+        ids = torch.tensor([minilm.tokenize(prompt)] * 3)
+        mask = torch.ones_like(ids)
+        for ones in (ids.shape[1], 2):
+            mask[1, ones:] = 0
+            with torch.no_grad():
+                expected = whole(input_ids=ids, attention_mask=mask).last_hidden_state
+                given = minilm.model(input_ids=ids, attention_mask=mask).last_hidden_state
+            assert torch.equal(given[mask == 1], expected[mask == 1])
 
 
 def test_a_prompt_does_not_depend_on_its_batch(minilm):
@@ -326,6 +342,23 @@ def test_unknown_source_says_what_sources_there_are(monkeypatch):
             TextEncoder.load(source)
 
 
-def test_transformers_is_imported_when_an_encoder_is_loaded_and_not_before():
-    program = "import sys, phenaki.text; assert not {'transformers', 'huggingface_hub', 'sentencepiece'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True)
+def test_transformers_is_imported_when_another_encoder_than_the_default_is_loaded_and_not_before():
+    program = """
+        import sys, phenaki.text
+        assert not {'transformers', 'huggingface_hub', 'sentencepiece'} & set(sys.modules)
+        encoder = phenaki.load().text_encoder
+        encoder.check('a panda')
+        encoder.encode(['a panda'])
+        assert not {'transformers', 'torch._dynamo'} & set(sys.modules)  # seconds that no story of the default's needs
+        phenaki.text.TextEncoder.load(str(encoder.folder))
+        assert 'transformers' in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+def test_a_file_of_a_tokenizer_names_marks_and_the_unknown(tmp_path):
+    tokenizer = TokenizerFile(find_minilm())
+    ids = tokenizer("a 🐻 bear")["input_ids"]
+    assert tokenizer.get_special_tokens_mask(ids) == [True, False, True, False, True] and ids[2] == tokenizer.unk_token_id
+    with pytest.raises(Exception, match="No such file"):
+        TokenizerFile(tmp_path)
