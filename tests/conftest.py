@@ -1,6 +1,7 @@
 """Models of a few thousand random weights, the same in every run."""
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,14 @@ def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log) if config.option.dist == "load" else None
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nobody_waits_for_the_disk():
+    """What is written through to it, and before what, tests look at by what is asked for; how long a disk takes shows nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

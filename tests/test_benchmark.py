@@ -4,7 +4,6 @@ import importlib.util
 import json
 import math
 import runpy
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -241,18 +240,19 @@ def test_every_case_of_the_peers_makes_what_ours_does(ours):
 # ---- the command ---------------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_figures_and_page(tmp_path):
+def test_the_command_writes_figures_and_page(tmp_path, monkeypatch, capsys):
     output, told = tmp_path / "made" / "x.json", tmp_path / "made" / "x.md"
     options = ("--sizes", "tiny", "--alone", "--repeats", "1", "--threads", "1", "-o", output, "--page", told)
-    done = subprocess.run([sys.executable, TOOL, *options], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, options)])
+    benchmark.main()
+    done = capsys.readouterr()
     results = json.loads(output.read_text())
     found = results["sizes"]["tiny"]
-    assert told.read_text() == page(results) and done.stdout.strip() == page(results).strip()
+    assert told.read_text() == page(results) and done.out.strip() == page(results).strip()
     assert results["peer"] is None and "1 threads" in results["machine"] and list(found["parameters"]) == ["ours"]
     for case in benchmark.CASES[:-1]:
         assert list(found[case]) == ["ours"] and found[case]["ours"]["cpu_seconds"]["median"] > 0, case
-        assert f"tiny {case} " in done.stderr
+        assert f"tiny {case} " in done.err
     assert 50 < found["memory"]["ours"]["with_weights_mib"] <= found["memory"]["ours"]["peak_mib"] and list(found["memory"]) == ["ours"]
 
 

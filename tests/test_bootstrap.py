@@ -93,6 +93,21 @@ def test_a_slope_is_numpy_s_and_lines_have_levels_of_their_own():
     assert (exact.value, exact.low, exact.high) == pytest.approx((2, 2, 2))
 
 
+def test_labels_of_other_kinds_move_the_level_too():
+    rng = np.random.default_rng(4)
+    times, places, actors = rng.random(60), rng.integers(0, 3, 60), rng.integers(0, 4, 60)
+    values = 0.7 * times + np.array([0, 5, -3])[places] + np.array([1, 0, 9, 2])[actors]
+    kinds = [[f"place {one}" for one in places], [f"actor {one}" for one in actors]]
+    found = slope_estimate([*range(30)] * 2, [0] * 60, times.tolist(), values.tolist(), *kinds)
+    assert (found.value, found.low, found.high) == pytest.approx((0.7, 0.7, 0.7)) and found.n == 60
+    noisy = values + rng.normal(size=60)
+    dummies = np.concatenate([times[:, None], np.eye(3)[places], np.eye(4)[actors]], axis=1)
+    found = slope_estimate(range(60), [0] * 60, times.tolist(), noisy.tolist(), *kinds)
+    assert found.value == pytest.approx(np.linalg.lstsq(dummies, noisy, rcond=None)[0][0]) and found.low < found.value < found.high
+    explained = slope_estimate(range(6), [0] * 6, [0.0, 1.0] * 3, [1.0, 2.0] * 3, ["early", "late"] * 3)
+    assert explained == Estimate(None, None, None, 6), "what the labels say of the times leaves nothing"
+
+
 def test_a_slope_s_replicates_are_slopes_of_what_was_drawn():
     groups, times, values = [0, 0, 1, 1, 1, 2], [0.0, 0.1, 0.4, 0.5, 0.6, 1.0], [3.0, 1.0, 2.0, 5.0, 4.0, 9.0]
     draws = torch.randint(3, (1000, 3), generator=torch.Generator().manual_seed(0)).tolist()

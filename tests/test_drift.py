@@ -197,6 +197,16 @@ def test_a_trend_is_what_a_measure_gains_beside_the_truth_whatever_is_shown():
     assert trend([], "green", 8.0).value is None is trend([stories[0][:1]], "green", 8.0).value
 
 
+def test_what_is_shown_late_is_no_trend_of_like_windows():
+    """The sea is coded half as sharply as the land and comes at the end; each by itself stays as sharp as it was."""
+    truth = side_of(sharpness=100.0)
+    at = lambda side, place: replace(side, seen={"place": place})
+    places = ["land"] * 25 + ["sea", "land"] * 5 + ["sea"] * 25
+    story = [Window(i, 32 * i, 32, side_of(sharpness=40.0 if place == "sea" else 80.0), at(truth, place)) for i, place in enumerate(places)]
+    assert trend([story], "sharpness", 8.0).value < -0.5
+    assert trend([story], "sharpness", 8.0, like_windows=True).value == pytest.approx(0, abs=1e-9)
+
+
 def test_pictures_that_went_black_count_in_a_trend():
     truth = side_of(sharpness=100.0)
     story = [Window(i, 32 * i, 32, side_of(sharpness=100.0 if i < 30 else 0.0), truth) for i in range(60)]
@@ -373,7 +383,8 @@ def test_the_command_compares_contexts_and_makes_nothing_twice(folder, atlas, no
     one, other = (figures["contexts"][context]["switching"] for context in ("tokens", "frames"))
     assert one["windows"] == other["windows"] == 8 and one["minutes"] != other["minutes"], "the videos differ"
     assert one["minutes"][0]["sharpness"]["truth"] == other["minutes"][0]["sharpness"]["truth"], "what they are held against does not"
-    assert list(one["trends"]) == list(LOOKS) and one["trends"]["green"]["n"] == 8
+    for trends in ("trends", "trends_of_like_windows"):
+        assert list(one[trends]) == list(LOOKS) and one[trends]["green"]["n"] == 8
     assert "from start to end beside rendered truth (95%): sharpness" in said
     assert "metrics install" in figures["not_measured"]["fvd"] and "switching, frames: adherence" in said and "metrics install" in said
     assert all(f"caution: Of rendered truth (switching, {context}) the referee itself" in said for context in ("tokens", "frames"))

@@ -341,7 +341,7 @@ def test_nothing_but_parts_is_removed_from_a_folder_of_parts_and_no_link_is_foll
         tokenize_source(None, None, None, None, path, "", print)
 
 
-def test_held_out_clips_that_are_trained_on_are_told(tmp_path):
+def test_held_out_clips_that_are_trained_on_are_told(tmp_path, config):
     folder, notes = tmp_path / "footage", []
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -350,7 +350,6 @@ def test_held_out_clips_that_are_trained_on_are_told(tmp_path):
         (folder / f"{number}.txt").write_text("noise")
     shutil.copytree(folder, tmp_path / "more")
     Video(rng.integers(0, 255, (40, 32, 32, 3), np.uint8), 8.0).save(tmp_path / "more/3.mp4")
-    config = Path(__file__).resolve().parents[1] / "configs/tiny.toml"
     for program in (run_tokenizer_training, run_generator_training):
         for validation, told in ((folder, True), (tmp_path / "more", False)):
             notes.clear()

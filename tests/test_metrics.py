@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from phenaki.evaluation.metrics import changes, lpips_by_frame, psnr, squared_error, ssim
 
@@ -19,19 +18,27 @@ def pair():
     return (truth + 0.2 * torch.randn(truth.shape, generator=rng)).clamp(-1, 1), truth
 
 
+@pytest.fixture(scope="module")
+def reference():
+    """torchmetrics' functions. Importing them takes seconds, which only the process that runs these tests is to spend."""
+    from torchmetrics.functional import image
+
+    return image
+
+
 def frames(video):
     return video.transpose(1, 2).flatten(0, 1)
 
 
-def test_psnr_agrees_with_torchmetrics(pair):
+def test_psnr_agrees_with_torchmetrics(pair, reference):
     made, truth = pair
     ours = psnr(squared_error(made, truth).mean())
-    assert float(ours) == pytest.approx(float(peak_signal_noise_ratio(made, truth, data_range=2.0)), abs=1e-4)
+    assert float(ours) == pytest.approx(float(reference.peak_signal_noise_ratio(made, truth, data_range=2.0)), abs=1e-4)
 
 
-def test_psnr_of_each_frame_agrees_with_torchmetrics(pair):
+def test_psnr_of_each_frame_agrees_with_torchmetrics(pair, reference):
     made, truth = pair
-    expected = peak_signal_noise_ratio(frames(made), frames(truth), data_range=2.0, reduction="none", dim=(1, 2, 3))
+    expected = reference.peak_signal_noise_ratio(frames(made), frames(truth), data_range=2.0, reduction="none", dim=(1, 2, 3))
     assert torch.allclose(psnr(squared_error(made, truth)).flatten(), expected, atol=1e-4)
 
 
@@ -41,9 +48,9 @@ def test_psnr_of_known_errors():
     assert math.isinf(float(psnr(squared_error(truth, truth))))
 
 
-def test_ssim_of_each_frame_agrees_with_torchmetrics(pair):
+def test_ssim_of_each_frame_agrees_with_torchmetrics(pair, reference):
     made, truth = pair
-    expected = structural_similarity_index_measure(
+    expected = reference.structural_similarity_index_measure(
         frames(made), frames(truth), gaussian_kernel=True, sigma=1.5, kernel_size=11, data_range=2.0, reduction="none"
     )
     ours = ssim(made, truth)

@@ -1,8 +1,8 @@
 """Truths of training by several processes: the same samples and the same losses as one process with the same batch."""
 
 import json
-import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 from training_toys import PLAIN, log, newest, settings
 from typer.testing import CliRunner
 
@@ -19,6 +20,7 @@ from phenaki.cli import app
 from phenaki.cvivit import CViViT
 from phenaki.data.storybook import open_world
 from phenaki.training import generator as generator_module
+from phenaki.training import run as run_module
 from phenaki.training.parallel import Part, checkpoint_activations, layers_of
 from phenaki.training.run import Run
 from phenaki.training.settings import TokenizerTraining, load_settings
@@ -26,6 +28,7 @@ from phenaki.training.tokenizer import TokenizerTask
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = load_settings(ROOT / "configs/tiny.toml")
+RUN_TRAIN = Run.train
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +72,40 @@ def alone(config, tmp_path_factory) -> Path:
 
 
 def train_together(rank: int, meetings: Path, asked: list[list[str]]) -> None:
-    """What each of two processes does: one command after the other, as torchrun would have it, but the processes find each other by a file."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    """What each of two processes does: one command after the other, as torchrun would have it, but the processes find each other by a file.
+
+    The first step is rehearsed once for each network. How many tensors each command spread over the processes is written down.
+    """
     torch.set_num_threads(1)
-    join = dist.init_process_group
-    for number, words in enumerate(asked):
-        where = {"init_method": (meetings / str(number)).as_uri(), "rank": rank, "world_size": 2}
-        dist.init_process_group = lambda backend, where=where, **options: join(backend, **where, **options)
-        train(words)
+    join, really, rehearsed = dist.init_process_group, run_module.rehearse_step, {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", 2)):
+            patch.setenv(name, str(value))
+        for number, words in enumerate(asked):
+            where = {"init_method": (meetings / str(number)).as_uri(), "rank": rank, "world_size": 2}
+            patch.setattr(dist, "init_process_group", lambda backend, where=where, **options: join(backend, **where, **options))
+            network, spread = words[1], []
+            if network in rehearsed:
+                patch.setattr(run_module, "rehearse_step", lambda *_, found=rehearsed[network]: found)
+            else:
+                patch.setattr(run_module, "rehearse_step", lambda *asked, name=network: rehearsed.setdefault(name, really(*asked)))
+            patch.setattr(run_module.Run, "train", counting_spread(RUN_TRAIN, spread))
+            train(words)
+            (meetings / f"spread-{number}-{rank}.json").write_text(json.dumps(spread))
+
+
+def counting_spread(train: Callable, spread: list[int]) -> Callable:
+    """`Run.train`, which first notes how many of the network's tensors are only partly in this process."""
+
+    def counted(run: Run, *arguments, **options):
+        spread.append(sum(isinstance(parameter, DTensor) for parameter in run.tensors.model.parameters()))
+        return train(run, *arguments, **options)
+
+    return counted
+
+
+def as_the_other(index: int, meetings: Path, asked: list[list[str]]) -> None:
+    train_together(index + 1, meetings, asked)
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +119,17 @@ def together(alone, config, tmp_path_factory) -> Path:
         for network in ("tokenizer", "generator"):
             begin(alone, folder / f"{name}-{network}", network)
             asked.append(words_of(config, folder / f"{name}-{network}", network, **changes))
-    torch.multiprocessing.spawn(train_together, (folder, asked), nprocs=2)
+    other = torch.multiprocessing.spawn(as_the_other, (folder, asked), nprocs=1, join=False)
+    train_together(0, folder, asked)
+    while not other.join():
+        pass
     return folder
 
 
 def same_losses(lines: list[dict], wanted: list[dict]) -> None:
-    assert [line["step"] for line in lines] == [line["step"] for line in wanted]
+    assert [line["step"] for line in lines] == [*range(1, len(wanted) + 1)] and wanted
     for line, other in zip(lines, wanted, strict=True):
+        assert {"loss", "grad_norm"} <= line.keys() and ("psnr" in line) == ("psnr" in other)
         for name in {"loss", "grad_norm", "psnr"} & line.keys():
             assert line[name] == pytest.approx(other[name], abs=2e-6, rel=1e-5), (line["step"], name)
 
@@ -131,6 +164,10 @@ def test_sharded_processes_have_the_losses_of_one_and_leave_whole_weights(alone,
     out = together / f"sharded-{network}"
     same_losses(log(out / network), log(alone / network))
     same_weights(out, alone, network, atol=1e-5, rtol=1e-4)
+    number = ["tokenizer", "generator"].index(network)
+    for rank in range(2):
+        whole, sharded = (json.loads((together / f"spread-{command}-{rank}.json").read_text()) for command in (number, 2 + number))
+        assert whole == [0] and len(sharded) == 1 and sharded[0] > 10, "with FSDP2, and only then, tensors are spread over the processes"
 
 
 def tokenizer_run(folder: Path, **changes) -> Run:
@@ -153,9 +190,14 @@ def at_once(tmp_path_factory) -> list[dict]:
 @pytest.mark.usefixtures("synced")
 @pytest.mark.parametrize("changes", [{"accumulate": 2}, {"accumulate": 4}, {"activation_checkpointing": True}], ids=str)
 def test_less_memory_at_once_gives_the_same_steps(tmp_path, at_once, changes):
-    lines = []
-    tokenizer_run(tmp_path, **changes).train(lines.append)
+    """Parts of a batch come one after the other; with `activation_checkpointing` a layer computes twice a step what it would else keep."""
+    lines, rows = [], []
+    run = tokenizer_run(tmp_path, **changes)
+    layers_of(run.task.model)[0].attention.to_queries.register_forward_hook(lambda layer, given, out: rows.append(len(given[0])))
+    run.train(lines.append)
     same_losses(lines, at_once)
+    accumulate, times = changes.get("accumulate", 1), 1 + changes.get("activation_checkpointing", False)
+    assert rows == [8 // accumulate] * (3 * accumulate * times), "rows of a slice each, in three steps"
 
 
 @pytest.mark.usefixtures("synced")

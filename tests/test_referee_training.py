@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from referee_toys import COMPANY_WORLD, TINY_WORLD, story
+from referee_toys import COMPANY_WORLD, TINY_WORLD, story, tiny_coder
 
+from phenaki.checkpoint import ModelInfo, save_model
 from phenaki.data.storybook import open_world
 from phenaki.evaluation.referee import WIDER, Referee, judge, labels_of, load_referee, save_referee
+from phenaki.text import TextConfig
 from phenaki.training import referee_bank
 from phenaki.training.optimizers import OptimizerSettings
 from phenaki.training.parallel import Part
@@ -314,7 +316,10 @@ def test_the_program_writes_weights_and_figures(tmp_path, monkeypatch, capsys):
 
     figures = tmp_path / "figures.json"
     monkeypatch.setattr(referee_bank, "PART", 2)
-    options = ["--clips", "4", "--steps", "2", "--batch", "2", "--measured", "1", "--figures", str(figures), "-o", str(tmp_path / "run")]
+    coder = tiny_coder()
+    save_model(tmp_path / "coder", ModelInfo("coder", coder.config, None, TextConfig(), 8.0), coder, None)
+    coded = ["--model", str(tmp_path / "coder")]
+    options = [*coded, "--clips", "4", "--steps", "2", "--batch", "2", "--measured", "1", "--figures", str(figures), "-o", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", ["train_referee.py", *options])
     train_referee.main()
     referee = load_referee(tmp_path / "run" / "small.safetensors")
@@ -326,17 +331,17 @@ def test_the_program_writes_weights_and_figures(tmp_path, monkeypatch, capsys):
         assert told[case]["place"]["scenes"]["n"] in (1, 2)
     assert told["erased_actors"]["n"] == 33
     measured_again = tmp_path / "again.json"
-    options = ["--measure", str(tmp_path / "run/small.safetensors"), "--measured", "1", "--figures", str(measured_again)]
+    options = [*coded, "--measure", str(tmp_path / "run/small.safetensors"), "--measured", "1", "--figures", str(measured_again)]
     monkeypatch.setattr(sys, "argv", ["train_referee.py", *options])
     train_referee.main()
     how = dict.fromkeys(("command", "load_after"))
     assert json.loads(measured_again.read_text()) | how == told | how
-    monkeypatch.setattr(sys, "argv", ["train_referee.py", *options[:2]])
+    monkeypatch.setattr(sys, "argv", ["train_referee.py", *options[:4]])
     with pytest.raises(SystemExit, match="needed -o FOLDER to train in, or --measure FILE with --figures FILE"):
         train_referee.main()
 
     weights = tmp_path / "run" / "small.safetensors"
-    options = ["--init-from", str(weights), "--clips", "4", "--steps", "1", "--batch", "2", "--learning-rate", "0", "-o"]
+    options = [*coded, "--init-from", str(weights), "--clips", "4", "--steps", "1", "--batch", "2", "--learning-rate", "0", "-o"]
     monkeypatch.setattr(sys, "argv", ["train_referee.py", *options, str(tmp_path / "again")])
     train_referee.main()
     again = load_referee(tmp_path / "again" / "small.safetensors").state_dict()

@@ -553,6 +553,7 @@ def test_a_half_written_log_line_does_not_stop_a_run(tmp_path, tail):
 KILLED = """
 import os, random, signal, sys, time
 import torch
+import torch._dynamo  # which optimizers import, here once and not in each child
 torch.set_num_threads(1)
 from dataclasses import replace
 from pathlib import Path

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 REPLICATES = 1000
+LEAST_SPREAD = 1e-9  # of the times' squares: less is rounding, there is no slope
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, the ends of its 95% interval, and how many observations it is of; None where there are none, the ends also where one story has all."""
+    """A value, its 95% interval and its number of observations. value is None without any; low and high also where all are of one story."""
 
     value: float | None
     low: float | None
@@ -69,19 +70,32 @@ def ratio_estimate(groups: Sequence[int], upper: Sequence[tuple[float, int]], lo
     return bootstrap(groups, lambda weights: mean(weights, over) / mean(weights, under))
 
 
-def slope_estimate(groups: Sequence[int], lines: Sequence[int], times: Sequence[float], values: Sequence[float]) -> Estimate:
+def slope_estimate(groups: Sequence[int], lines: Sequence[int], times: Sequence[float], values: Sequence[float], *kinds: Sequence[str]) -> Estimate:
     """The slope of values over times by least squares: one for all lines, each of which has a level of its own (fixed effects).
 
-    groups, lines: those of each observation. None where no line has two times.
+    groups, lines: those of each observation. kinds: more labels of each observation; each label moves the level by as much as fits best.
+    None where no line has two times, or where the labels leave nothing of the times. (Solved as Frisch, Waugh and Lovell do: the times'
+    rest, once the labels have explained what they can, against the values.)
     """
     x, y = (torch.tensor(one, dtype=torch.float64) for one in (times, values))
-    members = F.one_hot(torch.tensor(lines, dtype=torch.long).unique(return_inverse=True)[1]).double() if len(lines) else x.new_zeros(0, 0)
+    if not len(x):
+        return Estimate(None, None, None, 0)
+    labels = torch.cat([F.one_hot(torch.tensor(_numbered(kind))).double() for kind in (lines, *kinds)], dim=1)  # (n labels)
+    products = (labels[:, :, None] * labels[:, None]).flatten(1)
 
     def slope(weights: Tensor) -> Tensor:
-        count = (weights @ members).clamp(min=1e-12)  # (r lines)
-        away = lambda one: one - ((weights * one) @ members / count) @ members.T  # from the mean of its line, (r n)
-        return (weights * away(x) * away(y)).sum(1) / (weights * away(x) ** 2).sum(1)
+        squares = (weights @ products).unflatten(1, (labels.shape[1], -1))
+        explained = (torch.linalg.pinv(squares, hermitian=True) @ ((weights * x) @ labels)[..., None])[..., 0] @ labels.T  # (r n)
+        rest = weights * (x - explained)
+        spread = (rest * x).sum(1)
+        return torch.where(spread > LEAST_SPREAD * (weights * x**2).sum(1), (rest * y).sum(1) / spread, torch.nan)
 
-    if not (members.T @ x**2 * members.sum(0) - (members.T @ x) ** 2 > 1e-12).any():
-        return Estimate(None, None, None, len(groups))
+    if not slope(torch.ones(1, len(x), dtype=torch.float64)).isfinite():
+        return Estimate(None, None, None, len(x))
     return bootstrap(groups, slope)
+
+
+def _numbered(labels: Sequence) -> list[int]:
+    """Each label's place among the distinct ones, in order of appearance."""
+    places = {label: place for place, label in enumerate(dict.fromkeys(labels))}
+    return [places[label] for label in labels]
