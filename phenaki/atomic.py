@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 from itertools import count
@@ -20,6 +21,12 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def put(part: Path, final: Path) -> None:
     """Gives a finished part file its final name, in place of whatever had it: contents first, then the name."""
     sync(part)
@@ -28,14 +35,19 @@ def put(part: Path, final: Path) -> None:
 
 
 def fresh_part(path: Path) -> Path:
-    """Where a file lies until it is whole, beside its name: no other process has this one, and nothing has it any more, no link either."""
+    """A temporary path beside `path` for a file that is not whole yet. No other process has this name; whatever lay there is removed."""
     part = path.with_name(f".{path.name}.part-{os.getpid()}")
     part.unlink(missing_ok=True)
     return part
 
 
+def drop_part(path: Path) -> None:
+    """Removes what `fresh_part(path)` began."""
+    fresh_part(path)
+
+
 def free_name(path: Path) -> Path:
-    """The first name that nothing has of story-1.mp4, story-2.mp4 and so on, for story.mp4; a folder's likewise."""
+    """The first unused name of story-1.mp4, story-2.mp4, ... for story.mp4; a folder's likewise."""
     names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(1))
     return next(name for name in names if not os.path.lexists(name))
 
@@ -68,9 +80,14 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_picture(path: Path, picture: Any) -> None:
     """A PIL image as a PNG, whole or not at all."""
+    write_bytes(path, png_bytes(picture))
+
+
+def png_bytes(picture: Any) -> bytes:
+    """A PIL image as the bytes of a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def check_file(path: Path, ending: str) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from phenaki.atomic import write_bytes, write_text
-from phenaki.config import ConfigError, as_dict, build, check_range, read_settings
+from phenaki.atomic import sha256, write_bytes, write_text
+from phenaki.config import ConfigError, build, check_range, read_settings
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.outline import outline
@@ -63,7 +63,7 @@ class ModelInfo:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What figures of it are of: its name, what is known of its training, its weights' hashes."""
+        """Identifies the model in a file of results: its name, what is known of its training, its weights' hashes."""
         return {"name": self.name, "training": self.training, "files": self.files}
 
 
@@ -258,7 +258,7 @@ def save_weights(folder: Path, part: str, state: dict[str, Tensor], dtype: torch
 
 def save_info(folder: Path, info: ModelInfo) -> None:
     """Writes config.json, whole or not at all; then removes older weights of its networks, as far as they have names of `save_weights`."""
-    write_text(folder / "config.json", json.dumps({"format": FORMAT_VERSION, **as_dict(info)}, indent=2) + "\n")
+    write_text(folder / "config.json", json.dumps({"format": FORMAT_VERSION, **asdict(info)}, indent=2) + "\n")
     parts = set(map(part_of, info.files))
     for path in folder.glob("*.safetensors"):
         if path.name not in info.files and part_of(path.name) in parts and WEIGHT_FILE.fullmatch(path.name):
@@ -296,7 +296,7 @@ def _shards(state: dict[str, Tensor], dtype: torch.dtype) -> Iterable[dict[str, 
 def weights_hash(info: ModelInfo, networks: Iterable[nn.Module]) -> str:
     """SHA-256 of a model's weights and its networks' settings: of its files' hashes, or of the tensors themselves where it was never saved."""
     files = "".join(f"{name} {value}\n" for name, value in sorted(info.files.items())) or state_sha256(networks)
-    settings = json.dumps([as_dict(info.tokenizer), info.generator and as_dict(info.generator)])
+    settings = json.dumps([asdict(info.tokenizer), info.generator and asdict(info.generator)])
     return hashlib.sha256((files + settings).encode()).hexdigest()
 
 
@@ -309,9 +309,3 @@ def state_sha256(networks: Iterable[nn.Module], without: tuple[str, ...] = ()) -
                 continue
             digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file, as hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

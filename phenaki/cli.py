@@ -1,5 +1,6 @@
 """`phenaki ...`: a thin skin on the Python functions. Errors are one message on stderr and exit code 2."""
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -173,7 +174,7 @@ def plan_command(
         (story, name), info = read_script_argument(script), model_info(model)
         options = {"num_steps": num_steps, "guidance_scale": guidance_scale, "context": context and context.value}
         told = plan_script(story, name, info, style=style, negative=negative, fps=fps, size=size, **options)
-        planned, per_slice = told.plan, (info.tokenizer.image_size // info.tokenizer.patch_size) ** 2
+        planned, per_slice = told.plan, math.prod(info.tokenizer.grid)
         seconds = expected_seconds(planned, info, sampling_options(told.story, info))
         table = Table(title=Text(told.story.title or name.name))
         for column in ("scene", "from", "seconds", "frames", "chunks", "tokens", "prompt"):
@@ -254,7 +255,9 @@ def preview(
     with told_errors():
         from phenaki.data.preview import save_preview
 
-        count = save_preview(source, output, data=data, world=world, seed=seed)
+        if source != "storybook":
+            raise ValueError(f"data {source!r}: there is a preview of storybook")
+        count = save_preview(output, data=data, world=world, seed=seed)
         tell(f"{output}: {count} stories")
 
 

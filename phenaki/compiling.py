@@ -18,7 +18,7 @@ def layers_of(module: nn.Module, name: str = "layers", kind: type = nn.ModuleLis
 
 
 def methods_of(layer: nn.Module) -> list[str]:
-    """Through which a layer is called."""
+    """Names of the methods through which the networks call a layer."""
     return [name for name in LAYER_METHODS if hasattr(type(layer), name) and getattr(type(layer), name) is not getattr(nn.Module, name, None)]
 
 
@@ -35,7 +35,7 @@ def compile_layers(model: nn.Module, dynamic: bool | None = None) -> None:
 
 
 def called(made: Callable[..., Any], layer: nn.Module, *inputs: Any, **named: Any) -> Any:
-    """What was made of a layer's method, in whatever thread: newer versions of torch have limits for each."""
+    """Calls a layer's compiled method, after raising the limit of recompilations, which newer versions of torch have for each thread."""
     limits = torch._dynamo.config
     if limits.cache_size_limit < MOST_OF_A_KIND:
         limits.cache_size_limit = MOST_OF_A_KIND

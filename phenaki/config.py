@@ -84,11 +84,6 @@ def check_range(settings: Any, *names: str, **limits: float) -> None:
             raise ValueError(f"{name} {value}: needed {needed}")
 
 
-def as_dict(settings: Any) -> dict[str, Any]:
-    """The dataclass as plain values for JSON; `build` reads them back."""
-    return dataclasses.asdict(settings)
-
-
 def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 

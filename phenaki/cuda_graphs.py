@@ -118,7 +118,7 @@ def uncached() -> Any:
 
 
 def copied(value: Any) -> Any:
-    """The same with copies of its tensors, whose numbers lie in their order, without gaps: code is compiled for how they lie, too."""
+    """`value` with each tensor cloned to contiguous memory: compiled code is specialised on strides."""
     return with_tensors(value, [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors_in(value)])
 
 

@@ -31,8 +31,8 @@ from phenaki.layers import (
 )
 from phenaki.quantizer import COMMITMENT, FSQ, VQ, Quantized
 
-MAX_SIDE = 4096  # pixels, and tokens MAX_GRID: what is computed for a slice grows with their square, whatever the weights' size
-MAX_GRID = 256
+MAX_SIDE = 4096  # pixels; what is computed for a slice grows with the square of its side, whatever the weights' size
+MAX_GRID = 256  # tokens a side
 
 GROUPS = 8  # of a residual block's norm
 
@@ -89,6 +89,11 @@ class CViViTConfig:
             raise ValueError(
                 f"image_size {self.image_size} with patch_size {self.patch_size}: needed at most {MAX_SIDE} pixels and {MAX_GRID} tokens a side"
             )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens of a slice, at the size of the videos it was trained on."""
+        return (self.image_size // self.patch_size,) * 2
 
 
 @dataclass

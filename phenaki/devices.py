@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 FASTER = 1.5  # times as fast as float32 a CPU must be in bfloat16 for it to be chosen: emulated it is slower, in silicon 3 to 5 times as fast
-FEWEST_RUNS, MOST_RUNS = 8, 64  # in which that is measured
-HOPELESS, HOPELESS_RUNS = 0.15, 3  # so slow as emulation in each of so many runs, no more are made: each takes as long as fifty in silicon
-CLEAR = 1.7  # times away from it a gain is no matter of chance
+FEWEST_RUNS, MOST_RUNS = 8, 64  # products of each kind that are timed
+HOPELESS, HOPELESS_RUNS = 0.15, 3  # a gain below this after so many products ends the timing: emulated, each takes as long as fifty in silicon
+CLEAR = 1.7  # a gain this many times above or below FASTER is clear
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

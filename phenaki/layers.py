@@ -32,7 +32,7 @@ class KeysValues:
         return KeysValues(torch.cat([self.keys, other.keys], dim=2), torch.cat([self.values, other.values], dim=2))
 
     def repeated(self, times: int) -> "KeysValues":
-        """The same for a batch `times` as large (copies one after the other)."""
+        """Keys and values of a batch `times` as large: copies one after the other."""
         return KeysValues(self.keys.repeat(times, 1, 1, 1), self.values.repeat(times, 1, 1, 1))
 
 
@@ -52,22 +52,22 @@ def rotary_angles(positions: Tensor, head_dim: int) -> Tensor:
 
 
 def rotary_turns(positions: Tensor, head_dim: int) -> Tensor:
-    """Cosines and sines of the rotary angles of positions (n, axes), (2, n, head_dim / 2): reckoned once for all layers of a pass."""
+    """Cosines and sines of the rotary angles of positions (n, axes), (2, n, head_dim / 2): computed once for all layers of a pass."""
     angles = rotary_angles(positions, head_dim)
     return torch.stack([angles.cos(), angles.sin()])
 
 
-def remembered(known: dict[Hashable, Tensor], key: Hashable, reckon: Callable[[], Tensor]) -> Tensor:
-    """What a network reckons of plain numbers, the key, alone: kept in `known` while it is trained, for each step asks for it again.
+def remembered(known: dict[Hashable, Tensor], key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+    """A tensor that depends on `key` alone, kept in `known` while a network is trained, for each step asks for it again.
 
-    Without gradients it is reckoned anew: what is kept may neither be an inference tensor nor lie in the memory of a CUDA graph.
+    Without gradients it is computed anew: what is kept may neither be an inference tensor nor lie in the memory of a CUDA graph.
     """
     if not torch.is_grad_enabled():
-        return reckon()
+        return compute()
     if key not in known:
         if len(known) == MOST_REMEMBERED:
             known.clear()
-        known[key] = reckon()
+        known[key] = compute()
     return known[key]
 
 
@@ -110,6 +110,7 @@ class Attention(nn.Module):
         return KeysValues(self.key_norm(keys), values)
 
     def queries(self, x: Tensor) -> Tensor:
+        """x (b n dim) -> normalised queries (b h n d), without positions."""
         return self.query_norm(rearrange(self.to_queries(x), "b n (h d) -> b h n d", h=self.heads))
 
     def attend(self, queries: Tensor, source: KeysValues, mask: Tensor | None = None) -> Tensor:

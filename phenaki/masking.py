@@ -108,7 +108,7 @@ def halton_order(num_slices: int, height: int, width: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _halton_ranks(num_slices: int, height: int, width: int) -> Tensor:
-    """Those of `halton_order`, reckoned once for a shape: a chunk's are asked for with every chunk."""
+    """Those of `halton_order`, computed once for a shape: a chunk's are asked for with every chunk."""
     total = num_slices * height * width
     ranks = torch.full((total,), -1, dtype=torch.long)
     taken, index = 0, 1

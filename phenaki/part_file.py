@@ -1,4 +1,4 @@
-"""The part file of a video that is still being made: an MP4 that plays up to its last piece, and that can be gone on with.
+"""The part file of a video that is still being made: an MP4 that plays up to its last piece, and that can be resumed.
 
     ftyp moov RECORD(label)   moof mdat RECORD(note)   moof mdat RECORD(note)   ...
 
@@ -15,24 +15,24 @@ import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from phenaki.atomic import free_name
 from phenaki.locks import open_alone
 
 BUSY = "another run is writing this video; wait for it, or give another name"
 RECORD = b"phenaki record 1"  # the 16 bytes that tell our `uuid` boxes from others
 HEAD = struct.Struct(">I4s16sII")  # size of the box in bytes, "uuid", RECORD, checksum, frames of the piece
 BOX = struct.Struct(">I4s")  # size, type
-UNLABELLED = b"{}"  # the label's note of a video that is not gone on with
+UNLABELLED = b"{}"  # the label's note of a video that cannot be resumed
 MAX_BEGUN_BYTES = 1 << 16  # of a part file without a whole label that may be written over: a second or two of frames
 MAX_NOTE_BYTES = 1 << 26  # of a label or a note
 READ_BYTES = 1 << 20  # at once, of what is not kept
 
 
 class PartFileError(ValueError):
-    """A part file that cannot be written, or not be gone on with; the message says why and what to do."""
+    """A part file that cannot be written, or not be resumed; the message says why and what to do."""
 
 
 class OtherPartError(PartFileError):
@@ -209,8 +209,7 @@ def set_aside(part: Path, *, only_labelled: bool = False) -> Path | None:
             holds = not (only_labelled and label.note == UNLABELLED) and any(entry.num_frames for entry in whole)
         if not holds:
             return None
-        names = (part.with_name(f"{part.stem}-{number}{part.suffix}") for number in count(1))
-        aside = next(path for path in names if not os.path.lexists(path))
+        aside = free_name(part)
         os.rename(part, aside)
     return aside
 

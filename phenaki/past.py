@@ -14,12 +14,19 @@ from phenaki.cvivit import CViViT, Stream
 from phenaki.layers import KeysValues
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """A slice that a scene keeps seeing. tokens: (h w) int64."""
+
+    tokens: Tensor
+    num_before: int | None  # slices of the segment before it; None: recalled by name from an earlier scene
+
+
 @dataclass
 class Past:
-    """What is remembered inside a segment. slices: the recent ones, (h w) int64 each; anchor: (slices made before it, it).
+    """What is remembered inside a segment. slices: the recent ones, (h w) int64 each.
 
-    An anchor with -1 slices before it is of an earlier scene, recalled by its name. frames: (1 c f h w) in [-1, 1], the last ones
-    that were decoded, f = 1 + pt*k; None where slices stay as they were made.
+    frames: (1 c f h w) in [-1, 1], the last ones that were decoded, f = 1 + pt*k; None where slices stay as they were made.
     """
 
     num_unseen: int = 0  # frames before the segment's first one: of a video that it goes on from
@@ -27,7 +34,7 @@ class Past:
     slices: list[Tensor] = field(default_factory=list)
     num_slices: int = 0
     num_frames: int = 0
-    anchor: tuple[int, Tensor] | None = None
+    anchor: Anchor | None = None
     frames: Tensor | None = None
 
     @property
@@ -40,8 +47,10 @@ class Past:
         """The anchor, where it is not among the recent slices. One of this scene is only seen with recent slices before the chunk."""
         if self.anchor is None:
             return None
-        before, tokens = self.anchor
-        return tokens if before < 0 or (self.slices and before < self.num_slices - len(self.slices)) else None
+        if self.anchor.num_before is None:
+            return self.anchor.tokens
+        is_recent = self.anchor.num_before >= self.num_slices - len(self.slices)
+        return self.anchor.tokens if self.slices and not is_recent else None
 
     def remember(self, tokens: Tensor, keep: int) -> None:
         """Adds slices (t h w) and forgets all but the last `keep`."""

@@ -7,7 +7,7 @@ carries over is `past.py`'s, files are `video.py`'s.
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from phenaki.checkpoint import (
     weights_hash,
 )
 from phenaki.compiling import check_compiler, compile_layers
-from phenaki.config import as_dict
 from phenaki.devices import choose_device, choose_dtype, hold_matrices
 from phenaki.director import Given, SceneText, direct
 from phenaki.free_cores import cores, on_free_cores
@@ -89,8 +88,7 @@ class Phenaki:
     """A model ready to tell stories."""
 
     def __init__(self, model: Model, text_encoder: TextEncoder, device: torch.device, dtype: torch.dtype, compiled: bool = False):
-        if model.generator is None:
-            raise CheckpointError(f"model {model.info.name!r} holds a tokenizer alone: train its generator with `phenaki train generator`")
+        check_has_generator(model.info)
         if model.info.text_encoder and model.info.text_encoder != text_encoder.fingerprint:
             raise CheckpointError(
                 f"model {model.info.name!r} was trained with the text encoder {model.info.text_encoder}, not {text_encoder.fingerprint}"
@@ -120,7 +118,7 @@ class Phenaki:
         return phenaki
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Writes a model folder that `from_pretrained` takes. ValueError where its matrices were rounded when it was loaded, to other numbers."""
+        """Writes a model folder that `from_pretrained` takes. ValueError where loading rounded its matrices to another dtype."""
         held = {weight.dtype for network in (self.tokenizer, self.generator) for weight in network.parameters()}
         if rounded := held - {torch.float32, dtype}:
             raise ValueError(f"matrices are held in {rounded.pop()}, in which the model computes: load it with dtype='float32' to save it as {dtype}")
@@ -150,9 +148,9 @@ class Phenaki:
         """
         story = apply_overrides(Story.of(story), **options)
         planned = checked_plan(story, self.info)
-        options = sampling_options(story, self.info)
+        sampling = sampling_options(story, self.info)
         check_texts(planned, self.text_encoder.check)
-        return Prepared(story, planned, SceneTexts(planned.scenes, self.scene_text), options, SceneFiles(planned.scenes, self.info, self.to_tensor))
+        return Prepared(story, planned, SceneTexts(planned.scenes, self.scene_text), sampling, SceneFiles(planned.scenes, self.info, self.to_tensor))
 
     def stream_story(self, story: Any, **options: Any) -> Iterator[StoryChunk]:
         """Yields the video chunk by chunk, in memory that does not grow with its length.
@@ -180,8 +178,7 @@ class Phenaki:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens of a slice."""
-        side = self.info.tokenizer.image_size // self.info.tokenizer.patch_size
-        return side, side
+        return self.info.tokenizer.grid
 
     def picture_size(self, story: Story) -> int:
         """Pixels a side of the video that a story becomes."""
@@ -203,12 +200,8 @@ class Phenaki:
         """What travels with the video."""
         return resolved_script(prepared.story, self.info, prepared.options, (self.tokenizer, self.generator))
 
-    def check_prompts(self, prompt: str, negative: str | None) -> None:
-        """ValueError for one that cannot be told (`TextEncoder.check`)."""
-        for words in filter(None, (prompt, negative)):
-            self.text_encoder.check(words)
-
     def scene_text(self, prompt: str, negative: str | None) -> SceneText:
+        """What a scene is told: the prompt's text and, where there is one, the negative prompt's, 1 l d each, on the model's device."""
         encoded = self.text_encoder.encode([prompt]).to(self.device)
         other = self.text_encoder.encode([negative]).to(self.device) if negative else None
         return SceneText(encoded.text, encoded.text_mask, (other.text, other.text_mask) if other else None)
@@ -225,10 +218,15 @@ class Phenaki:
             yield
 
 
-def plan_story(story: Story, info) -> StoryPlan:
-    """The plan of a story for a model (its ModelInfo)."""
+def check_has_generator(info: ModelInfo) -> None:
+    """CheckpointError for a model that holds a tokenizer alone."""
     if info.generator is None:
         raise CheckpointError(f"model {info.name!r} holds a tokenizer alone: train its generator with `phenaki train generator`")
+
+
+def plan_story(story: Story, info: ModelInfo) -> StoryPlan:
+    """The plan of a story for a model; CheckpointError for one that holds a tokenizer alone."""
+    check_has_generator(info)
     return plan(story, fps=info.fps, temporal_patch_size=info.tokenizer.temporal_patch_size, chunk_slices=info.generator.chunk_slices)
 
 
@@ -269,7 +267,7 @@ def resolved_script(story: Story, info: ModelInfo, options: SamplingOptions, net
 
     Pictures and videos go by file name alone, and in "made_with" by their SHA-256. networks: those of a model that was never saved.
     """
-    made_with = {"weights": weights_hash(info, networks), "sampling": as_dict(options)}
+    made_with = {"weights": weights_hash(info, networks), "sampling": asdict(options)}
     if files := files_of(story):
         hashes = content_hashes(files)
         made_with["files"] = [hashes[file] for file in files]
@@ -342,7 +340,7 @@ def generate_story(story: Any, *, model: str | Path | Phenaki = DEFAULT_MODEL, d
 
 
 def stream_story(story: Any, *, model: str | Path | Phenaki = DEFAULT_MODEL, device: str | None = None, **options: Any) -> Iterator[StoryChunk]:
-    """The same, chunk by chunk. Options: `Phenaki.stream_story`."""
+    """Yields `generate_story`'s video chunk by chunk. Options: those of `Phenaki.stream_story`."""
     return ready_model(model, device).stream_story(story, **options)
 
 
@@ -356,6 +354,6 @@ def ready_model(model: str | Path | Phenaki, device: str | None) -> Phenaki:
     return model
 
 
-def model_info(name: str | Path = DEFAULT_MODEL):
+def model_info(name: str | Path = DEFAULT_MODEL) -> ModelInfo:
     """The settings of a model, read without its weights."""
     return read_info(find_model(name))

@@ -1,5 +1,6 @@
 """What a script becomes, and how long that will take on this machine: operations of the plan over a measured speed. Touches no weights."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from phenaki.vocabulary import familiar, unfamiliar_words
 EFFICIENCY = 0.45  # of a large matrix product's speed that a whole generation reaches; measured on two CPU cores
 BFLOAT16_GAIN = 2.0  # times faster a story is where the CPU computes in bfloat16; measured on one that multiplies matrices 4.5 times as fast in it
 MAX_TOLD = 5  # scenes, and words of a scene, that a note names
-START_SECONDS = 6.0  # loading python's libraries, the text encoder and the weights; measured on the same
+START_SECONDS = 3.0  # loading python's libraries, the text encoder and the weights; measured on the same
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def plan_script(story: Story, file: Path, info: ModelInfo, **overrides: Any) -> 
     story = apply_overrides(story, **overrides)
     try:
         planned = checked_plan(story, info)
-        check_prompts(planned, info.text)
+        check_plan_texts(planned, info.text)
     except CheckpointError:
         raise
     except ValueError as error:
@@ -57,7 +58,7 @@ def plan_script(story: Story, file: Path, info: ModelInfo, **overrides: Any) -> 
     return PlannedScript(story, planned, video_scenes(story, info.fps, planned), story.fps or info.fps)
 
 
-def check_prompts(planned: StoryPlan, config: TextConfig) -> None:
+def check_plan_texts(planned: StoryPlan, config: TextConfig) -> None:
     """ValueError where a scene tells more than the text encoder reads, or nothing that it knows; nothing where only the encoder itself could say."""
     if check := load_checker(config):
         check_texts(planned, check)
@@ -69,15 +70,17 @@ def unfamiliar(planned: StoryPlan, info: ModelInfo) -> list[str]:
 
 
 def unfamiliar_in_scripts(stories: Mapping[str, Story], info: ModelInfo) -> list[str]:
-    """The same for many stories by the names of their scripts, a line for each of the first of these."""
+    """A line for each of the first scripts, by name, whose prompts have words that the model never learnt."""
     prompts = {name: [story.resolved_prompt(index) for index in range(len(story.scenes))] for name, story in stories.items()}
     return _unfamiliar_notes(prompts, "script", info)
 
 
 def _unfamiliar_notes(prompts: Mapping[str, Sequence[str]], what: str, info: ModelInfo) -> list[str]:
-    """prompts: by what a line names them by; what: one of these is."""
+    """prompts: the texts of each thing, by the name that its line begins with; what: "scene" or "script"."""
+    if not info.words:
+        return []
     known = familiar(info.words)
-    missing = {name: unfamiliar_words(" ".join(texts), known) for name, texts in prompts.items() if info.words}
+    missing = {name: unfamiliar_words(" ".join(texts), known) for name, texts in prompts.items()}
     notes = [
         f"{name}: {info.name} was not trained on {', '.join(map(repr, words[:MAX_TOLD]))}{' and more' * (len(words) > MAX_TOLD)}; "
         f"it may not show what that means"
@@ -98,7 +101,7 @@ def story_operations(plan: StoryPlan, info: ModelInfo, options: SamplingOptions)
     """Multiplications and additions of a story: 2 x weights x tokens for every pass of both networks, and attention."""
     generator = outline_part(lambda: MaskGIT(info.generator), f"model {info.name!r}", "generator")
     tokenizer = outline_part(lambda: CViViT(info.tokenizer), f"model {info.name!r}", "tokenizer")
-    tokens_per_slice = (info.tokenizer.image_size // info.tokenizer.patch_size) ** 2
+    tokens_per_slice = math.prod(info.tokenizer.grid)
     weights, heads = num_weights(generator.layers), num_weights(generator.to_logits)
     context = (info.generator.context_slices + info.generator.anchor) * tokens_per_slice
     encoder, decoder, operations = encoder_operations_per_token(tokenizer), decoder_operations_per_token(tokenizer), 0.0

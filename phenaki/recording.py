@@ -1,14 +1,14 @@
-"""A story into a file: written while it is made, and gone on with where it was cut short.
+"""A story into a file: written while it is made, and resumed where it was cut short.
 
 The part file (part_file.py) keeps each chunk's tokens beside its frames. From them the director finds its past again, so
 what follows is the same to the bit as if nothing had happened. Its label says what the frames are made from; a part file
-with another label is not gone on with.
+with another label is not resumed.
 """
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from phenaki import __version__
 from phenaki.checkpoint import weights_hash
-from phenaki.config import as_dict
 from phenaki.part_file import OtherPartError, set_aside
 from phenaki.pipeline import Phenaki, Prepared, StoryChunk
 from phenaki.progress import story_progress
@@ -62,10 +61,10 @@ def generate_to_file(
     started = time.perf_counter()
     prepared = phenaki.prepare(story, **options)  # checks everything before a file is opened
     story, size, rate = prepared.story, phenaki.picture_size(prepared.story), prepared.story.fps or phenaki.info.fps
-    check_spares(check_output_path(path), files_of(story))
+    path = check_spares(check_output_path(path), files_of(story))
     about = {"scenes": phenaki.video_scenes(prepared), "script": phenaki.script(prepared), "label": label_of(phenaki, prepared)}
     about |= {"fps": rate, "size": (size, size)}
-    with open_writer(check_output_path(path), resume, about, on_note) as writer, story_progress(progress) as advance:
+    with open_writer(path, resume, about, on_note) as writer, story_progress(progress) as advance:
         if resume or writer.notes:
             on_note(f"{writer.path}: {told_of(writer, prepared.plan.num_pieces)}")
         for chunk in phenaki.stream(prepared, MadeTokens(writer.notes, phenaki.grid, phenaki.tokenizer.codebook_size)):
@@ -153,7 +152,7 @@ def label_of(phenaki: Phenaki, prepared: Prepared) -> dict[str, Any]:
     script = values_of(story, content_hashes(files_of(story)).__getitem__)
     script |= {"fps": story.fps or info.fps, "size": phenaki.picture_size(story)}
     weights = weights_hash(info, (phenaki.tokenizer, phenaki.generator))
-    model = {"model": info.name, "weights": weights, "text_encoder": phenaki.text_encoder.fingerprint, "sampling": as_dict(prepared.options)}
+    model = {"model": info.name, "weights": weights, "text_encoder": phenaki.text_encoder.fingerprint, "sampling": asdict(prepared.options)}
     machine = {"device": phenaki.device.type, "dtype": str(phenaki.dtype)} | ({"compile": True} if phenaki.compiled else {})
     versions = {"torch": torch.__version__, "phenaki": __version__, "arithmetic": ARITHMETIC}
     return {**script, **model, **machine, **versions}

@@ -58,7 +58,7 @@ class RenderSettings:
     guidance_scale: float | None = None
     num_steps: int | None = None
     context: str | None = None  # what a chunk sees of the ones before: "tokens" or "frames"
-    overwrite: bool = False  # videos that are there are made anew, and part files are not gone on with
+    overwrite: bool = False  # videos that are there are made anew, and part files are not resumed
 
     @property
     def options(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from phenaki.cvivit import CViViT, Stream
 from phenaki.director import SceneFiller, SceneText
 from phenaki.maskgit import MaskGIT
 from phenaki.masking import halton_order
-from phenaki.past import Past
+from phenaki.past import Anchor, Past
 from phenaki.sampling import NoiseKey, SamplingOptions
 
 
@@ -78,7 +78,7 @@ class Repainter:
         known, hidden = self._tokens(video, region)
         key = NoiseKey(self.seed, 0, self.num_chunks)
         tokens = self.filler.fill(len(region), self.past, tuple(region.shape[1:]), key, known.masked_fill(hidden, -1)) if hidden.any() else known
-        self.past.anchor = self.past.anchor or (0, tokens[0])
+        self.past.anchor = self.past.anchor or Anchor(tokens[0], 0)
         frames = self.past.decode(self.tokenizer, tokens)[0]
         self.past.remember(tokens, self.generator.config.context_slices)
         self.num_chunks += 1

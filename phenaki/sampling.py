@@ -22,8 +22,8 @@ from phenaki.masking import halton_order, mask_schedule, num_hidden_after
 ORDERS = ("confidence", "halton")
 CORRECTION_ORDERS = ("halton", "critic")
 CONTEXTS = ("tokens", "frames")
-ARITHMETIC = 4  # raised whenever the same weights and noise come to other bits: what was begun before is not gone on with
-PIECE_VALUES = 2**17  # probabilities that a CPU reckons at once: those of a whole chunk would be most of the memory of a round
+ARITHMETIC = 4  # raised whenever the same weights and noise come to other bits: what was begun before is not resumed
+PIECE_VALUES = 2**17  # probabilities that a CPU computes at once: those of a whole chunk would be most of the memory of a round
 
 
 @dataclass(frozen=True)

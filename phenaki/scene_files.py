@@ -31,7 +31,7 @@ def values_of(story: Story, named: Callable[[Path], str]) -> dict[str, Any]:
 
 
 def content_hashes(files: Iterable[Path]) -> dict[Path, str]:
-    """The `content_hash` of each, reckoned once of those that come often."""
+    """The `content_hash` of each, computed once of those that come often."""
     return {path: content_hash(path) for path in dict.fromkeys(files)}
 
 

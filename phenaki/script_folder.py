@@ -8,7 +8,7 @@ from pathlib import Path
 from phenaki.story_formats import PARSERS
 from phenaki.video_files import VideoError, check_output_path
 
-RENDERED_ENDINGS = (".mp4", ".webm")  # those whose making can be gone on with
+RENDERED_ENDINGS = (".mp4", ".webm")  # those whose making can be resumed
 
 
 class ScriptFolderError(ValueError):

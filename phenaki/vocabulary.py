@@ -24,7 +24,7 @@ def vocabulary(captions: Iterable[str]) -> tuple[str, ...]:
 
 
 def familiar(words: Iterable[str]) -> frozenset[str]:
-    """What is known to who knows these words: they, other forms of them, and the words of grammar."""
+    """These words, their stems, and the words of grammar."""
     return frozenset(LITTLE_WORDS).union(*((word, stem(word)) for word in words))
 
 

@@ -24,7 +24,7 @@ def bank(world) -> ClipBank:
 
 
 def test_clips_are_pieces_of_the_painted_stories(world, bank):
-    videos, _ = next(world.told_clips(3, 5, 13, 2, 3))
+    videos, _ = next(world.captioned_clips(3, 5, 13, 2, 3))
     painted = from_bytes(to_bytes(videos))
     pieces = [painted[story, :, begin : begin + 5] for story in range(5) for begin in range(0, 9, 2)]
     found = set()

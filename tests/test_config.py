@@ -3,13 +3,13 @@
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from phenaki.config import ConfigError, as_dict, build, read_settings
+from phenaki.config import ConfigError, build, read_settings
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.training.settings import load_settings
@@ -66,7 +66,7 @@ def test_a_refusal_of_the_dataclass_itself_names_the_file():
 
 @pytest.mark.parametrize("config", [CViViTConfig(fsq_levels=(3, 5)), MaskGITConfig(dim=64)])
 def test_settings_survive_json(config):
-    assert build(type(config), json.loads(json.dumps(as_dict(config))), "json") == config
+    assert build(type(config), json.loads(json.dumps(asdict(config))), "json") == config
 
 
 @pytest.mark.parametrize("ending, text", [("toml", "a = 1"), ("json", '{"a": 1}')])
@@ -99,7 +99,7 @@ def test_files_that_cannot_be_read(tmp_path):
     ("text", "said"),
     [
         ("[tokeniser]\ndim = 3", "unknown section [tokeniser]"),
-        ("[world]\nname = 'huge'", "world 'huge'; known worlds: small, medium, full"),
+        ("[world]\nname = 'huge'", "world 'huge': known worlds are small, medium, full"),
         ("[world]\nsizes = 3", "did you mean 'size'"),
         ("[tokenizer]\nheadz = 3", "did you mean 'heads'"),
         ("[generator]\ndepth = 'six'", "generator: depth = 'six'"),

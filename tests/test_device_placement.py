@@ -30,12 +30,12 @@ from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.past import begin_with, decode_after
 from phenaki.sampling import NoiseKey, SamplingOptions, prepare_rounds
 from phenaki.training.batches import draw_batch
-from phenaki.training.generator_losses import generator_loss, told, with_own_context
+from phenaki.training.generator_losses import generator_loss, text_batch, with_own_context
 from phenaki.training.journal import Meter
 from phenaki.training.losses import LossSettings, TokenizerLosses
 from phenaki.training.optimizers import EMA, OptimizerSettings, generator_for
 from phenaki.training.parallel import Part
-from phenaki.training.referee import Batch, RefereeTask, as_batch, referee_losses
+from phenaki.training.referee import RefereeBatch, RefereeTask, as_batch, referee_losses
 from phenaki.training.referee_augmentation import blurred, in_blocks, noisy
 from phenaki.training.referee_examples import Examples, reconstructed
 from phenaki.training.settings import GeneratorTraining
@@ -123,7 +123,7 @@ def test_a_generators_loss_is_not_waited_for(monkeypatch, anchored):
     config = MaskGITConfig(codebook_size=16, token_factors=2, dim=16, depth=1, heads=2, mlp_dim=24, text_dim=8, critic=True)
     network, (stories, training) = MaskGIT(config).to(META), stories_for(config)
     batch = next(one for one in (draw_batch(stories, config, training, step) for step in range(99)) if one.rollout and (2 in one.kinds) == anchored)
-    given = told(stories, batch, Part(), META)
+    given = text_batch(stories, batch, Part(), META)
     assert given.batch.places.device == META and {one.device.type for one in given.batch.shares.values()} == {"cpu"}, "which costs the device nothing"
     own = with_own_context(network, given, 2)
     with IsWaitedFor() as seen:
@@ -217,7 +217,7 @@ def test_clips_are_painted_where_the_pictures_are():
 def test_a_referees_step_takes_examples_of_the_cpu():
     referee = Referee(labels_of(SMALL_WORLD)).to(META)
     labels, near = torch.zeros(2, 9, len(referee.labels), dtype=torch.long), torch.zeros(2, 9, dtype=torch.bool)
-    batch = Batch(torch.zeros(2, 3, 9, 64, 64), labels, labels, torch.ones(2), near, torch.arange(4))
+    batch = RefereeBatch(torch.zeros(2, 3, 9, 64, 64), labels, labels, torch.ones(2), near, torch.arange(4))
     assert referee_losses(referee, batch)["loss"].device == META
 
 

@@ -366,8 +366,8 @@ def run(*arguments) -> tuple[int, str]:
 
 @pytest.fixture
 def no_networks(monkeypatch):
-    monkeypatch.setattr(drift_program, "load_referee", lambda world, device: Blind())
-    missing = MetricNetworks(missing={"rfvd": "not measured: run `phenaki metrics install`"})
+    monkeypatch.setattr(drift_program, "shipped_referee", lambda world, device: Blind())
+    missing = MetricNetworks(missing={"i3d": "not measured: run `phenaki metrics install`"})
     monkeypatch.setattr(drift_program, "video_network", lambda fvd, device: missing)
 
 
@@ -410,7 +410,7 @@ def test_truth_drawn_by_code_is_told_before_the_work_and_blamed_on_nobody(folder
 
 def test_a_stopped_command_says_what_is_kept_and_goes_on_from_there(folder, atlas, no_networks, monkeypatch, tmp_path):  # noqa: F811
     arguments = ("--model", folder, "--data", atlas, "--minutes", 0.5, "--mode", "switching", "-o", tmp_path / "a.json")
-    monkeypatch.setattr(drift_program, "load_referee", lambda world, device: Blind(dies_at=6))
+    monkeypatch.setattr(drift_program, "shipped_referee", lambda world, device: Blind(dies_at=6))
     code, said = run(*arguments)
     work = tmp_path / "a-work"
     part, kept = part_path(work / "tokens-switching-0000.mp4"), f"what was judged is kept in {work}: the same command goes on from there"
@@ -418,7 +418,7 @@ def test_a_stopped_command_says_what_is_kept_and_goes_on_from_there(folder, atla
     assert not (tmp_path / "a.json").exists() and part.exists()
 
     blind = Blind()
-    monkeypatch.setattr(drift_program, "load_referee", lambda world, device: blind)
+    monkeypatch.setattr(drift_program, "shipped_referee", lambda world, device: blind)
     assert run(*arguments)[0] == 0 and blind.shown == 2 * (8 - 2), "two of eight windows were judged before"
 
 
@@ -426,7 +426,7 @@ def test_stopped_before_the_first_story_nothing_is_said_to_be_kept(folder, atlas
     def stops(world, device):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(drift_program, "load_referee", stops)
+    monkeypatch.setattr(drift_program, "shipped_referee", stops)
     code, said = run("--model", folder, "--data", atlas, "--minutes", 0.5, "-o", tmp_path / "a.json")
     assert code == 130 and said.strip() == "stopped" and not list(tmp_path.iterdir())
 

@@ -326,7 +326,7 @@ def test_settings_out_of_range(settings):
         FootageSettings(**settings)
 
 
-def test_told_clips_become_story_tokens_of_one_scene(footage, opened):
+def test_captioned_clips_become_story_tokens_of_one_scene(footage, opened):
     source = opened(footage)
     stories = make_story_tokens(
         source, lambda video: torch.zeros(len(video), 5, 2, 2), lambda captions: [torch.ones(len(text) + 1, 3) for text in captions],

@@ -91,14 +91,14 @@ def test_texts_that_are_no_clip_s_caption_are_told(tmp_path, clip_bytes):
         (root / name).write_bytes(clip_bytes)
     for name in ("a.txt", "B.txt", "b.TXT", "sub/c.txt", "sub/notes.txt", ".hidden.txt", os.fsdecode(b"bad\xff.txt")):
         (root / name).write_text("a bear")
-    values = check_source(root, 1, tmp_path / "check.json", tmp_path / "cache")
+    values = check_source(root, 1, tmp_path / "check.json")
     assert values["captions"] == 2 and values["lone_texts"] == ["B.txt", "b.TXT", "sub/notes.txt"]
     told = summary_lines(values)
     assert "captions of no clip: 3; NAME.txt goes with NAME.mp4, letter for letter" in told and "  B.txt" in told
     assert json.loads((tmp_path / "check.json").read_text())["lone_texts"] == values["lone_texts"]
     for name in values["lone_texts"]:
         (root / name).unlink()
-    assert not any("of no clip" in line for line in summary_lines(check_source(root, 1, cache=tmp_path / "cache")))
+    assert not any("of no clip" in line for line in summary_lines(check_source(root, 1)))
 
 
 def test_a_caption_is_never_read_from_outside_the_folder(tmp_path):
@@ -353,9 +353,10 @@ def test_a_long_check_is_told_now_and_then(tmp_path, monkeypatch):
     for name in "ab":
         Image.new("RGB", (16, 16)).save(root / f"{name}.png")
     told, notes = [], []
-    check_source(root, 1, cache=tmp_path / "cache", on_progress=lambda done, count: told.append((done, count)))
+    check_source(root, 1, on_progress=lambda done, count: told.append((done, count)))
+    monkeypatch.setenv("PHENAKI_CACHE", str(tmp_path / "other"))
     with DecodingPool(1) as pool:
-        open_footage(root, FootageSettings(), pool=pool, cache=tmp_path / "other", on_note=notes.append)
+        open_footage(root, FootageSettings(), pool=pool, on_note=notes.append)
     assert told == [(1, 2), (2, 2)] and notes == [f"{root}: {done} of 2 files checked" for done in (1, 2)]
 
 

@@ -10,7 +10,7 @@ from test_director import GRID, OPTIONS, frames_of, plan_of, text_of, tokens_of
 
 from phenaki.director import Given, SceneFiller, direct
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY
-from phenaki.past import Past
+from phenaki.past import Anchor, Past
 from phenaki.sampling import SamplingOptions
 from phenaki.story import Scene
 
@@ -213,9 +213,9 @@ def test_of_a_story_that_goes_on_only_the_segment_at_hand_is_decoded_again(any_t
 
 
 def test_an_anchor_is_distant_once_it_has_left_the_recent_slices():
-    past = Past(anchor=(0, torch.zeros(4, 4)))
+    past = Past(anchor=Anchor(torch.zeros(4, 4), 0))
     past.remember(torch.zeros(2, 4, 4), 2)
     assert past.distant_anchor is None and past.starts_a_video
     past.remember(torch.zeros(1, 4, 4), 2)
-    assert past.distant_anchor is past.anchor[1] and not past.starts_a_video
-    assert Past(anchor=(-1, torch.ones(1))).distant_anchor is not None
+    assert past.distant_anchor is past.anchor.tokens and not past.starts_a_video
+    assert Past(anchor=Anchor(torch.ones(1), None)).distant_anchor is not None

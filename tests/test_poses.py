@@ -132,7 +132,7 @@ def test_an_actor_never_starts_outside_of_the_picture(config):
     world = open_world(replace(config, size=16))
     for index in range(200):
         story = world.story(0, index, 33, align=2)
-        starts = np.cumsum([0, *story.lengths])[:-1]
+        starts = np.cumsum([0, *(scene.num_frames for scene in story.scenes)])[:-1]
         cuts = [0, *(i for i in range(1, len(starts)) if story.scenes[i].place != story.scenes[i - 1].place)]
         assert all(0.1 <= world.actor_track(story).x[starts[i]] <= 0.9 for i in cuts)
 

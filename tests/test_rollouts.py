@@ -11,7 +11,7 @@ from phenaki.maskgit import ANCHOR, MaskGIT, MaskGITConfig
 from phenaki.past import Past
 from phenaki.sampling import NoiseKey, SamplingOptions
 from phenaki.training.batches import draw_batch, share
-from phenaki.training.generator_losses import told, validation_loss, with_own_context
+from phenaki.training.generator_losses import text_batch, validation_loss, with_own_context
 from phenaki.training.parallel import Part
 from phenaki.training.rollouts import TEMPERATURE, draw_rollout, least_slices
 from phenaki.training.run import Run
@@ -70,7 +70,7 @@ def test_what_is_made_is_what_the_network_would_make_in_a_story_without_anchor_a
     model = network()
     options = SamplingOptions(num_steps=3, guidance_scale=1, temperature=TEMPERATURE, order="halton")
     batch = next(batch for batch in rolled_out() if batch.rollout.chosen.any() and not batch.rollout.chosen.all())
-    whole = told(STORIES, batch, Part(0, 1), CPU)
+    whole = text_batch(STORIES, batch, Part(0, 1), CPU)
     made = with_own_context(model, whole, 3).batch
     count = int((batch.kinds != ANCHOR).sum())
     assert made.rollout is None
@@ -90,8 +90,8 @@ def test_what_is_made_is_what_the_network_would_make_in_a_story_without_anchor_a
 def test_a_part_of_a_batch_has_the_contexts_that_it_has_in_the_whole():
     model = network()
     batch = max(rolled_out(), key=lambda one: int(one.rollout.chosen.sum()))
-    whole = with_own_context(model, told(STORIES, batch, Part(0, 1), CPU), 2).batch
-    part = with_own_context(model, told(STORIES, batch, Part(1, 2), CPU), 2).batch
+    whole = with_own_context(model, text_batch(STORIES, batch, Part(0, 1), CPU), 2).batch
+    part = with_own_context(model, text_batch(STORIES, batch, Part(1, 2), CPU), 2).batch
     half = len(batch.tokens) // 2
     assert torch.equal(part.context, whole.context[half:])
     assert torch.equal(share(batch, slice(0, 2)).rollout.seeds, batch.rollout.seeds[:2])

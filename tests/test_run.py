@@ -29,7 +29,7 @@ from phenaki.locks import BusyError, take_folder
 from phenaki.training import checkpoints
 from phenaki.training import run as run_module
 from phenaki.training.beginning import folder_alone
-from phenaki.training.checkpoints import Progress, changed, check_identity, damage, newest_whole
+from phenaki.training.checkpoints import RunState, changed, check_identity, damage, newest_whole
 from phenaki.training.interrupts import Stopped
 from phenaki.training.journal import Journal, Meter
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate
@@ -453,6 +453,20 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path, capsys
     assert state(tmp_path / "harmed") == state(tmp_path / "whole") and log(tmp_path / "harmed") == log(tmp_path / "whole")
 
 
+def test_two_damaged_checkpoints_of_one_name_are_both_kept(tmp_path, capsys):
+    found = []
+    for how in ("flip", "cut"):
+        little(tmp_path, save_every=5)
+        path = newest(tmp_path) / "weights.safetensors"
+        assert path.parent.name == "step-0000010"
+        harm(path, how)
+        found.append(path.read_bytes())
+        assert Run(tmp_path, Toy(), settings()).step == 5
+    asides = [tmp_path / "checkpoints" / name / "weights.safetensors" for name in ("damaged-step-0000010", "damaged-step-0000010-1")]
+    assert [path.read_bytes() for path in asides] == found
+    assert newest_whole(tmp_path).name == "step-0000005"
+
+
 @pytest.mark.parametrize(
     "text", ["[]", "null", '{"step": 10}', '{"step": 9, "sha256": {}}', '{"sha256": {}}', '{"step": "10", "sha256": {}}']
 )
@@ -504,7 +518,7 @@ def test_a_half_written_checkpoint_is_no_checkpoint(tmp_path, monkeypatch):
             left -= 1
             save_file(*arguments)
 
-        run.progress = Progress(9)
+        run.state = RunState(9)
         with monkeypatch.context() as patch:
             patch.setattr(checkpoints, "save_file", counted)
             with pytest.raises(Stop):

@@ -21,7 +21,7 @@ from phenaki.data.check import PASSING, check_source
 from phenaki.data.clip_decoder import reencode_clip
 from phenaki.data.clip_files import clip_file
 from phenaki.data.decoding import ClipError, DecodingPool
-from phenaki.data.decoding_worker import told_answer
+from phenaki.data.decoding_worker import safe_answer
 from phenaki.data.footage import FootageSettings, open_footage
 from phenaki.data.sharding import ShardSettings, make_shards, settled
 from phenaki.data.shards import ShardWriter
@@ -194,7 +194,7 @@ def test_a_clip_that_cannot_be_written_leaves_nothing(footage, tmp_path, monkeyp
 
     monkeypatch.setattr(StreamEncoder, call, full)
     request = {"do": "reencode", "file": asdict(clip_file(footage / "clip0.mp4", "clip0.mp4", "")), "size": 16, "fps": None}
-    answer, _ = told_answer({**request, "target": str(tmp_path / "a.mp4")}, io.BytesIO())
+    answer, _ = safe_answer({**request, "target": str(tmp_path / "a.mp4")}, io.BytesIO())
     assert answer["kind"] == "no room" and answer["reason"] == "No space left on device"
     assert not list(tmp_path.glob("*a*.mp4"))
 

@@ -23,7 +23,7 @@ from phenaki.data.storybook import StorybookWorld, draw_art, open_world
 from phenaki.data.world import FULL_WORLD, SMALL_WORLD, SceneTruth, StoryTruth
 from phenaki.evaluation import story_program
 from phenaki.evaluation.networks import MetricNetworks
-from phenaki.evaluation.story import Told, evaluate_stories, fingerprint, judge_story, tell
+from phenaki.evaluation.story import MadeStory, evaluate_stories, fingerprint, judge_story, tell
 from phenaki.evaluation.story_figures import DRAWN_TRUTH, cautions, story_figures
 from phenaki.evaluation.story_program import StoryExam, run_story_evaluation, scene_lengths, summary
 from phenaki.evaluation.story_report import NUM_SHOWN, story_report
@@ -82,9 +82,9 @@ def scripts(world) -> list[Script]:
 def shows(world: StorybookWorld, change=lambda scene: scene, seconds: float = 4.0):
     """A model that shows each script with its scenes changed."""
 
-    def teller(script: Script) -> Told:
+    def teller(script: Script) -> MadeStory:
         truth = replace(script.truth, scenes=tuple(change(scene) for scene in script.truth.scenes))
-        return Told(as_shown(world.render([truth]))[0], CHUNKS, SLICES, seconds)
+        return MadeStory(as_shown(world.render([truth]))[0], CHUNKS, SLICES, seconds)
 
     return teller
 
@@ -208,7 +208,7 @@ def late(script: Script, frames: int) -> StoryTruth:
 
 @pytest.mark.parametrize("frames", [3, 7])
 def test_a_model_that_is_late_has_that_switch_time_and_no_other_fault(scripts, world, tmp_path, frames):
-    found = measured(scripts, lambda script: Told(world.render([late(script, frames)])[0], CHUNKS, SLICES, 1.0), world, tmp_path / "work")
+    found = measured(scripts, lambda script: MadeStory(world.render([late(script, frames)])[0], CHUNKS, SLICES, 1.0), world, tmp_path / "work")
     times = found["switch_time"]
     assert times["median"]["value"] == times["p90"]["value"] == frames and times["unit"] == "frames"
     assert times["never_seen"]["value"] == 0 and times["median"]["n"] > 20
@@ -217,10 +217,10 @@ def test_a_model_that_is_late_has_that_switch_time_and_no_other_fault(scripts, w
 
 
 def test_a_model_that_stays_where_it_was_never_switches(scripts, world, tmp_path):
-    def stays(script: Script) -> Told:
+    def stays(script: Script) -> MadeStory:
         first = script.truth.scenes[0]
         scenes = tuple(replace(scene, place=first.place) for scene in script.truth.scenes)
-        return Told(world.render([replace(script.truth, scenes=scenes)])[0], CHUNKS, SLICES, 1.0)
+        return MadeStory(world.render([replace(script.truth, scenes=scenes)])[0], CHUNKS, SLICES, 1.0)
 
     found = measured(scripts, stays, world, tmp_path / "work")["switch_time"]["by_attribute"]
     assert found["actor"]["never_seen"]["value"] == 0 < found["place"]["never_seen"]["value"]
@@ -238,11 +238,11 @@ def test_a_model_that_forgets_what_is_unsaid_fails_persistence_alone_there(scrip
 
 
 def test_a_jump_at_every_chunk_join_is_seen_in_the_seam_score(scripts, world, tmp_path):
-    def jumps(script: Script) -> Told:
+    def jumps(script: Script) -> MadeStory:
         video = world.render([script.truth])[0]
         for number, start in enumerate(CHUNKS):
             video[:, start:, 1:] = (video[:, start:, 1:] + (0.3 if number % 2 else -0.3)).clamp(-1, 1)
-        return Told(video, CHUNKS, SLICES, 1.0)
+        return MadeStory(video, CHUNKS, SLICES, 1.0)
 
     found = measured(scripts, jumps, world, tmp_path / "work")
     assert found["seam_score"]["low"] > 2 > found["truth"]["seam_score"]["high"]
@@ -250,11 +250,11 @@ def test_a_jump_at_every_chunk_join_is_seen_in_the_seam_score(scripts, world, tm
 
 
 def test_pictures_that_change_at_every_slice_alone_have_seams_like_any_slice(scripts, world, tmp_path):
-    def jumps(script: Script) -> Told:
+    def jumps(script: Script) -> MadeStory:
         video = world.render([script.truth])[0]
         for number, start in enumerate(SLICES):
             video[:, start:, 1:] = (video[:, start:, 1:] + (0.3 if number % 2 else -0.3)).clamp(-1, 1)
-        return Told(video, CHUNKS, SLICES, 1.0)
+        return MadeStory(video, CHUNKS, SLICES, 1.0)
 
     found = measured(scripts, jumps, world, tmp_path / "work")["seam_score"]
     assert found["low"] > 1.3 and 0.8 < found["beside_slices"]["value"] < 1.2
@@ -279,7 +279,7 @@ def test_a_weak_referee_few_scripts_and_missing_scenes_are_told(scripts, world, 
 def test_a_killed_evaluation_goes_on_and_comes_to_the_same(scripts, world, tmp_path):
     asked = []
 
-    def dies(script: Script) -> Told:
+    def dies(script: Script) -> MadeStory:
         asked.append(script.index)
         if len(asked) == 3:
             raise KeyboardInterrupt
@@ -425,9 +425,9 @@ def atlas(tmp_path_factory) -> Path:
 @pytest.fixture
 def no_networks(monkeypatch):
     """The referee that reads pixels; I3D is not installed."""
-    monkeypatch.setattr(story_program, "load_referee", lambda world, device: Reader())
-    missing = MetricNetworks(missing={"rfvd": "not measured: run `phenaki metrics install`"})
-    monkeypatch.setattr(story_program, "load_i3d_network", lambda device: missing)
+    monkeypatch.setattr(story_program, "shipped_referee", lambda world, device: Reader())
+    missing = MetricNetworks(missing={"i3d": "not measured: run `phenaki metrics install`"})
+    monkeypatch.setattr("phenaki.evaluation.exam.load_i3d_network", lambda device: missing)
 
 
 def run(*arguments) -> tuple[int, str]:

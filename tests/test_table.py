@@ -54,7 +54,7 @@ def test_what_a_table_leaves_out_is_counted(tmp_path):
         (root / name).write_bytes(b"1")
     (root / "metadata.csv").write_text("file_name,text\n./a.mp4,a bear\nsub/gone.mp4,x\n", encoding="utf-8")
     told = "metadata.csv leaves out 7 files of this folder: sub/0.png, sub/1.png, sub/2.png, sub/3.png, sub/4.png, ..."
-    values = check_source(root, 1, cache=tmp_path / "cache")
+    values = check_source(root, 1)
     assert values["notes"] == [told] and told in summary_lines(values)
     rows = ["file_name,text", "a.mp4,a bear", "sub/b.mp4,x", *(f"sub/{number}.png,y" for number in range(6))]
     (root / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")

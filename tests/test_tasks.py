@@ -13,7 +13,7 @@ from phenaki.config import ConfigError
 from phenaki.data.tokens import StoryTokens
 from phenaki.maskgit import MaskGIT, MaskGITConfig, split_token
 from phenaki.training.batches import Batch, draw_batch, share
-from phenaki.training.generator_losses import generator_loss, told, validation_loss
+from phenaki.training.generator_losses import generator_loss, text_batch, validation_loss
 from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Part
 from phenaki.training.settings import GeneratorTraining, MaskTasks, read_section
@@ -274,7 +274,7 @@ def test_padding_of_texts_changes_nothing_but_rounding(bf16):
             found.append((losses["loss"].detach(), gradients(model)))
         torch.testing.assert_close(found[0], found[1], **({"atol": 2e-2, "rtol": 2e-2} if bf16 else {"atol": 1e-6, "rtol": 1e-5}))
     assert seen == {True, False}
-    given = [told(STORIES, batch, Part(), torch.device(place)).text.shape[1] for place in ("cpu", "meta")]
+    given = [text_batch(STORIES, batch, Part(), torch.device(place)).text.shape[1] for place in ("cpu", "meta")]
     assert given[0] < 16 == given[1]
 
 

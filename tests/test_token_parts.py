@@ -28,7 +28,7 @@ class Source:
     def __post_init__(self):
         self.painted: list[int] = []
 
-    def told_clips(self, seed, count, num_frames, align, max_scenes, first=0):
+    def captioned_clips(self, seed, count, num_frames, align, max_scenes, first=0):
         for number in range(first, first + count):
             if number == self.fail_at:
                 raise KeyboardInterrupt

@@ -971,10 +971,10 @@ def test_validation_in_parts_is_that_of_the_whole(world, monkeypatch):
     task = replace(tokenizer_task(CViViT(TINY.tokenizer).eval(), world, own), held_out=world)
     whole, parts = task.validate(task.model, 2, 1), task.validate(task.model, 2, 4)
     assert parts["l2"] == pytest.approx(whole["l2"], rel=1e-5) and parts["psnr"] == pytest.approx(whole["psnr"], abs=1e-5)
-    seeds, held_out = [], type(task.losses_of).held_out
+    seeds, held_out = [], type(task.criterion).held_out
     with monkeypatch.context() as patched:
         noted = lambda self, result, video, rng: seeds.append(rng.initial_seed()) or held_out(self, result, video, rng)
-        patched.setattr(type(task.losses_of), "held_out", noted)
+        patched.setattr(type(task.criterion), "held_out", noted)
         task.validate(task.model, 2, 4)
     assert seeds == [seeds[0]] * 4 + [seeds[4]] * 4 and seeds[0] != seeds[4], "LPIPS sees the same frames, however a batch is shared out"
     model = MaskGIT(GENERATOR).eval()

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from phenaki.cvivit import CViViT, Stream
 from phenaki.devices import hold_matrices
-from phenaki.director import Past, SceneFiller, SceneText, direct, guided_logits
+from phenaki.director import SceneFiller, SceneText, direct, guided_logits
 from phenaki.maskgit import MaskGIT
+from phenaki.past import Past
 from phenaki.pixels import to_pixels
 from phenaki.sampling import NoiseKey
 from phenaki.story import Story

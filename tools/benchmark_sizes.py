@@ -37,7 +37,7 @@ class BenchmarkSize:
     @property
     def side(self) -> int:
         """Tokens a side of a slice."""
-        return self.tokenizer.image_size // self.tokenizer.patch_size
+        return self.tokenizer.grid[0]
 
 
 def _size(image_size: int, dim: int, depth: int, layers: int, mlp_dims: tuple[int, int], batch_size: int, **repeats: int) -> BenchmarkSize:

@@ -17,7 +17,7 @@ from phenaki.cvivit import CViViT
 from phenaki.maskgit import MaskGIT
 from phenaki.masking import training_mask
 from phenaki.training.batches import Batch
-from phenaki.training.generator import generator_loss
+from phenaki.training.generator_losses import generator_loss
 from phenaki.training.losses import LossSettings, TokenizerLosses
 from phenaki.training.optimizers import EMA, OptimizerSettings, make_optimizers
 

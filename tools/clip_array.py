@@ -19,7 +19,7 @@ ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 
 
 def decode_folder(folder: Path, path: Path, *, size: int, fps: float, num_frames: int) -> None:
-    """Writes every video under `folder` with at least `num_frames` frames, resized and cropped to `size` at `fps`; tells what it leaves out."""
+    """Writes every video under `folder` with at least `num_frames` frames, resized and cropped to `size` at `fps`; prints what it leaves out."""
     source = description(folder, size, fps, num_frames)
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS)
     kept: list[np.ndarray] = []

@@ -39,11 +39,11 @@ from peer_phenaki_pytorch import (
     trainer_with_all_losses,
     trainer_with_mse,
 )
-from results import command_line, machine
+from results import command_line, machine, write_json
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from phenaki.atomic import put, write_text
+from phenaki.atomic import put
 from phenaki.checkpoint import ModelInfo, load_model, save_model
 from phenaki.cvivit import CViViT
 from phenaki.data.order import EVALUATION_SEED
@@ -78,10 +78,6 @@ class Clock:
         self.seconds += seconds
         self.curve.append((round(self.seconds, 1), round(decibels, 2)))
         write_json(self.path, {"seconds": self.seconds, "curve": self.curve})
-
-
-def write_json(path: Path, values: dict) -> None:
-    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def train_ours(options: argparse.Namespace, clips: ClipArray) -> None:
@@ -255,7 +251,6 @@ def evaluate(options: argparse.Namespace, clips: ClipArray) -> dict:
         "psnr_ahead_of": {name: advantage(errors["ours"], error) for name, error in errors.items() if "ours" in errors and name != "ours"},
         "pictures_from_the_top": ["truth", *trained],
     }  # fmt: skip
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.output, figures)
     options.output.with_suffix(".svg").write_text(drawn_curves(results), encoding="utf-8")
     truth = clips.clips(EVALUATION_SEED, 0, min(SHOWN_CLIPS, len(clips)), options.frames, 1)

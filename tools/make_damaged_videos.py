@@ -7,7 +7,6 @@ which. Damage of pictures is damage that a decoder should see: no kind changes o
 """
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -18,6 +17,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from phenaki.checkpoint import sha256
 from phenaki.video import Video
 
 SIZE, NUM_FRAMES, FPS = 64, 16, 8.0
@@ -219,7 +219,7 @@ def make_set(folder: Path, each: int, seed: int = 0) -> dict[str, str]:
 
 def hashes(folder: Path, names: dict[str, str]) -> dict[str, str]:
     """SHA-256 of the good files."""
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name, kind in names.items() if kind == "good"}
+    return {name: sha256(folder / name) for name, kind in names.items() if kind == "good"}
 
 
 def main() -> None:

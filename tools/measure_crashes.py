@@ -2,7 +2,7 @@
 
     python tools/measure_crashes.py --kills 50 -o docs/results/crashes.json
 
-A child process trains the tokenizer of configs/tiny.toml and says through shared memory which step it is at and whether it
+A child process trains the tokenizer of configs/tiny.toml and writes to shared memory which step it is at and whether it
 is saving. It is killed, started again with the same folder, killed again, ... and at last left to finish. Then weights,
 averaged weights, optimiser state and the log are compared with those of a run that was never killed, byte for byte.
 """
@@ -36,7 +36,7 @@ STEP, SAVING = 0, 4  # places in the shared memory: the step as four bytes, and 
 
 
 def train(folder: Path, num_steps: int, shared: mmap.mmap) -> None:
-    """The run, which tells its step and its saves."""
+    """The run, which writes its step and its saves to the shared memory."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     settings = OptimizerSettings(num_steps=num_steps, batch_size=2, log_every=1, save_every=SAVE_EVERY, sample_every=num_steps)

@@ -4,7 +4,7 @@
 
 Counts which damaged files were reported, with which kinds, how long the slowest took, whether any crashed or stalled its
 decoding process, and whether the losses and weights of both runs are equal to the bit. "accepted" are damaged files that
-nothing was said of.
+were not reported.
 """
 
 import argparse
@@ -29,18 +29,18 @@ CONFIG = Path(__file__).parent.parent / "configs/tiny.toml"
 
 
 def check_each(folder: Path) -> tuple[dict[str, Unusable], dict[str, float]]:
-    """What is said of each unusable file, and how many seconds each file took, one after the other."""
+    """The report of each unusable file by name, and the seconds that each file took, one after the other."""
     with DecodingPool(1) as pool:
         listing = list_clips(folder, pool.read_shard)
-        said, seconds = {entry.name: entry for entry in listing.unusable}, {}
+        unusable, seconds = {entry.name: entry for entry in listing.unusable}, {}
         for file in listing.clips:
             started = time.perf_counter()
             try:
                 pool.check(file).result()
             except ClipError as error:
-                said[file.name] = Unusable(file.name, error.kind, error.reason)
+                unusable[file.name] = Unusable(file.name, error.kind, error.reason)
             seconds[file.name] = time.perf_counter() - started
-    return said, seconds
+    return unusable, seconds
 
 
 def train(data: Path, out: Path, steps: int) -> dict:
@@ -52,12 +52,12 @@ def train(data: Path, out: Path, steps: int) -> dict:
     return {"log": log, "weights_sha256": weights.hexdigest()}
 
 
-def by_kind(names: dict[str, str], said: dict[str, Unusable]) -> dict[str, dict]:
+def by_kind(names: dict[str, str], unusable: dict[str, Unusable]) -> dict[str, dict]:
     """For each kind of damage how many files there are, how many were reported, and as what."""
     rows = {}
     for kind in KINDS:
         files = [name for name, other in names.items() if other == kind]
-        reported = [said[name] for name in files if name in said]
+        reported = [unusable[name] for name in files if name in unusable]
         rows[kind] = {"files": len(files), "reported": len(reported), "as": dict(Counter(entry.kind for entry in reported))}
     return rows
 
@@ -69,22 +69,22 @@ def measure(folder: Path, each: int, seed: int, steps: int) -> dict:
     (folder / "good").mkdir()
     for name in (name for name, kind in names.items() if kind == "good"):
         os.link(folder / "mixed" / name, folder / "good" / name)
-    said, seconds = check_each(folder / "mixed")
+    unusable, seconds = check_each(folder / "mixed")
     mixed, good = train(folder / "mixed", folder / "run-mixed", steps), train(folder / "good", folder / "run-good", steps)
     damaged = [name for name, kind in names.items() if kind != "good"]
-    reported = [name for name in damaged if name in said]
+    reported = [name for name in damaged if name in unusable]
     slowest = max(seconds, key=seconds.get)
     return {
         "good_files": len(names) - len(damaged),
-        "good_files_refused": sum(names[name] == "good" for name in said),
+        "good_files_refused": sum(names[name] == "good" for name in unusable),
         "damaged_files": len(damaged),
         "reported": len(reported),
         "reported_share": round(len(reported) / len(damaged), 4),
-        "accepted": {name: names[name] for name in damaged if name not in said},
-        "worker_crashes": sum(entry.kind == "crash" for entry in said.values()),
-        "stalls_over_10_s": sum(entry.kind == "too slow" for entry in said.values()),
+        "accepted": {name: names[name] for name in damaged if name not in unusable},
+        "worker_crashes": sum(entry.kind == "crash" for entry in unusable.values()),
+        "stalls_over_10_s": sum(entry.kind == "too slow" for entry in unusable.values()),
         "slowest_file": {"seconds": round(seconds[slowest], 3), "kind": names[slowest]},
-        "kinds": by_kind(names, said),
+        "kinds": by_kind(names, unusable),
         "training": {
             "steps": steps,
             "equal_losses": mixed["log"] == good["log"],

@@ -17,7 +17,8 @@ from pathlib import Path
 from results import write_results
 
 from phenaki.data.check import check_source
-from phenaki.data.footage import FootageSettings, open_footage
+from phenaki.data.footage import open_footage
+from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.sharding import ShardSettings, make_shards
 
 NUM_FRAMES, FPS, BATCH = 7, 8.0, 8

@@ -5,7 +5,7 @@
 
 Networks are those of the settings, with random weights: how long they take does not depend on them. A story of two scenes is
 made as `phenaki generate` makes it, up to frames in the host's memory; a chunk goes on from a full context, to frames, too.
-Operations are counted by torch; the peak is the one of the data sheet. On a CPU it runs, too, and no share of a peak is told.
+Operations are counted by torch; the peak is the one of the data sheet. On a CPU it runs, too, without a share of a peak.
 Each part is printed and written as soon as it is there.
 """
 
@@ -26,8 +26,9 @@ from phenaki.atomic import write_text
 from phenaki.compiling import check_compiler, compile_layers
 from phenaki.cvivit import CViViT, Stream
 from phenaki.devices import choose_device, choose_dtype, hold_matrices
-from phenaki.director import Past, SceneFiller, SceneText, direct
+from phenaki.director import SceneFiller, SceneText, direct
 from phenaki.maskgit import MaskGIT
+from phenaki.past import Past
 from phenaki.sampling import NoiseKey
 from phenaki.story import Story
 from phenaki.story_plan import plan
@@ -50,7 +51,7 @@ class Measured:
         if device.type == "cuda":
             for network in networks:
                 hold_matrices(network, choose_dtype("auto", device))
-        self.grid = (settings.tokenizer.image_size // settings.tokenizer.patch_size,) * 2
+        self.grid = settings.tokenizer.grid
 
     def text(self) -> SceneText:
         return SceneText(
@@ -149,7 +150,7 @@ def measure(
     compiled: bool = False,
     on_found: Callable[[dict], None] = lambda found: None,
 ) -> dict:
-    """Everything, by the names of the settings. on_found is told all that there is whenever there is more."""
+    """All figures, by the names of the settings. on_found is called with all figures so far after each new one."""
     on_gpu = device.type == "cuda"
     found: dict = {"device": torch.cuda.get_device_name(device) if on_gpu else "cpu", "torch": torch.__version__}
     if on_gpu:

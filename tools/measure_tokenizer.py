@@ -6,7 +6,7 @@ PSNR is over all pixels and frames of all clips (mean squared error first, then 
 Clips are drawn with a seed that training never uses; `held_out` ones show only (actor, place) and (actor, motion) pairs
 that training never shows. A token of the default model is two factors of 1024 values (the generator's words), so code use
 is the share of those values that appear, for each factor; the share of single FSQ levels in use is given too.
-LPIPS (where `phenaki metrics install` has been run) is the mean over every fourth frame.
+LPIPS (where `phenaki metrics install` has been run) is the mean over every fourth frame of each clip: "lpips_frames" pictures in all.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from phenaki.data.world import WORLDS
 from phenaki.evaluation.codebook import TokenCounts
 from phenaki.evaluation.metrics import lpips_by_frame, psnr, squared_error
 from phenaki.evaluation.networks import load_networks
-from phenaki.evaluation.tokenizer import as_shown
+from phenaki.evaluation.tokenizer import as_shown, codebook_use
 
 BATCH = 8
 LPIPS_EVERY = 4  # frames
@@ -47,10 +47,12 @@ def measure(model, world: StorybookWorld, num_clips: int, num_frames: int, held_
     by_frame = torch.cat(errors).mean(0)
     decibels = [round(one, 2) for one in psnr(by_frame).tolist()]
     return {
+        "n": num_clips,
         "clips": num_clips,
         "frames": num_frames,
         "psnr": round(psnr(by_frame.mean()).item(), 2),
         "lpips": round(torch.cat(distances).mean().item(), 4) if distances else None,
+        "lpips_frames": sum(one.numel() for one in distances),
         "psnr_first_frame": decibels[0],
         "psnr_last_frame": decibels[-1],
         "psnr_by_frame": decibels,
@@ -59,19 +61,16 @@ def measure(model, world: StorybookWorld, num_clips: int, num_frames: int, held_
 
 
 def code_use(tokens: TokenCounts, model) -> dict:
-    """Share of the values in use: of the generator's factors, and of the quantizer's levels (FSQ)."""
-    size = model.tokenizer.codebook_size
-    generator = model.info.generator
-    factors = generator.token_factors if generator else 1
-    base = round(size ** (1 / factors))
-    use = {"factors": [round(factor.share, 4) for factor in tokens.digit_use("factor", [base] * factors)], "factor_size": base}
-    if model.info.tokenizer.quantizer == "fsq":
-        levels = model.info.tokenizer.fsq_levels
-        used = sum(channel.used for channel in tokens.digit_use("channel", levels))
-        use["levels"] = round(used / sum(levels), 4)
-    use["distinct_tokens"] = len(tokens.tokens)
-    use["tokens"] = tokens.total
-    return use
+    """Share of the values in use: of the generator's factors (whole tokens where it has one), and of the quantizer's levels (FSQ)."""
+    whole, *parts = codebook_use(model, tokens)
+    factors = [use for use in parts if use.name.startswith("factor")] or [whole]
+    channels = [use for use in parts if use.name.startswith("channel")]
+    figures = {"factors": [round(use.share, 4) for use in factors], "factor_size": factors[0].size}
+    if channels:
+        figures["levels"] = round(sum(use.used for use in channels) / sum(use.size for use in channels), 4)
+    figures["distinct_tokens"] = whole.used
+    figures["tokens"] = tokens.total
+    return figures
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python tools/measure_waiting.py FOOTAGE [--config configs/footage.toml] [--steps 60] [--threads 1] -o docs/results/waiting.json
 
 Shards are made of the footage at the model's size, then its tokenizer is trained on them by the program that users call. What
-is told is the share of the steps' wall time in which the loop stood still because the next clips were not there: of all steps,
+is written is the share of the steps' wall time in which the loop stood still because the next clips were not there: of all steps,
 the start of the decoding process among them, and of each interval of the log.
 """
 

@@ -1,4 +1,4 @@
-"""What the programs share that make another model of a model: a model in, another folder out, one number that says how much, a seed."""
+"""The command line of programs that make another model from a model: a model in, another folder out, one number that says how much, a seed."""
 
 import argparse
 from collections.abc import Callable

@@ -14,7 +14,6 @@ Figures are those of the written file; --measure takes those of any file, and tr
 
 import argparse
 import functools
-import hashlib
 import json
 import sys
 from dataclasses import replace
@@ -24,7 +23,7 @@ import torch
 from results import write_results
 from torch import Tensor
 
-from phenaki.checkpoint import Model, load_model
+from phenaki.checkpoint import Model, load_model, sha256
 from phenaki.data.order import RESERVED_SEEDS
 from phenaki.data.storybook import StorybookWorld, open_world
 from phenaki.data.world import WORLDS, WorldConfig
@@ -116,7 +115,11 @@ def opened_world(options: argparse.Namespace, model: Model, config: WorldConfig)
 
 def train(options: argparse.Namespace, model: Model, weights: Path) -> None:
     """The whole training, up to the file of weights."""
-    said = lambda done, count: print(f"examples: part {done} of {count}", flush=True) if done % 8 == 0 or done == count else None
+
+    def show(done: int, count: int) -> None:
+        if done % 8 == 0 or done == count:
+            print(f"examples: part {done} of {count}", flush=True)
+
     bank = opened_bank(options, model)
     workers = Workers(options.workers, functools.partial(opened_bank, options)) if options.workers > 1 else None
     held_out = replace(bank.settings, num_clips=min(options.clips, 64), seed=VALIDATION_SEED)
@@ -127,7 +130,7 @@ def train(options: argparse.Namespace, model: Model, weights: Path) -> None:
     referee = first_referee(options, bank.world).to(options.device)
     validation = Bank(options.output / "held-out", bank.world, model.tokenizer, held_out)
     judged = bank.settings.num_frames if options.wider else FRAMES_JUDGED  # the wider network has to look at all of them anyway
-    task = RefereeTask(referee, bank.load(said, workers), settings, {"bank": bank.identity}, validation.load(), judged)
+    task = RefereeTask(referee, bank.load(show, workers), settings, {"bank": bank.identity}, validation.load(), judged)
     trainer = Run(options.output, task, settings)
     trainer.train(lambda line: print(json.dumps({name: round(value, 5) for name, value in line.items()}), flush=True))
     print(f"{weights}: sha256 {save_referee(trainer.averaged(), weights)}, {weights.stat().st_size / 2**20:.2f} MiB")
@@ -136,13 +139,13 @@ def train(options: argparse.Namespace, model: Model, weights: Path) -> None:
 def measure(options: argparse.Namespace, model: Model, world: StorybookWorld, weights: Path) -> None:
     """Writes the figures of a file of weights, and prints how often it is right."""
     figures = measure_referee(load_referee(weights).to(options.device), world, model.tokenizer, options.measured)
-    told = {
+    results = {
         "world": options.world,
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "sha256": sha256(weights),
         "tokenizer": model.info.name,
         **figures,
     }
-    write_results(options.figures, told)
+    write_results(options.figures, results)
     for case in (name for name in figures if name.endswith("pairs")):
         print(case, {name: one["right"] for name, one in figures[case].items()})
     print({name: figures[name] for name in ("erased_actors", "garbled_actors")})

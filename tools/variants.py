@@ -12,7 +12,7 @@ from phenaki.config import build
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
-    """What every comparison is told: the variants, the model, its world, where to work and where to write."""
+    """The arguments that every comparison takes: the variants, the model, its world, where to work and where to write."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="*", metavar="NAME=VALUE[,NAME=VALUE]")
     parser.add_argument("--model", default="storybook")

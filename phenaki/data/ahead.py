@@ -1,4 +1,4 @@
-"""The next clips, drawn while these are used: a training step's, or the next batch of those that are tokenised or measured."""
+"""Draws the next clips while the current ones are used: those of a training step, or a batch to be tokenised or measured."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ class Ahead:
         self.pool.shutdown(wait=True, cancel_futures=True)
 
     def take(self) -> tuple[Any, float]:
-        """The next step's clips, and the seconds that one had to wait for them. Errors of `draw` are raised here."""
+        """The next step's clips, and the seconds that this call waited for them. Errors of `draw` are raised here."""
         began = time.perf_counter()
         batch = self.coming.result()
         waited = time.perf_counter() - began

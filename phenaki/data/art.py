@@ -17,7 +17,13 @@ from torch import Tensor
 
 LOOP_FRAMES = 24  # frames of every actor's own animation
 BACKGROUND_HEIGHT, BACKGROUND_WIDTH = 89, 137  # pixels, as in the asset packs
-SIDE, MAX_ART_SIDE = -1, 1024  # in a shape: any number of pixels, the same wherever it stands; at most
+SIDE, MAX_ART_SIDE = -1, 1024  # in a shape: stands for any number of pixels, one and the same in the whole shape; the largest allowed
+# Of one picture of each kind.
+SHAPES = {
+    "actors": (LOOP_FRAMES, 4, SIDE, SIDE),
+    "places": (3, BACKGROUND_HEIGHT, BACKGROUND_WIDTH),
+    "particles": (4, SIDE, SIDE),
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Art:
     particles: Tensor
 
     def hash(self) -> str:
-        """SHA-256 of the pictures and of what their names say that they are."""
+        """SHA-256 of the pictures and of their names and shapes."""
         digest = hashlib.sha256()
         for names, pictures in ((self.actor_names, self.actors), (self.place_names, self.places), (self.particle_names, self.particles)):
             digest.update(json.dumps([names, pictures.shape]).encode())
@@ -64,18 +70,18 @@ def load_atlas(path: str | Path) -> Art:
     try:
         with safe_open(path, framework="pt") as file:
             names = json.loads((file.metadata() or {})["names"])
-            art = [part for key in ("actors", "places", "particles") for part in (tuple(names[key]), file.get_tensor(key))]
+            named = {key: tuple(names[key]) for key in SHAPES}
+            pictures = {key: file.get_tensor(key) for key in SHAPES}
     except Exception as error:  # safetensors raises its own type for each kind of damage
         raise refused(error) from error
-    shapes = ((LOOP_FRAMES, 4, SIDE, SIDE), (3, BACKGROUND_HEIGHT, BACKGROUND_WIDTH), (4, SIDE, SIDE))
-    for named, pictures, shape in zip(art[::2], art[1::2], shapes, strict=True):
-        if not all(isinstance(name, str) for name in named) or len(set(named)) < len(named):
+    for key, shape in SHAPES.items():
+        own, found = named[key], pictures[key]
+        if not all(isinstance(name, str) for name in own) or len(set(own)) < len(own):
             raise refused("names given twice, or that are none")
-        if pictures.dtype != torch.uint8 or len(pictures) != len(named) or not _fits(pictures.shape[1:], shape):
+        if found.dtype != torch.uint8 or len(found) != len(own) or not _fits(found.shape[1:], shape):
             needed = str(("n", *shape)).replace(f"{SIDE}", "s").replace("'", "")
-            what = f"{len(named)} names for pictures {pictures.dtype} {tuple(pictures.shape)}; needed uint8 {needed}, s at most {MAX_ART_SIDE}"
-            raise refused(what)
-    return Art(*art)
+            raise refused(f"{len(own)} names for pictures {found.dtype} {tuple(found.shape)}; needed uint8 {needed}, s at most {MAX_ART_SIDE}")
+    return Art(named["actors"], pictures["actors"], named["places"], pictures["places"], named["particles"], pictures["particles"])
 
 
 def _fits(found: Sequence[int], shape: Sequence[int]) -> bool:
@@ -86,9 +92,9 @@ def _fits(found: Sequence[int], shape: Sequence[int]) -> bool:
 
 
 def draw_art(actors: tuple[str, ...], places: tuple[str, ...], size: int = 32) -> Art:
-    """A small world drawn by code: an actor is a coloured shape that nods, a place is a sky over a striped ground.
+    """Art drawn by code: an actor is a coloured shape that nods, a place is a sky over a striped ground.
 
-    Every name has its own colours, chosen by its index, so scenes can be told apart as in the real world.
+    size: pixels a side of a sprite. Every name has its own colours, chosen by its index, so scenes can be told apart.
     """
     particles = torch.stack([_disc(size, radius=0.3, colour=torch.tensor(colour)) for colour in ((0.5, 0.6, 1.0), (1.0, 1.0, 1.0), (0.8, 0.5, 0.1))])
     return Art(

@@ -27,13 +27,13 @@ def phrases(table: Phrasings, name: str) -> tuple[str, ...]:
 
 
 def motion_phrases(wording: str, actor: str, motion: str) -> tuple[str, ...]:
-    """How this actor's motion is said: a fish swims where a fox walks."""
+    """The phrasings of an actor's motion: a fish swims where a fox walks."""
     words = WORDINGS[wording]
     return words.gaits.get((role_of(actor).gait, motion)) or phrases(words.motions, motion)
 
 
 def choose(rng: random.Random, options: Sequence[str], held_out: bool) -> str:
-    """One phrasing: of those trained on, or (held_out) of those held out where there are any."""
+    """Draws a phrasing: one that training shows or, with held_out, one held out from it where there are any."""
     hidden = held_out_of(options)
     kept = [option for option in options if option not in hidden]
     return rng.choice(hidden if held_out and hidden else kept)
@@ -45,7 +45,7 @@ def held_out_of(options: Sequence[str]) -> list[str]:
 
 
 def attribute_phrases(attribute: str, value: str, actor: str = "", wording: str = "first") -> tuple[str, ...]:
-    """How an attribute of an actor's scene may be said; ("",) where it is told by silence: no companion, clear weather, a still camera."""
+    """The phrasings of an attribute of an actor's scene; ("",) where captions leave it out: no companion, clear weather, a still camera."""
     if not value:
         return ("",)
     if attribute == "motion":

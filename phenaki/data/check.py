@@ -1,7 +1,7 @@
-"""Every file of a source decoded once, whole, before training: which can be used is known up front, the same for every process.
+"""Every file of a source is decoded once, whole, before training, so which can be used is known from the start, alike in all processes.
 
 Verdicts are kept in a file of JSON lines, by name, size and time of change, so that a second run checks only what is new.
-Those that may be the machine's fault, not the file's (`PASSING`), are kept for the other processes of a run only.
+Verdicts that may be the machine's fault, not the file's (`PASSING`), are believed for `PASSING_SECONDS` only: by the other processes of a run.
 """
 
 import contextlib
@@ -11,7 +11,8 @@ import os
 import statistics
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,16 @@ from phenaki.data.decoding import ClipError, DecodingPool
 from phenaki.data.listing import list_clips
 from phenaki.locks import waited
 
-RULES = 1  # raised when a check learns to see more: older verdicts are made anew
-PASSING = ("too slow", "unreadable", "crash", "too much memory")
-PASSING_SECONDS = 600.0  # for which they are believed
-NOTE_SECONDS = 20.0
-Progress = Callable[[int, int], None]  # files done, files in all
+RULES = 1  # raised when checks find more kinds of damage: older verdicts are then ignored
+PASSING = ("too slow", "unreadable", "crash", "too much memory")  # kinds of verdict that may be the machine's fault
+PASSING_SECONDS = 600.0  # for which such verdicts are believed
+NOTE_SECONDS = 20.0  # between notes of a long check
+OnFiles = Callable[[int, int], None]  # files done, files in all
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A clip whose file is whole. facts: None where it was not checked."""
+    """A clip to be used. facts: what decoding its file to the end found; None where it was not checked."""
 
     file: ClipFile
     facts: ClipFacts | None
@@ -48,11 +49,11 @@ class CheckReport:
 
 
 def check_listing(
-    listing: Listing, pool: DecodingPool, store: Path | None = None, *, fresh: bool = False, on_progress: Progress | None = None
+    listing: Listing, pool: DecodingPool, store: Path | None = None, *, fresh: bool = False, on_progress: OnFiles | None = None
 ) -> CheckReport:
     """Checks every clip of a listing, or takes the verdict from `store` where its file has not changed since.
 
-    fresh: believes no stored verdict. Of several processes that use one store, one checks while the others wait for it.
+    fresh: ignores stored verdicts. Of several processes that use one store, one checks while the others wait for it.
     """
     with contextlib.nullcontext() if store is None else waited(store.with_suffix(".lock")):
         known = {} if store is None or fresh else read_store(store)
@@ -71,43 +72,43 @@ def check_listing(
 
 
 def check_source(
-    path: Path, num_workers: int = 0, json_file: Path | None = None, cache: Path | None = None, on_progress: Progress | None = None
+    path: Path, num_workers: int = 0, json_file: Path | None = None, on_progress: OnFiles | None = None
 ) -> dict[str, Any]:
-    """`phenaki data check`: decodes every file anew, keeps the verdicts for training, and tells what a source holds (see `summary`).
+    """`phenaki data check`: decodes every file anew, keeps the verdicts for training, and returns what a source holds (see `summary`).
 
-    json_file: where all of it is written to besides; ValueError before the work where that is no .json: no clip has this ending.
+    json_file: a .json file to write it to, too; ValueError before any work where its name has another ending (it might be a clip's).
     """
     if json_file is not None:
         check_file(json_file, ".json")
     with DecodingPool(num_workers) as pool:
         listing = list_clips(path, pool.read_shard)
-        report = check_listing(listing, pool, store_of(path, cache), fresh=True, on_progress=on_progress)
+        report = check_listing(listing, pool, store_of(path), fresh=True, on_progress=on_progress)
     values = summary(path, report, listing.lone_texts, listing.notes)
     if json_file is not None:
         write_text(json_file, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     return values
 
 
-def notes_of_check(path: Path, on_note: Callable[[str], None]) -> Progress:
-    """Notes of how far a check has come, one in NOTE_SECONDS: a large folder takes hours."""
+def notes_of_check(path: Path, on_note: Callable[[str], None]) -> OnFiles:
+    """A callback for `check_listing` that notes how far it has come, at most once in NOTE_SECONDS: a large folder takes hours."""
     last = time.monotonic()
 
-    def told(done: int, total: int) -> None:
+    def note(done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= NOTE_SECONDS:
             last = time.monotonic()
             on_note(f"{path}: {done} of {total} files checked")
 
-    return told
+    return note
 
 
 def unchecked(listing: Listing) -> CheckReport:
-    """The same without looking: damage is found when a clip is decoded."""
+    """A report of all listed clips, none decoded: damage is found when a clip is cut."""
     return CheckReport(tuple(Checked(file, None) for file in listing.clips), listing.unusable)
 
 
 def checked(files: tuple[ClipFile, ...], known: dict[str, dict], pool: DecodingPool) -> Iterator[tuple[ClipFile, dict[str, Any]]]:
-    """Each file with its verdict, in order; some are under way at once."""
+    """Each file with its verdict (see `settled`), in order; several are decoded at once. known: stored verdicts by `ClipFile.key`."""
     under_way: deque = deque()
     for file in files:
         under_way.append((file, known.get(file.key) or pool.check(file)))
@@ -117,7 +118,8 @@ def checked(files: tuple[ClipFile, ...], known: dict[str, dict], pool: DecodingP
         yield settled(*under_way.popleft())
 
 
-def settled(file: ClipFile, verdict) -> tuple[ClipFile, dict[str, Any]]:
+def settled(file: ClipFile, verdict: "dict[str, Any] | Future[ClipFacts]") -> tuple[ClipFile, dict[str, Any]]:
+    """A file with its verdict, once it is there: {"facts": fields of ClipFacts}, or {"kind": ..., "reason": ...} of why it cannot be used."""
     if isinstance(verdict, dict):
         return file, verdict
     try:
@@ -126,13 +128,13 @@ def settled(file: ClipFile, verdict) -> tuple[ClipFile, dict[str, Any]]:
         return file, {"kind": error.kind, "reason": error.reason}
 
 
-def store_of(path: Path, folder: Path | None = None) -> Path:
-    """Where the verdicts of a source are kept: in `folder`, else in the user's cache."""
-    return (folder or user_cache()) / f"check-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}.jsonl"
+def store_of(path: Path) -> Path:
+    """Where the verdicts of a source are kept: in the user's cache."""
+    return user_cache() / f"check-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]}.jsonl"
 
 
 def read_store(store: Path) -> dict[str, dict[str, Any]]:
-    """Verdicts by key of their file; lines that are none, or by older rules, or passing ones of another run, are passed over."""
+    """Stored verdicts by `ClipFile.key`. Skipped are damaged lines, verdicts of older RULES, and PASSING ones that are not recent."""
     verdicts = {}
     if not store.is_file():
         return verdicts
@@ -148,6 +150,7 @@ def read_store(store: Path) -> dict[str, dict[str, Any]]:
 
 
 def valid(verdict: dict[str, Any]) -> bool:
+    """Whether a stored verdict is one of `settled`. TypeError for other facts than those of ClipFacts, KeyError where kind or reason is missing."""
     if "facts" not in verdict:
         return isinstance(verdict["kind"], str) and isinstance(verdict["reason"], str)
     ClipFacts(**verdict["facts"])
@@ -155,6 +158,7 @@ def valid(verdict: dict[str, Any]) -> bool:
 
 
 def write_store(store: Path, verdicts: dict[str, dict[str, Any]]) -> None:
+    """Writes verdicts, by `ClipFile.key`, for `read_store`."""
     write_lines(store, [{"key": key, "rules": RULES, **verdict} for key, verdict in verdicts.items()])
 
 
@@ -187,13 +191,13 @@ def summary(path: Path, report: CheckReport, lone_texts: Sequence[str] = (), not
     }
 
 
-def counted(values) -> dict[str, int]:
+def counted(values: Iterable[str]) -> dict[str, int]:
     """How often each value comes, the commonest first."""
     return dict(Counter(values).most_common())
 
 
 def summary_lines(values: dict[str, Any]) -> list[str]:
-    """The same for people."""
+    """`summary` as lines for a terminal."""
     lines = [f"{values['path']}: {values['videos']} videos, {values['pictures']} pictures, {values['bytes'] / 1e6:.1f} MB"]
     if values["videos"]:
         least, median, most = values["seconds_least_median_most"]

@@ -11,6 +11,7 @@ import itertools
 import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ MAX_SECONDS = 24 * 3600  # of one file
 MAX_DECODED = MAX_SECONDS * 120  # frames of one file
 MAX_PICTURE_BYTES = 1 << 28
 SHARD_GOP = 12  # frames from one that can be sought to the next
-Progress = Callable[[], None]  # called now and then by work that gets on
+OnWork = Callable[[], None]  # called now and then while the work proceeds
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Cut:
     """What a clip shows of its file: `num_frames` at `fps`, from a place in time and space, resized to `size` pixels a side.
 
     place, left, top: in [0, 1], from the first possible start to the last; zoom: side of the square as a share of the shorter
-    side; seconds: of the whole file where a check has measured it, else 0 and the header is believed.
+    side; seconds: length of the whole file where a check has measured it; 0 = as its header states.
     """
 
     num_frames: int
@@ -109,21 +110,22 @@ class Window(io.RawIOBase):
 
 
 def open_bytes(file: ClipFile) -> Window:
+    """A clip's bytes, in a file of its own or inside a tar, as a readable file."""
     return Window(file.path, file.offset, file.num_bytes)
 
 
-def open_video(file: ClipFile):
-    """The hardened container and video stream of a clip; see open_strictly."""
+def open_video(file: ClipFile) -> AbstractContextManager[tuple[Container, Stream]]:
+    """Opens a clip: its container and video stream (see `open_strictly`). VideoError where it is no video, or for damage met while it is open."""
     return open_strictly(Path(file.name), open_bytes(file))
 
 
-def check_clip(file: ClipFile, on_progress: Progress) -> ClipFacts:
+def check_clip(file: ClipFile, on_progress: OnWork) -> ClipFacts:
     """Decodes the whole file and throws the frames away. VideoError says what is wrong with it, wherever in the file it is."""
     return check_times(file, on_progress)[0]
 
 
-def check_times(file: ClipFile, on_progress: Progress) -> tuple[ClipFacts, array]:
-    """The same, and the second at which each frame is shown, of MAX_FRAMES frames at most."""
+def check_times(file: ClipFile, on_progress: OnWork) -> tuple[ClipFacts, array]:
+    """As `check_clip`, and the time of each frame in seconds (the first MAX_FRAMES)."""
     check_hash(file, on_progress)
     if file.is_picture:
         height, width, _ = open_picture(file).shape
@@ -146,13 +148,13 @@ def check_times(file: ClipFile, on_progress: Progress) -> tuple[ClipFacts, array
 
 
 def read_comment(file: ClipFile) -> str:
-    """What stands in a video's comment, read without its frames."""
+    """The text of a video's comment field, read without decoding its frames."""
     with open_video(file) as (container, _):
         return comment_of(container)
 
 
-def check_hash(file: ClipFile, on_progress: Progress) -> None:
-    """VideoError where somebody has written down the SHA-256 of a file and it has another."""
+def check_hash(file: ClipFile, on_progress: OnWork) -> None:
+    """VideoError where a file's SHA-256 is known (`ClipFile.sha256`) and its bytes have another."""
     if not file.sha256:
         return
     digest = hashlib.sha256()
@@ -179,6 +181,10 @@ def cut_clip(file: ClipFile, cut: Cut) -> np.ndarray:
 
 
 def cut_video(file: ClipFile, cut: Cut, container: Container, stream: Stream, sought: bool) -> np.ndarray:
+    """One clip of an open video as uint8 (f h w 3). sought: reaches its place by seeking; otherwise by decoding from the beginning.
+
+    VideoError where the file is damaged on the way there, too short, or where seeking went past the place.
+    """
     path, reformatter = Path(file.name), VideoReformatter()
     fps = frame_rate(path, stream)
     after = start_after(file, cut, cut.seconds or header_seconds(container, stream), fps)
@@ -208,7 +214,7 @@ def start_after(file: ClipFile, cut: Cut, seconds: float, fps: float) -> float:
 
 
 def header_seconds(container: Container, stream: Stream) -> float:
-    """How long the header says a video is; 0 where it does not."""
+    """A video's length in seconds as its header states it; 0 where it states none."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     return container.duration / 1_000_000 if container.duration else 0.0
@@ -220,14 +226,14 @@ def origin(stream: Stream) -> float:
 
 
 def timed_frames(frames: Iterable[Frame], fps: float) -> Iterator[tuple[float, Frame]]:
-    """Frames with the second at which each is shown; counted, where the file does not say."""
+    """Frames with the time of each in seconds: its time stamp, or (number / fps) where it has none."""
     for number, frame in enumerate(frames):
         known = frame.pts is not None and frame.time_base
         yield float(frame.pts * frame.time_base) if known else number / fps, frame
 
 
 def frames_at(timed: Iterable[tuple[float, Frame]], times: list[float]) -> Iterator[Frame]:
-    """For each of some rising times the last frame that is shown by then; before the first one that one, after the end the last."""
+    """For each of some rising times the frame shown then: the last one not later than it, or the first frame for times before it."""
     current, pending = None, list(reversed(times))
     for seconds, frame in timed:
         while pending and current is not None and pending[-1] < seconds:
@@ -240,7 +246,7 @@ def frames_at(timed: Iterable[tuple[float, Frame]], times: list[float]) -> Itera
         yield current
 
 
-def reencode_clip(file: ClipFile, size: int, fps: float | None, target: Path, on_progress: Progress) -> ClipFacts:
+def reencode_clip(file: ClipFile, size: int, fps: float | None, target: Path, on_progress: OnWork) -> ClipFacts:
     """Writes a clip anew with its shorter side `size` pixels, at `fps` or its own average rate, a keyframe every SHARD_GOP frames.
 
     target: the file to write, .mp4, or .png for a picture.
@@ -253,8 +259,9 @@ def reencode_clip(file: ClipFile, size: int, fps: float | None, target: Path, on
     path, reformatter, encoder = Path(file.name), VideoReformatter(), None
     try:
         with open_video(file) as (container, stream):
-            fps, own_fps = fps or frame_rate(path, stream), frame_rate(path, stream)
-            frames = resampled(timed_frames(told_frames(whole_frames(path, container, stream), on_progress), own_fps), fps, own_fps)
+            own_fps = frame_rate(path, stream)
+            fps = fps or own_fps
+            frames = resampled(timed_frames(counted_frames(whole_frames(path, container, stream), on_progress), own_fps), fps, own_fps)
             while group := list(itertools.islice(frames, SHARD_GOP)):
                 shape = even_size(*shown_size(group[0]), size)
                 encoder = encoder or StreamEncoder(target, fps, shape, gop_size=SHARD_GOP)
@@ -269,15 +276,15 @@ def reencode_clip(file: ClipFile, size: int, fps: float | None, target: Path, on
     return ClipFacts(shape[1], shape[0], encoder.count, encoder.count / fps, fps)
 
 
-def told_frames(frames: Iterable[Frame], on_progress: Progress) -> Iterator[Frame]:
-    """The same frames, each of them told."""
+def counted_frames(frames: Iterable[Frame], on_progress: OnWork) -> Iterator[Frame]:
+    """Passes frames on, and calls `on_progress` before each."""
     for frame in frames:
         on_progress()
         yield frame
 
 
 def resampled(timed: Iterator[tuple[float, Frame]], rate: float, fps: float) -> Iterator[Frame]:
-    """All of a video at another rate, as many frames as its length holds."""
+    """All of a video, whose own rate is `fps`, at `rate` frames a second; as many frames as its length holds."""
     begin, current, shown = None, None, 0
     for seconds, frame in timed:
         begin = seconds if begin is None else begin
@@ -302,7 +309,7 @@ def open_picture(file: ClipFile) -> np.ndarray:
 
 
 def even_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """(h, w) with the shorter side `size`, the other one in proportion; even, as video codecs want it."""
+    """(h, w) with the shorter side `size` (an even number) and the other one in proportion, rounded to an even number: codecs need that."""
     scale = size / min(height, width)
     return tuple(max(2 * round(side * scale / 2), 2) if side != min(height, width) else size for side in (height, width))
 
@@ -318,7 +325,7 @@ def square_frame(frame: Frame, reformatter: VideoReformatter, cut: Cut) -> np.nd
 
 
 def square(pixels: np.ndarray, cut: Cut) -> np.ndarray:
-    """The same of a picture (h w 3)."""
+    """The square of a picture (h w 3) that the cut asks for."""
     side = max(round(min(pixels.shape[:2]) * cut.zoom), 1)
     top, left = (round(share * (length - side)) for share, length in zip((cut.top, cut.left), pixels.shape[:2], strict=True))
     picture = Image.fromarray(np.ascontiguousarray(pixels[top : top + side, left : left + side]))

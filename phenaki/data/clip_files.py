@@ -1,6 +1,6 @@
-"""A clip's file, and why a file is none: what every part of the data side speaks of.
+"""A clip's file, or the reason why a file is no clip: the vocabulary of all data modules.
 
-Nothing is opened here. What cannot be used is kept with its kind and reason: nothing is left out in silence.
+Files are looked at here, not opened. What cannot be used is kept with its kind and reason, so nothing is left out silently.
 """
 
 import codecs
@@ -27,7 +27,7 @@ class ClipFile:
     mtime_ns: int
     is_picture: bool
     caption: str
-    sha256: str = ""  # of its bytes, where somebody wrote it down
+    sha256: str = ""  # of its bytes, where a table or shard states it
 
     @property
     def key(self) -> str:
@@ -46,9 +46,9 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Listing:
-    """Clips in the order of their names, and what was refused without being decoded.
+    """Clips in the order of their names, and files that were refused without being decoded.
 
-    lone_texts: .txt files in folders that are no clip's caption. notes: sentences on what else lies there and is not read.
+    lone_texts: .txt files in folders that are no clip's caption. notes: sentences on other files that are not read.
     """
 
     clips: tuple[ClipFile, ...]
@@ -63,7 +63,7 @@ class Listing:
 
 
 def clip_file(path: Path, name: str, caption: str, sha256: str = "") -> ClipFile | Unusable:
-    """A regular file, or why it is none: a pipe or a device would block whoever opens it."""
+    """The clip in a regular file, or why there is none: opening a pipe or a device would block."""
     try:
         facts = path.stat()
     except (OSError, ValueError) as error:
@@ -82,7 +82,7 @@ def encoding_of(data: bytes) -> str:
 
 
 def read_caption(name: str, data: bytes) -> str | Unusable:
-    """What the bytes of a .txt of this name say, those past `MAX_CAPTION_BYTES` left away; or why they are no text."""
+    """The caption in the bytes of a .txt named `name`, cut after `MAX_CAPTION_BYTES`; or why they are no text."""
     try:
         decoder = codecs.getincrementaldecoder(encoding_of(data))()
         text = decoder.decode(data[:MAX_CAPTION_BYTES], final=len(data) < MAX_CAPTION_BYTES)  # where it is cut, half a character may be left
@@ -99,7 +99,7 @@ def tidy(text: str) -> str:
 
 
 def bad_name(name: str) -> Unusable | None:
-    """Why a file of this name is not used; None where it may be. Bytes that are no UTF-8 could stand in no report, others would forge one."""
+    """Why a file of this name is not used; None where it may be. Names that are not UTF-8 or hold control characters would damage reports."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -121,8 +121,10 @@ def leaves_folder(name: str) -> bool:
 
 
 def is_picture(name: str) -> bool:
+    """Whether a name has a picture's ending."""
     return name.lower().endswith(PICTURE_ENDINGS)
 
 
 def is_clip_name(name: str) -> bool:
+    """Whether a name has a video's or picture's ending."""
     return name.lower().endswith((*VIDEO_ENDINGS, *PICTURE_ENDINGS))

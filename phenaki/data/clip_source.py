@@ -1,4 +1,4 @@
-"""Where clips come from: what training asks of footage, of the storybook world, and of whatever else gives clips by number."""
+"""The interface of training data: what training asks of footage, of the storybook world, and of any other source of clips by number."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
@@ -8,7 +8,7 @@ from torch import Tensor
 from phenaki.data.clip_files import ClipFile
 
 
-class Told(Protocol):
+class Captioned(Protocol):
     """A video whose scenes are known: each has a caption and num_frames. StoryTruth is one."""
 
     @property
@@ -16,20 +16,23 @@ class Told(Protocol):
 
 
 class ClipSource:
-    """Gives clips by number, the same for the same seed and number; what it says of itself here is so where it has nothing of the kind."""
+    """Gives clips by number, the same for the same seed and number.
+
+    The values below are defaults for a source without these.
+    """
 
     fingerprint: str = ""  # changes when the clips do
-    clips_hash: str = ""  # of its clips, however they are cut; "" where its fingerprint says it all
+    clips_hash: str = ""  # names its files, however clips are cut from them; "" where the fingerprint suffices
     num_images: int = 0  # still pictures in it
     files: Sequence[ClipFile] = ()  # that its clips are cut from
-    unusable: Collection[str] = ()  # of these, the names of those that were found to be damaged so far: other files' clips take their places
+    unusable: Collection[str] = ()  # names of the files found damaged so far; clips of other files take their places
 
     def clips(self, seed: int, first: int, count: int, num_frames: int, align: int) -> Tensor:
         """Clips first .. first + count - 1 of a run, (b c f h w) float in [-1, 1]; a scene may change at frames 1 + align*k."""
         raise NotImplementedError
 
     def num_clips(self, num_frames: int) -> int | None:
-        """How many there are of so many frames, until one comes again; None where it draws as many as it is asked for."""
+        """How many different clips of `num_frames` frames there are; None where there is no end to them."""
         return None
 
     def images(self, seed: int, first: int, count: int) -> tuple[Tensor, list[str]]:
@@ -37,11 +40,11 @@ class ClipSource:
         raise NotImplementedError
 
 
-class ToldSource(ClipSource):
-    """One whose clips are told: StorybookWorld, Footage."""
+class CaptionedSource(ClipSource):
+    """A source whose clips come with captions: StorybookWorld, Footage."""
 
-    def told_clips(
+    def captioned_clips(
         self, seed: int, count: int, num_frames: int, align: int, max_scenes: int, first: int = 0
-    ) -> Iterator[tuple[Tensor, Sequence[Told]]]:
-        """Told videos with the numbers first .. first + count - 1 of the seed, in batches."""
+    ) -> Iterator[tuple[Tensor, Sequence[Captioned]]]:
+        """Captioned videos with the numbers first .. first + count - 1 of the seed, in batches."""
         raise NotImplementedError

@@ -1,6 +1,6 @@
 """Untrusted files decoded in processes of their own: a file that crashes or hangs one costs that file, not the training run.
 
-A worker has a bound on its memory and `TIME_LIMIT` seconds without getting on; then it is killed and another one started.
+A worker has a limit of memory. When it makes no progress for `TIME_LIMIT` seconds it is killed and another one started.
 What crosses the pipe is JSON and raw pixels, never an object that runs when it is read.
 """
 
@@ -13,11 +13,12 @@ import subprocess
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,15 +26,18 @@ from phenaki.data.clip_decoder import ClipFacts, Cut
 from phenaki.data.clip_files import ClipFile, Listing, Unusable, clip_file
 from phenaki.video_files import MAX_FRAMES, VideoError, check_regular, parse_script
 
-TIME_LIMIT = 10.0  # seconds in which a clip has to be there, and longer work to get on
-OWN_TIME_LIMIT = 60.0  # the same of a file that the work cannot do without
+TIME_LIMIT = 10.0  # seconds without an answer or a sign of progress after which a worker is killed
+OWN_TIME_LIMIT = 60.0  # the same for a file that the user named, which nothing can replace
 START_LIMIT = 60.0  # seconds until a new worker is ready
 MEMORY_LIMIT = 4 << 30  # bytes of address space of a worker
 MAX_LINE = 1 << 28  # bytes of an answer in JSON: the index of a shard
 
+Answer = TypeVar("Answer")
+Read = Callable[[dict[str, Any], bytes], Answer]  # a worker's values and raw bytes -> what was asked for; ClipError if they are wrong
+
 
 class ClipError(ValueError):
-    """A file that no clip can be had from."""
+    """A file that no clip can be decoded from. kind, reason: as those of Unusable."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(f"{kind}: {reason}")
@@ -144,7 +148,7 @@ class Worker:
 
 
 def check_video(path: Path, worker: Worker) -> tuple[ClipFacts, np.ndarray]:
-    """What a video file holds, decoded to its end, and the second at which each of its frames is shown, float64 (f,): of MAX_FRAMES at most.
+    """What a video file holds, decoded to its end, and the time of each frame in seconds (the first MAX_FRAMES), float64 (f,).
 
     VideoError where it cannot be used.
     """
@@ -199,11 +203,11 @@ class DecodingPool:
         self._close()
 
     def check(self, file: ClipFile) -> "Future[ClipFacts]":
-        """Decodes the whole file."""
+        """Decodes the whole file; ClipError in the Future where it cannot be used."""
         return self._submit({"do": "check", "file": asdict(file)}, lambda values, data: facts_of(values))
 
     def cut(self, file: ClipFile, cut: Cut) -> "Future[np.ndarray]":
-        """One clip, uint8 (f h w 3)."""
+        """One clip, uint8 (f h w 3); ClipError in the Future where it cannot be decoded."""
         shape = (1 if file.is_picture else cut.num_frames, cut.size, cut.size, 3)
         return self._submit({"do": "cut", "file": asdict(file), "cut": asdict(cut)}, lambda values, data: pixels_of(data, shape))
 
@@ -219,12 +223,12 @@ class DecodingPool:
         except ClipError as error:
             return Listing((), (Unusable("", error.kind, error.reason),))
 
-    def _submit(self, request: dict[str, Any], read) -> Future:
+    def _submit(self, request: dict[str, Any], read: Read[Answer]) -> "Future[Answer]":
         return self.threads.submit(work, self.idle, request, read)
 
 
-def work(idle: "queue.SimpleQueue[Worker]", request: dict[str, Any], read) -> Any:
-    """Has an idle worker answer a request."""
+def work(idle: "queue.SimpleQueue[Worker]", request: dict[str, Any], read: Read[Answer]) -> Answer:
+    """Waits for an idle worker, has it answer a request, and returns what `read` makes of the answer."""
     worker = idle.get()
     try:
         values, data = worker.ask(request)
@@ -234,21 +238,24 @@ def work(idle: "queue.SimpleQueue[Worker]", request: dict[str, Any], read) -> An
 
 
 def close_all(threads: ThreadPoolExecutor, workers: list[Worker]) -> None:
+    """Waits for requests under way, drops the others, and ends the workers."""
     threads.shutdown(wait=True, cancel_futures=True)
     for worker in workers:
         worker.stop()
 
 
 def facts_of(values: dict[str, Any]) -> ClipFacts:
-    whole, real = (int(values[name]) for name in ("width", "height", "num_frames")), (float(values[name]) for name in ("seconds", "fps"))
-    return ClipFacts(*whole, *real)
+    """The facts in a worker's answer."""
+    return ClipFacts(int(values["width"]), int(values["height"]), int(values["num_frames"]), float(values["seconds"]), float(values["fps"]))
 
 
 def pixels_of(data: bytes, shape: tuple[int, int, int, int]) -> np.ndarray:
+    """A worker's raw bytes as frames, uint8 (f h w 3); ClipError where they do not fill that shape."""
     if len(data) != int(np.prod(shape)):
         raise ClipError("damaged", f"gave {len(data)} bytes of pixels, needed {shape}")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def listing_of(values: dict[str, Any]) -> Listing:
+    """The index of a shard in a worker's answer."""
     return Listing.of([ClipFile(**clip) for clip in values["clips"]], [Unusable(**entry) for entry in values["unusable"]])

@@ -1,6 +1,6 @@
 """The process that decodes: `python -m phenaki.data.decoding_worker`, started by decoding.py, with little memory and no torch.
 
-It reads a JSON line a request and answers with JSON lines and raw bytes: {"status": "working"} while it gets on, then
+It reads one JSON line for each request and answers with JSON lines and raw bytes: {"status": "working"} while it proceeds, then
 {"status": "done", ...} (with `num_bytes` raw bytes after it, for frames) or {"status": "unusable", "kind": ..., "reason": ...}.
 """
 
@@ -19,45 +19,45 @@ from phenaki.data.clip_files import ClipFile
 from phenaki.data.shards import index_shard
 from phenaki.video_files import VideoError
 
-PROGRESS_SECONDS = 1.0
+PROGRESS_SECONDS = 1.0  # between signs of life
 PROGRESS_COUNT = 25  # frames or members: who does fewer in the time limit counts as hanging
 
 
-class Progress:
-    """Tells the other side that work gets on, once a second at most."""
+class Heartbeat:
+    """Called for each frame, member or block of bytes; writes {"status": "working"}, at most once in PROGRESS_SECONDS."""
 
     def __init__(self, out: BinaryIO):
-        self.out, self.count, self.told = out, 0, time.monotonic()
+        self.out, self.count, self.written = out, 0, time.monotonic()
 
     def __call__(self) -> None:
         self.count += 1
-        if self.count >= PROGRESS_COUNT and time.monotonic() - self.told > PROGRESS_SECONDS:
+        if self.count >= PROGRESS_COUNT and time.monotonic() - self.written > PROGRESS_SECONDS:
             write(self.out, {"status": "working"})
-            self.count, self.told = 0, time.monotonic()
+            self.count, self.written = 0, time.monotonic()
 
 
 def answer(request: dict[str, Any], out: BinaryIO) -> tuple[dict[str, Any], bytes]:
     """One request -> its answer and the raw bytes after it."""
-    progress = Progress(out)
+    heartbeat = Heartbeat(out)
     if request["do"] == "index":
-        listing = index_shard(Path(request["path"]), progress)
+        listing = index_shard(Path(request["path"]), heartbeat)
         return {"clips": [asdict(clip) for clip in listing.clips], "unusable": [asdict(entry) for entry in listing.unusable]}, b""
     file = ClipFile(**request["file"])
     if request["do"] == "cut":
         frames = cut_clip(file, Cut(**request["cut"]))
         return {"num_bytes": frames.nbytes}, frames.tobytes()
     if request["do"] == "check":
-        return asdict(check_clip(file, progress)), b""
+        return asdict(check_clip(file, heartbeat)), b""
     if request["do"] == "times":
-        facts, times = check_times(file, progress)
+        facts, times = check_times(file, heartbeat)
         return {**asdict(facts), "num_bytes": len(times) * times.itemsize}, times.tobytes()
     if request["do"] == "comment":
         return {"comment": read_comment(file)}, b""
-    return asdict(reencode_clip(file, request["size"], request["fps"], Path(request["target"]), progress)), b""
+    return asdict(reencode_clip(file, request["size"], request["fps"], Path(request["target"]), heartbeat)), b""
 
 
-def told_answer(request: dict[str, Any], out: BinaryIO) -> tuple[dict[str, Any], bytes]:
-    """The same, where whatever goes wrong with an untrusted file becomes an answer too."""
+def safe_answer(request: dict[str, Any], out: BinaryIO) -> tuple[dict[str, Any], bytes]:
+    """As `answer`, with its status; whatever goes wrong with an untrusted file becomes an answer too."""
     name = request["file"]["name"] if "file" in request else request["path"]
     try:
         values, data = answer(request, out)
@@ -74,12 +74,13 @@ def told_answer(request: dict[str, Any], out: BinaryIO) -> tuple[dict[str, Any],
 
 
 def write(out: BinaryIO, values: dict[str, Any]) -> None:
+    """Writes one JSON line, at once."""
     out.write(json.dumps(values).encode() + b"\n")
     out.flush()
 
 
 def limit_memory(num_bytes: int) -> None:
-    """Bounds the address space, where the system can."""
+    """Limits the address space, where the system can."""
     try:
         import resource
     except ImportError:
@@ -90,12 +91,13 @@ def limit_memory(num_bytes: int) -> None:
 
 
 def main() -> None:
+    """Answers the requests on stdin until it is closed. Argument: bytes of memory allowed."""
     limit_memory(int(sys.argv[1]))
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not mix with the answers
     write(out, {"status": "ready"})
     for line in sys.stdin.buffer:
-        values, data = told_answer(json.loads(line), out)
+        values, data = safe_answer(json.loads(line), out)
         write(out, values)
         out.write(data)
         out.flush()

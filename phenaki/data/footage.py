@@ -10,7 +10,7 @@ import json
 import os
 import random
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -26,7 +26,7 @@ from phenaki.data.ahead import drawn_ahead
 from phenaki.data.check import CheckReport, check_listing, notes_of_check, store_of, unchecked, write_lines
 from phenaki.data.clip_decoder import Cut
 from phenaki.data.clip_files import ClipFile, Unusable
-from phenaki.data.clip_source import ToldSource
+from phenaki.data.clip_source import CaptionedSource
 from phenaki.data.decoding import ClipError, DecodingPool
 from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.listing import list_clips
@@ -34,10 +34,10 @@ from phenaki.data.order import place_of
 from phenaki.devices import sent
 from phenaki.pixels import from_bytes
 
-CACHE_BYTES = 256 << 20  # of cut clips kept in memory
-TOLD_BATCH = 16  # clips encoded at once
+CACHE_BYTES = 256 << 20  # of decoded clips kept in memory
+CAPTIONED_BATCH = 16  # clips encoded at once
 MAX_NAMED = 5  # files of a kind that notes name one by one
-MAX_REPLACED = 1000  # indices in a row that give no clip
+MAX_REPLACED = 1000  # indices tried, one after the other, for a sample whose clips cannot be decoded
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ClipScene:
 
 
 @dataclass(frozen=True)
-class ToldClip:
+class CaptionedClip:
     """A clip of footage as a story of one scene."""
 
     scenes: tuple[ClipScene, ...]
@@ -57,25 +57,24 @@ class ToldClip:
 
 def open_footage(
     path: str | Path, settings: FootageSettings, device: str | torch.device = "cpu", *, pool: DecodingPool | None = None,
-    cache: Path | None = None, report: Path | None = None, on_note: Callable[[str], None] = print,
+    report: Path | None = None, on_note: Callable[[str], None] = print,
 ) -> "Footage":  # fmt: skip
     """A folder, table or tar shards as training data; every file that cannot be used is noted once.
 
-    pool: decoding processes to share with other sources, own ones by default.
-    cache: folder for the verdicts of the check, the user's cache by default. report: file of JSON lines about unusable files, those that a
-    run met before it was resumed too; each process of several has its own (see `own_report`).
+    pool: decoding processes to share with other sources, own ones by default. report: file of JSON lines about unusable files, also those
+    found before a run was resumed; each process of several has its own (see `own_report`).
     """
     path, pool = Path(path), pool or DecodingPool(settings.num_workers)
     listing = list_clips(path, pool.read_shard)
     for note in listing.notes:
         on_note(f"{path}: {note}")
     notes = notes_of_check(path, on_note)
-    checked = check_listing(listing, pool, store_of(path, cache), on_progress=notes) if settings.check else unchecked(listing)
+    checked = check_listing(listing, pool, store_of(path), on_progress=notes) if settings.check else unchecked(listing)
     return Footage(path, checked, pool, settings, device, report, on_note)
 
 
-class Footage(ToldSource):
-    """The clips of a source. `clips` gives videos, `images` single frames, both by sample index."""
+class Footage(CaptionedSource):
+    """The clips of a source. `clips` gives videos, `images` single frames, both by sample index; for other methods see CaptionedSource."""
 
     def __init__(
         self, path: Path, checked: CheckReport, pool: DecodingPool, settings: FootageSettings, device: str | torch.device,
@@ -109,17 +108,17 @@ class Footage(ToldSource):
         return self._stacked([frames for frames, _ in self._samples(seed, first, count, num_frames)])
 
     def images(self, seed: int, first: int, count: int) -> tuple[Tensor, list[str]]:
-        """The same of pictures, (b c 1 h w), each one once an epoch, with their captions; where there are none, frames of the videos."""
+        """Pictures first .. first + count - 1, (b c 1 h w) float in [-1, 1], with captions; frames of the videos where there are no pictures."""
         samples = self._samples(seed, first, count, 0)
         return self._stacked([frames for frames, _ in samples]), [file.caption for _, file in samples]
 
-    def told_clips(
+    def captioned_clips(
         self, seed: int, count: int, num_frames: int, align: int, max_scenes: int, first: int = 0
-    ) -> Iterator[tuple[Tensor, list[ToldClip]]]:
+    ) -> Iterator[tuple[Tensor, list[CaptionedClip]]]:
         """Clips first .. first + count - 1 of a run in batches, each with its caption as its only scene."""
-        draw = lambda begin: self._samples(seed, begin, min(TOLD_BATCH, first + count - begin), num_frames)
-        for samples in drawn_ahead(draw, range(first, first + count, TOLD_BATCH)):
-            yield self._stacked([frames for frames, _ in samples]), [ToldClip((ClipScene(file.caption, num_frames),)) for _, file in samples]
+        draw = lambda begin: self._samples(seed, begin, min(CAPTIONED_BATCH, first + count - begin), num_frames)
+        for samples in drawn_ahead(draw, range(first, first + count, CAPTIONED_BATCH)):
+            yield self._stacked([frames for frames, _ in samples]), [CaptionedClip((ClipScene(file.caption, num_frames),)) for _, file in samples]
 
     def close(self) -> None:
         """Ends the decoding processes."""
@@ -128,14 +127,11 @@ class Footage(ToldSource):
     def _samples(self, seed: int, first: int, count: int, num_frames: int) -> list[tuple[np.ndarray, ClipFile]]:
         """Frames (f h w 3) uint8 and file of some samples. num_frames 0: of pictures. One thread at a time."""
         with self._lock:
-            return self._locked_samples(seed, first, count, num_frames)
-
-    def _locked_samples(self, seed: int, first: int, count: int, num_frames: int) -> list[tuple[np.ndarray, ClipFile]]:
-        asked = [self._ask(seed, index, num_frames) for index in range(first, first + count)]
-        return [self._answered(seed, first + n, num_frames, future) for n, future in enumerate(asked)]
+            asked = [self._ask(seed, index, num_frames) for index in range(first, first + count)]
+            return [self._answered(seed, first + n, num_frames, future) for n, future in enumerate(asked)]
 
     def _answered(self, seed: int, index: int, num_frames: int, future: "Future[np.ndarray]") -> tuple[np.ndarray, ClipFile]:
-        """A sample's frames, of the next index' file where its own cannot be decoded."""
+        """A sample's frames and file; where its own file cannot be decoded, those of the next index that can."""
         for shift in range(MAX_REPLACED):
             future = future if shift == 0 else self._ask(seed, index, num_frames, shift)
             file = self._file(seed, index + shift, num_frames)
@@ -146,7 +142,7 @@ class Footage(ToldSource):
         raise ValueError(f"{self.path}: {MAX_REPLACED} clips in a row cannot be used; look at what phenaki data check says of it")
 
     def _ask(self, seed: int, index: int, num_frames: int, shift: int = 0) -> "Future[np.ndarray]":
-        """Has a sample decoded, if it is not there already."""
+        """Starts decoding a sample, unless it is cached. shift: takes the file of the sample `shift` indices later."""
         key = (seed, index, num_frames, shift)
         if key not in self._cache:
             place = self._place(seed, index + shift, num_frames)
@@ -175,7 +171,7 @@ class Footage(ToldSource):
         return self.files[self._place(seed, index, num_frames)]
 
     def _long_enough(self, num_frames: int) -> np.ndarray:
-        """Places of all files that samples of so many frames come from; the short ones are noted, and summed up where they are many."""
+        """Indices in `files` of all that samples of `num_frames` come from (0: pictures, if there are any); files that are too short are noted."""
         pictures = num_frames == 0 and self.num_images > 0
         candidates = [place for place, file in enumerate(self.files) if file.is_picture == pictures]
         fps, facts = self.settings.fps, self.facts
@@ -192,8 +188,8 @@ class Footage(ToldSource):
             raise ValueError(f"{self.path}: none of {len(self.files) + len(self.unusable) - len(short)} files gives {kind} to train on ({reasons})")
         return usable
 
-    def _note(self, unusable) -> None:
-        """Reports files that cannot be used, each one once; all of them in `report`, where there is one, and a few of each kind in notes."""
+    def _note(self, unusable: Iterable[Unusable]) -> None:
+        """Reports files (Unusable) that cannot be used, each one once: all of them in `report`, if there is one, and a few of each kind in notes."""
         new = {entry.name: entry for entry in unusable if entry.name not in self.unusable}
         self.unusable |= new
         if self.report is not None and (new or not self.report.exists()):
@@ -210,7 +206,7 @@ class Footage(ToldSource):
 
 
 def note_lines(unusable: list[Unusable], report: Path | None) -> Iterator[str]:
-    """What to say of files that cannot be used: the first few of each kind by name, of the others how many they are."""
+    """Notes about files that cannot be used: the first few of each kind by name, and how many more there are."""
     met: Counter[str] = Counter()
     for entry in unusable:
         met[entry.kind] += 1
@@ -229,7 +225,7 @@ def own_report(report: Path) -> Path:
 
 
 def read_report(report: Path) -> list[Unusable]:
-    """What was reported there before; lines that are none are passed over."""
+    """The files that an earlier run reported there; damaged lines are skipped."""
     entries = []
     if report.is_file():
         for line in report.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -241,13 +237,13 @@ def read_report(report: Path) -> list[Unusable]:
 
 
 def clips_hash(files: list[ClipFile]) -> str:
-    """Names the clips, however they are cut and captioned and wherever they lie: "footage" and 16 digits of a hash of their names and sizes."""
+    """Names the clips, however they are cut and captioned: "footage" and 16 digits of a hash of their names inside the source and their sizes."""
     digest = hashlib.sha256(json.dumps([(file.name, file.num_bytes, file.sha256) for file in files]).encode())
     return f"footage {digest.hexdigest()[:16]}"
 
 
 def fingerprint(files: list[ClipFile], settings: FootageSettings) -> str:
-    """Changes when the clips do: other files, captions or ways to cut. The same wherever the footage lies."""
+    """A hash of files, captions and settings of how clips are cut; the folder that the footage lies in does not enter it."""
     digest = hashlib.sha256()
     cut = {name: value for name, value in asdict(settings).items() if name not in ("check", "num_workers")}
     digest.update(json.dumps(cut).encode())

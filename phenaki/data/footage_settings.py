@@ -1,4 +1,4 @@
-"""How clips are cut out of footage; without the video codec, so that machines that only train on tokens can read settings."""
+"""Settings of footage; imports no video codec, so that machines that only train on tokens can read settings."""
 
 from dataclasses import dataclass
 

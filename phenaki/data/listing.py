@@ -21,7 +21,7 @@ from phenaki.data.clip_files import (
 )
 from phenaki.data.table import read_table
 
-BESIDE = (".txt", ".json", ".jsonl", ".csv", ".parquet")  # what lies beside clips and is none: captions, tables, reports
+BESIDE = (".txt", ".json", ".jsonl", ".csv", ".parquet")  # files beside clips that are no clips: captions, tables, reports
 MEDIA_ENDINGS = (*VIDEO_ENDINGS, *PICTURE_ENDINGS, ".tar")
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TABLE_ENDINGS = (".jsonl", ".csv", ".parquet")
@@ -36,7 +36,7 @@ def is_footage(path: Path) -> bool:
 
 
 def list_clips(path: str | Path, read_shard: ReadShard) -> Listing:
-    """Every clip of a folder, a table or a shard. ValueError where there is no such path, or where it holds nothing of the kind."""
+    """Every clip of a folder, a table or a shard. ValueError where there is no such path, or where it holds no clips."""
     path = Path(path)
     if bad_name(str(path)) is not None:
         raise ValueError(f"{str(path)!a}: a name that is not UTF-8; rename it")
@@ -58,7 +58,7 @@ def list_clips(path: str | Path, read_shard: ReadShard) -> Listing:
 
 
 def beside_table(root: Path, table: Path, listing: Listing) -> list[str]:
-    """What lies in a folder with a table and is not read, since the table does not name it."""
+    """Notes about files in a folder with a table that are not read, since the table does not name them."""
     named = {*(clip.name for clip in listing.clips), *(Path(entry.name).as_posix() for entry in listing.unusable)}
     left_out: list[str] = []
     tables: list[str] = []
@@ -80,12 +80,12 @@ def is_table_name(name: str) -> bool:
 
 
 def unread(tables: list[str], read: str = f"a folder's own is named {', '.join(TABLES[:-1])} or {TABLES[-1]}") -> list[str]:
-    """What to say of tables that are not read. read: which one is, or would be."""
+    """A note about tables that are not read, none where there are none. read: which one is, or would be."""
     return [f"tables that are not read: {some(sorted(map(tidy, tables)))}; {read}"] if tables else []
 
 
 def list_folder(root: Path, read_shard: ReadShard) -> Listing:
-    """Videos, pictures and shards under a folder, in subfolders too; names that begin with a dot and files `BESIDE` them are passed over."""
+    """Videos, pictures and shards under a folder, in subfolders too; names that begin with a dot and files `BESIDE` them are skipped."""
     clips: list[ClipFile] = []
     unusable: list[Unusable] = []
     lone_texts: list[str] = []
@@ -127,17 +127,16 @@ def list_folder(root: Path, read_shard: ReadShard) -> Listing:
 
 
 def in_folder(name: str, listing: Listing) -> Listing:
-    """The same with every name under `name`/."""
+    """A listing with `name`/ before every name."""
     clips = [replace(clip, name=f"{name}/{clip.name}") for clip in listing.clips]
     refused = [Unusable(f"{name}/{entry.name}" if entry.name else name, entry.kind, entry.reason) for entry in listing.unusable]
     return Listing.of(clips, refused)
 
 
 def folder_caption(path: Path, root: Path) -> str | Unusable:
-    """What NAME.txt says of a clip; without one, the name of its folder inside `root` (class folders), else nothing.
+    """The caption of a clip: the text of NAME.txt; without one, the name of its folder inside `root` (class folders), else "".
 
-    Captions are copied into tokens and shards, so a NAME.txt that links to a file outside of `root` is not read: why, is returned, and as
-    well where it is no text.
+    Unusable, with the reason, where NAME.txt is no text or links to a file outside of `root`: captions are copied into tokens and shards.
     """
     text = path.with_suffix(".txt")
     if text.is_file():

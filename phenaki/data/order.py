@@ -1,9 +1,9 @@
-"""The order of samples, without a shuffled list: a keyed permutation says where each sample of an epoch is found.
+"""The order of samples without a shuffled list: a keyed permutation gives the clip of each sample of an epoch.
 
 A Feistel network over the smallest square power of two that holds `size` numbers is a bijection whatever its round function
 (Luby and Rackoff 1988); numbers that fall outside are sent through it again until they fall inside (cycle walking, Black and
-Rogaway 2002), which keeps it one. It costs a few microseconds and no memory for any number of samples, and every process
-knows the place of every sample.
+Rogaway 2002), which keeps it a bijection. It takes a few microseconds and no memory for any number of samples, and every process
+can compute the place of every sample.
 """
 
 import hashlib
@@ -11,8 +11,8 @@ import random
 from functools import lru_cache
 
 # Seeds of what is never trained on: no training takes one of them.
-EVALUATION_SEED = 777  # of what models are examined on
-SAMPLE_SEED = 1_000_003  # of the stories in sample pictures; of footage, and of stories that were painted once, other cuts of what is trained on
+EVALUATION_SEED = 777  # of the clips and scripts of evaluations
+SAMPLE_SEED = 1_000_003  # of the stories in sample pictures; of footage and of stories painted once these are other cuts of training clips
 HELD_OUT_SEED = 1_000_033  # of the clips that are validated on
 RESERVED_SEEDS = (EVALUATION_SEED, SAMPLE_SEED, HELD_OUT_SEED)
 NUM_ROUNDS = 6

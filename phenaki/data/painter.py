@@ -1,7 +1,7 @@
 """Paints batches of frames: places as a camera sees them, sprites on top of them, weather over all.
 
-Everything that a frame shows is laid out on the host as numpy arrays with an entry a frame, then painted by a few large
-operations on the device: no loop over frames, and no answer that the host waits for.
+The contents of frames are numpy arrays on the host with one entry for each frame, painted by a few large operations on the device:
+there is no loop over frames, and the host waits for no result.
 """
 
 import math
@@ -33,20 +33,20 @@ WEATHER_SPEEDS = {"clear": (0, 0), "rain": (-1, 6), "snow": (0, 2), "leaves": (-
 
 
 def place_tint(time: str, place: str) -> tuple[float, ...]:
-    """RGB factors of a place at a time of day; in some places the day comes and goes half as strongly."""
+    """RGB factors of a place at a time of day; those of HALF_TINTED change half as much."""
     tint = TINTS[time][0]
     return tuple((1 + factor) / 2 for factor in tint) if place in HALF_TINTED else tint
 
 
 def unique_rows(*columns: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """The rows that differ, column by column, and the number of its row for each entry: what looks alike is painted once."""
+    """The distinct rows of some columns (n,), as columns, and for each entry the number of its row: what looks alike is painted once."""
     rows, inverse = np.unique(np.stack([column.astype(np.float64) for column in columns], axis=1), axis=0, return_inverse=True)
     return list(rows.T), inverse.reshape(-1)
 
 
 @dataclass(frozen=True)
 class Sprites:
-    """What one layer of sprites shows, (n,) each: which frames it is in, whose sprite in which phase, where, and its tint (n 3)."""
+    """One layer of sprites, (n,) each: the frame that it is in, its actor and animation phase, where it is, and its tint (n 3)."""
 
     frames: np.ndarray
     actors: np.ndarray
@@ -59,7 +59,7 @@ class Sprites:
 
 
 class Painter:
-    """The pictures of some art at one size, and how frames are made of them."""
+    """Paints frames of `size` pixels a side with the pictures of some art, which are resized once."""
 
     def __init__(self, art: Art, size: int, actor_size: float, device: torch.device):
         self.size, self.actor_size, self.device = size, actor_size, device
@@ -77,7 +77,7 @@ class Painter:
         return F.interpolate(pictures, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
 
     def _weather_layers(self, art: Art) -> tuple[list[str], Tensor]:
-        """Seamless premultiplied RGBA layers (k 4 size size), one for each weather, with particles strewn over it."""
+        """Names of weathers, and for each a seamless premultiplied RGBA layer with particles strewn over it (k 4 size size)."""
         size = self.size
         small = self._resized(art.particles, max(size // 10, 3), max(size // 10, 3))
         layers = [torch.zeros(4, size, size, device=self.device)]
@@ -110,7 +110,7 @@ class Painter:
         return views.index_select(0, self._on_device(view, torch.int64))
 
     def paint_sprites(self, pictures: Tensor, sprites: Sprites) -> None:
-        """Paints a layer of sprites over frames (n 3 size size), in place. Only the boxes around them are looked at."""
+        """Paints a layer of sprites over frames (n 3 size size), in place. Only the boxes around the sprites are computed."""
         track = sprites.track
         reach = self.actor_size * track.scale / 2 * (np.abs(np.cos(track.angle)) + np.abs(np.sin(track.angle)))
         large = reach > self.actor_size / 2 + 1e-6  # turned or grown: a box of their own size, so that the others keep a small one
@@ -132,7 +132,7 @@ class Painter:
         flat.scatter_(0, where, (colours + flat.gather(0, where).view_as(colours) * (1 - layer[:, 3:])).flatten())
 
     def _pixels_of(self, planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Numbers (n c h w) of pixels in flattened pictures, of planes (n c), rows (n h) and columns (n w).
+        """Indices (n c h w) into flattened pictures, of the pixels in planes (n c), rows (n h) and columns (n w).
 
         One index a pixel is several times faster than an index for each axis.
         """

@@ -1,7 +1,7 @@
 """Phrasings of every attribute of the storybook world, and the orders in which sentences say them.
 
-The first wording is the one that the first weights learnt; its lists stay as they are, since drawing from them is part of what
-a seed means. The rich wording has all of it and more. The first phrasing of an attribute is its plain name in a prompt.
+The "first" wording is the one that the first weights were trained on; its lists must not change, or the stories of a seed would.
+The "rich" wording has all of it and more. The first phrasing of an attribute is its plain name in a prompt.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Wording:
     templates: tuple[str, ...]
     objects: Phrasings
     companions: tuple[str, ...]  # ways to say that another actor is there, too
-    object_ways: tuple[str, ...]  # and that an object is
+    object_ways: tuple[str, ...]  # ways to say that an object is there
     gaits: dict[tuple[str, str], tuple[str, ...]]
 
 

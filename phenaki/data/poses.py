@@ -92,7 +92,7 @@ def actor_track(story: StoryTruth, fps: float, actor_size: float, settle_seconds
     """The actor in each frame of a story; a scene starts where the last one left the actor, well inside the picture.
 
     With `settle_seconds` an actor that was in the air, turned, grown or outside is moved back over that time, not at once,
-    and a motion that goes on into the next scene goes on from where it was; not so in another place, which is a cut.
+    and a motion that is the same in the next scene continues. In another place neither happens: that is a cut.
     """
     x, begun, parts = story.start_x, 0.0, []  # begun: how long the motion has been going on
     previous: SceneTruth | None = None

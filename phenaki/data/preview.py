@@ -1,4 +1,4 @@
-"""`phenaki data preview`: a picture of what a network is trained on, with its captions."""
+"""`phenaki data preview`: a picture of stories of the storybook world with their captions."""
 
 import textwrap
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from phenaki.atomic import check_file, write_picture
 from phenaki.data.storybook import open_world
-from phenaki.data.world import WORLDS
+from phenaki.data.world import named_world
 from phenaki.pixels import to_bytes
 
 ROW_FRAMES = 8  # pictures of a story
@@ -16,16 +16,16 @@ CAPTION_WIDTH = 640  # pixels beside them
 ROW_HEIGHT = 128  # pixels on the sheet
 
 
-def save_preview(source: str, output: Path, *, data: Path | None, world: str, seed: int, num_stories: int = 8) -> int:
-    """Draws stories seed/0 .. seed/num_stories - 1 as rows of frames with their captions; returns how many."""
-    if source != "storybook":
-        raise ValueError(f"data {source!r}: there is a preview of storybook")
-    if world not in WORLDS:
-        raise ValueError(f"world {world!r}: known worlds are {', '.join(WORLDS)}")
+def save_preview(output: Path, *, data: Path | None, world: str, seed: int, num_stories: int = 8) -> int:
+    """Draws stories seed/0 .. seed/num_stories - 1 as rows of frames with their captions; returns how many.
+
+    data: an atlas; None draws the world by code. ValueError where an argument cannot be used.
+    """
+    config = named_world(world)
     if seed < 0:
         raise ValueError(f"seed {seed}: needed at least 0")
     check_file(output, ".png")
-    book = open_world(WORLDS[world], data)
+    book = open_world(config, data)
     stories = [book.story(seed, index, 4 * ROW_FRAMES, align=4) for index in range(num_stories)]
     video = book.render(stories)[:, :, 2::4]
     pixels = to_bytes(video).permute(0, 3, 2, 4, 1).flatten(2, 3).numpy()  # (b h f*w c)

@@ -1,6 +1,6 @@
 """`phenaki data shard`: any footage -> WebDataset shards at the training size, whose short GOPs make random clips cheap.
 
-Each shard is written whole or not at all, and the work goes on where it was interrupted: `shards.json` says from what and how
+Each shard is written whole or not at all, and the work is resumed where it was interrupted: `shards.json` says from what and how
 the shards are made, and which of them are there. The same footage and settings give the same bytes, save for the encoder's version.
 """
 
@@ -25,7 +25,7 @@ from phenaki.data.listing import list_clips
 from phenaki.data.shards import ShardWriter
 from phenaki.locks import take_folder
 
-WORK = ".phenaki-shard-work-"  # folders for clips on their way begin so
+WORK = ".phenaki-shard-work-"  # how folders for clips that are not in a shard yet are named
 FORMAT = 1
 MAX_SIZE = 4096  # pixels of the shorter side that a clip is encoded at
 
@@ -36,7 +36,7 @@ class ShardSettings:
 
     size: int  # pixels of the shorter side
     fps: float | None = None  # frames a second; None keeps each clip's own rate
-    shard_bytes: int = 256 << 20  # a shard is ended when it has so many
+    shard_bytes: int = 256 << 20  # a shard is closed once it is this large
 
     def __post_init__(self):
         check_range(self, "size", at_least=2, at_most=MAX_SIZE)
@@ -58,7 +58,7 @@ class ShardReport:
 
 
 def make_shards(
-    path: Path, out: Path, settings: ShardSettings, *, num_workers: int = 1, cache: Path | None = None, leave_out_failing: bool = False,
+    path: Path, out: Path, settings: ShardSettings, *, num_workers: int = 1, leave_out_failing: bool = False,
     on_note: Callable[[str], None] = print,
 ) -> ShardReport:  # fmt: skip
     """Footage of any kind -> `out`/00000.tar, ... with captions. ValueError where `out` holds shards of something else, or lies in `path`.
@@ -70,7 +70,7 @@ def make_shards(
         raise ValueError(f"{out}: lies in the footage itself, {path}, and its shards would be taken for footage; choose a folder outside")
     check_folder(out)
     with DecodingPool(num_workers) as pool:
-        report = check_listing(list_clips(path, pool.read_shard), pool, store_of(path, cache), on_progress=notes_of_check(path, on_note))
+        report = check_listing(list_clips(path, pool.read_shard), pool, store_of(path), on_progress=notes_of_check(path, on_note))
         if not report.clips:
             raise ValueError(f"{path}: none of {len(report.unusable)} files can be used; look at what phenaki data check says of it")
         held = take_folder(out, f"{out}: another process makes shards in this folder; wait for it, or give another --out")
@@ -93,14 +93,14 @@ def make_shards(
 
 
 def empty_work(out: Path) -> Path:
-    """A new folder for clips on their way. Those of runs before go: a worker that outlived its run may still write in its own."""
+    """A new folder for clips that are not in a shard yet. Those of earlier runs are removed; a worker that outlived its run may still write there."""
     for left in out.glob(f"{WORK}*"):
         shutil.rmtree(left, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=WORK, dir=out))
 
 
 def made_from(report: CheckReport, settings: ShardSettings) -> str:
-    """Changes when the shards would."""
+    """A hash of what the shards are made from; it changes when the shards would."""
     digest = hashlib.sha256(json.dumps([FORMAT, SHARD_GOP, asdict(settings)]).encode())
     for entry in report.clips:
         digest.update(json.dumps([entry.file.key, entry.file.caption]).encode())
@@ -108,7 +108,7 @@ def made_from(report: CheckReport, settings: ShardSettings) -> str:
 
 
 def open_state(out: Path, source: str, settings: ShardSettings) -> dict[str, Any]:
-    """What is there already: an empty folder, which is told at once what it is for, or shards of the same footage and settings."""
+    """The state in `out`/shards.json, written anew where `out` holds no shards. ValueError for shards of other footage or settings, or damage."""
     path, holds_shards = out / "shards.json", any(out.glob("*.tar"))
     if path.is_file():
         try:
@@ -139,7 +139,7 @@ def check_entries(state: dict[str, Any]) -> None:
 
 
 def check_shards(out: Path, state: dict[str, Any]) -> None:
-    """ValueError where a shard that a state speaks of is not there, or not as long as it was."""
+    """ValueError where a shard that is listed in a state is missing or has another length."""
     for number, shard in enumerate(state["shards"]):
         path = out / shard_name(number)
         if not path.is_file() or path.stat().st_size != shard["bytes"]:
@@ -147,17 +147,19 @@ def check_shards(out: Path, state: dict[str, Any]) -> None:
 
 
 def shard_name(number: int) -> str:
+    """The file name of a shard."""
     return f"{number:05d}.tar"
 
 
 def write_state(out: Path, state: dict[str, Any]) -> None:
+    """Writes `out`/shards.json, whole or not at all."""
     write_text(out / "shards.json", json.dumps(state, indent=1) + "\n")
 
 
 def reencoded(
     files: list[ClipFile], first: int, work: Path, pool: DecodingPool, settings: ShardSettings, leave_out_failing: bool
 ) -> Iterator[tuple[ClipFile, Path, "Future[ClipFacts]"]]:
-    """Files from `first` on with where each is written and what it has become (see `settled`); a few are under way at once."""
+    """Files from number `first` on, each with the path that it is encoded to and its answer (see `settled`); a few are encoded at once."""
     encode = lambda file, target: pool.reencode(file, settings.size, settings.fps, target)
     ahead: list[tuple[ClipFile, Path, Future[ClipFacts]]] = []
     for number in range(first, len(files)):
@@ -172,7 +174,10 @@ def reencoded(
 def settled(
     file: ClipFile, target: Path, answer: "Future[ClipFacts]", encode: Callable[[ClipFile, Path], "Future[ClipFacts]"], leave_out_failing: bool
 ) -> tuple[ClipFile, Path, "Future[ClipFacts]"]:
-    """The same once it is known; what may be the machine's fault is tried again. ValueError where it stays: no whole clip is left out unasked."""
+    """Waits for a clip's encoding and retries it once if the failure may be the machine's.
+
+    ValueError if it fails again, unless `leave_out_failing`.
+    """
     if may_pass(answer.exception()):
         answer = encode(file, target)
     error = answer.exception()
@@ -183,7 +188,7 @@ def settled(
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """Whether a clip failed by what may be the machine's fault: its file was whole when it was checked."""
+    """Whether an error may be the machine's fault: the file was whole when it was checked."""
     return isinstance(error, ClipError) and error.kind in (*PASSING, "no room")
 
 
@@ -191,7 +196,10 @@ def write_shard(
     out: Path, state: dict[str, Any], done: int, num_files: int, encoded: Iterator, left_out: list[Unusable], settings: ShardSettings,
     on_note: Callable[[str], None],
 ) -> int:  # fmt: skip
-    """Fills one shard, gives it its name and notes it in shards.json; returns how many files are done then."""
+    """Fills one shard, gives it its name and notes it in shards.json; returns how many files are done then.
+
+    done: before; encoded: of `reencoded`; left_out: gains the files that failed.
+    """
     name = shard_name(len(state["shards"]))
     part, count, num_bytes = out / f".{name}.part", 0, 0
     writer = ShardWriter(part)

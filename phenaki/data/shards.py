@@ -9,7 +9,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,11 @@ TEXT_ENDINGS = (".txt", ".json")
 TAR_ERRORS = (tarfile.TarError, OSError, ValueError, EOFError, OverflowError)
 
 
-def index_shard(path: Path, on_progress=lambda: None) -> Listing:
-    """Every clip of a shard with its place and caption, and every member that is refused. Reads headers and captions only."""
+def index_shard(path: Path, on_progress: Callable[[], None] = lambda: None) -> Listing:
+    """Every clip of a shard with its place and caption, and every member that is refused. Reads headers and captions only.
+
+    on_progress: called for each member.
+    """
     clips: list[tuple[str, tarfile.TarInfo]] = []
     texts: dict[str, dict[str, str]] = {}
     unusable: list[Unusable] = []
@@ -64,7 +67,7 @@ def index_shard(path: Path, on_progress=lambda: None) -> Listing:
 
 
 def members_of(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members in their order, none of them kept. ReadError where a header tells of fewer than no bytes, so that tarfile would go round in it."""
+    """The members in their order, none of them kept. ReadError where a header states a negative size, with which tarfile would loop forever."""
     offset = -1
     for member in tar:
         if member.offset <= offset:
@@ -75,7 +78,7 @@ def members_of(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def ends_here(tar: tarfile.TarFile) -> bool:
-    """Whether a tar ends where reading stopped: with zeros. tarfile takes a header that is none for the end, too."""
+    """Whether a tar ends where reading stopped, with zeros: tarfile also stops, silently, at a damaged header."""
     tar.fileobj.seek(tar.offset)
     block = tar.fileobj.read(2 * tarfile.BLOCKSIZE)  # two blocks: a lost header may be one of zeros
     return len(block) >= tarfile.BLOCKSIZE and not any(block)
@@ -107,7 +110,7 @@ def key_of(name: str) -> str:
 
 
 def read_text(tar: tarfile.TarFile, member: tarfile.TarInfo, texts: dict[str, str]) -> list[Unusable]:
-    """Adds what a .txt or .json member says of its clip; a .json has the last word. Returns a .txt that is none."""
+    """Adds what a .txt or .json member states of its clip; a .json overrules a .txt. Returns the refusal of a .txt that is no text."""
     data = tar.extractfile(member).read(MAX_CAPTION_BYTES)
     if member.name.lower().endswith(".txt"):
         caption = read_caption(member.name, data)
@@ -128,7 +131,7 @@ def read_text(tar: tarfile.TarFile, member: tarfile.TarInfo, texts: dict[str, st
 
 
 class ShardWriter:
-    """Writes one shard. Its members carry no time and no owner: the same clips give the same bytes."""
+    """Writes one shard. Its members have no time and no owner, so equal clips give equal bytes."""
 
     def __init__(self, part: Path):
         part.unlink(missing_ok=True)  # never through a link of its name

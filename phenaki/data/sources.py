@@ -1,11 +1,11 @@
-"""Where training data comes from by name: footage, a storybook atlas, or the storybook world drawn by code."""
+"""Opens training data by its path: footage, a storybook atlas, or (no path) the storybook world drawn by code."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from phenaki.data.clip_files import is_clip_name, is_picture
-from phenaki.data.clip_source import ToldSource
+from phenaki.data.clip_source import CaptionedSource
 from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.listing import is_footage
 from phenaki.data.storybook import open_world
@@ -16,7 +16,7 @@ from phenaki.data.world import WorldConfig
 def open_source(
     world: WorldConfig, size: int, data: Path | None, device: str, footage: FootageSettings | None = None, report: Path | None = None,
     on_note: Callable[[str], None] = print,
-) -> ToldSource:  # fmt: skip
+) -> CaptionedSource:  # fmt: skip
     """Training data: footage (a folder, table or tar shards), a storybook atlas, or (None) the storybook world drawn by code.
 
     footage: how clips are cut, at the size and rate of the model; report: where unusable files are listed as JSON lines.
@@ -36,7 +36,7 @@ def open_source(
 
 
 def told_data(data: Path | None, on_note: Callable[[str], None]) -> None:
-    """Says what is trained on where nothing was named, for that may have been forgotten."""
+    """Notes, where no data was named, that the storybook world drawn by code is trained on: --data may have been forgotten."""
     if data is None:
         on_note("data: the storybook world, drawn by code (--data names one's own)")
 

@@ -1,6 +1,6 @@
 """The storybook world: stories drawn on the fly whose every attribute is known exactly.
 
-From scene to scene some attributes change and the rest stay; the actor goes on from where it was.
+From scene to scene some attributes change and the rest stay; the actor starts where it was.
 `StorybookWorld.story(seed, index)` draws the truth of story `index`, `render` paints a batch of them on any device.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from phenaki.data.art import LOOP_FRAMES, Art, draw_art, load_atlas
 from phenaki.data.captions import attribute_phrases, caption, held_out_of, is_held_out
 from phenaki.data.cast import SHELTERED, role_of, stands_behind
-from phenaki.data.clip_source import ToldSource
+from phenaki.data.clip_source import CaptionedSource
 from phenaki.data.painter import TINTS, Painter, Sprites, place_tint
 from phenaki.data.poses import Track, actor_track, camera_track, companion_track, joined, object_track, seen_by
 from phenaki.data.world import (
@@ -31,10 +31,10 @@ from phenaki.data.world import (
 )
 
 TELLABLE = ("actor", "place", "time", "weather", "motion", "camera", "companion", "object")  # attributes that a caption may name
-TOLD_BATCH, GPU_TOLD_BATCH = 16, 128  # stories painted at once when many are tokenised
+CAPTIONED_BATCH, GPU_CAPTIONED_BATCH = 16, 128  # stories painted at once when many are tokenised
 
 
-class StorybookWorld(ToldSource):
+class StorybookWorld(CaptionedSource):
     """Draws stories of `config` with the pictures of `art` on `device`."""
 
     def __init__(self, config: WorldConfig, art: Art, device: str | torch.device = "cpu"):
@@ -53,7 +53,7 @@ class StorybookWorld(ToldSource):
         self, seed: int, index: int, num_frames: int, *, held_out: bool = False, held_out_words: bool | None = None,
         lengths: Sequence[int] | None = None, max_scenes: int = 4, align: int = 1,
     ) -> StoryTruth:  # fmt: skip
-        """Story `index` of the endless list that `seed` names. Scenes change at frames 1 + align*k, or have the frames of `lengths`.
+        """Story `index` of the endless list of stories of `seed`. Scenes change at frames 1 + align*k, or have the numbers of frames in `lengths`.
 
         Training stories (held_out=False) have no held-out (actor, place) or (actor, motion) pair and no held-out phrasing;
         with held_out=True every scene has a held-out pair where the cast has one, and held-out words where there are any.
@@ -71,7 +71,7 @@ class StorybookWorld(ToldSource):
         return StoryTruth(tuple(scenes), *self._start(rng, scenes[0]))
 
     def started_anew(self, story: StoryTruth, seed: int) -> StoryTruth:
-        """The same scenes from another start: what else a script may come to."""
+        """The same scenes with another start (place and phase of the actor): another video that fits the same script."""
         return StoryTruth(story.scenes, *self._start(random.Random(f"start {seed}"), story.scenes[0]))
 
     def _lengths(self, rng: random.Random, num_frames: int, max_scenes: int, align: int) -> list[int]:
@@ -112,7 +112,7 @@ class StorybookWorld(ToldSource):
         return attribute_phrases(attribute, getattr(scene, attribute), scene.actor, self.config.wording)
 
     def _draw(self, rng: random.Random, previous: SceneTruth | None, num_frames: int) -> SceneTruth:
-        """A scene without its caption. What a world lacks takes no draw, so a seed's stories stay when worlds get more kinds of things."""
+        """A scene without its caption. Kinds of things that a world lacks draw no number, so a seed's stories stay the same when kinds are added."""
         config = self.config
         scene = SceneTruth(
             actor=rng.choice(config.actors), place=rng.choice(config.places), time=rng.choice(config.times), weather=rng.choice(config.weathers),
@@ -138,11 +138,11 @@ class StorybookWorld(ToldSource):
         stories = [self.story(seed, index, num_frames, max_scenes=2, align=align) for index in range(first, first + count)]
         return self.render(stories)
 
-    def told_clips(
+    def captioned_clips(
         self, seed: int, count: int, num_frames: int, align: int, max_scenes: int, first: int = 0
     ) -> Iterator[tuple[Tensor, list[StoryTruth]]]:
-        """Stories seed/first .. seed/(first + count - 1), painted in batches (b c f h w), each with what it shows."""
-        at_once = GPU_TOLD_BATCH if self.device.type == "cuda" else TOLD_BATCH
+        """Stories first .. first + count - 1 of the seed, painted in batches (b c f h w), each with its truth."""
+        at_once = GPU_CAPTIONED_BATCH if self.device.type == "cuda" else CAPTIONED_BATCH
         for begin in range(first, first + count, at_once):
             indices = range(begin, min(begin + at_once, first + count))
             stories = [self.story(seed, i, num_frames, max_scenes=max_scenes, align=align) for i in indices]
@@ -162,14 +162,15 @@ class StorybookWorld(ToldSource):
         lengths = {story.num_frames for story in stories}
         if len(lengths) != 1:
             raise ValueError(f"stories of {sorted(lengths)} frames in one batch: render stories of equal length together")
+        (num_frames,) = lengths
         scenes = [scene for story in stories for scene in story.scenes]
         repeats = [scene.num_frames for scene in scenes]
 
         def by_frame(values: Sequence) -> np.ndarray:
             return np.repeat(np.array(values), repeats, axis=0)
 
-        frame_numbers = np.tile(np.arange(*lengths), len(stories))
-        phases = (np.repeat([story.phase for story in stories], *lengths) + frame_numbers) % LOOP_FRAMES
+        frame_numbers = np.tile(np.arange(num_frames), len(stories))
+        phases = (np.repeat([story.phase for story in stories], num_frames) + frame_numbers) % LOOP_FRAMES
         camera = camera_track(stories, self.config.fps)
         places, tints = by_frame([self.place_index[scene.place] for scene in scenes]), by_frame([TINTS[scene.time][1] for scene in scenes])
         weathers = by_frame([self.painter.weather_names.index(scene.weather) for scene in scenes])

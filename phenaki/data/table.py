@@ -1,7 +1,7 @@
 """Tables of clips: metadata.jsonl, .csv or .parquet beside the files, one row a clip.
 
-Columns: `file_name` (or `video_path`, `path`), `text` (or `caption`), and if wanted `sha256` of the file, in capitals or not; those of
-a .csv are divided by commas, semicolons or tabs. A path is taken from the table's own folder and has to stay inside.
+Columns: `file_name` (or `video_path`, `path`), `text` (or `caption`), and optionally `sha256` of the file, in any case; those of a .csv
+are separated by commas, semicolons or tabs. A path is relative to the table's own folder and has to stay inside.
 """
 
 import csv
@@ -30,14 +30,14 @@ from phenaki.data.clip_files import (
 NAME_COLUMNS = ("file_name", "video_path", "path")
 CAPTION_COLUMNS = ("text", "caption")
 DELIMITERS = (",", ";", "\t")  # of a .csv
-MAX_COLUMNS = 20  # that are told of a table
+MAX_COLUMNS = 20  # named in a note about a table
 MAX_LINE = 1 << 24  # characters of a row
 MAX_HEADER = 1 << 16  # characters of a .csv's first line that its delimiter is looked for in
-ROWS_AT_ONCE = 64  # of a .parquet table: packed, a few bytes may stand for a long caption in each of its rows
+ROWS_AT_ONCE = 64  # of a .parquet table: it may be compressed, so that a few bytes become a long caption in each row
 
 
 def read_table(path: Path) -> Listing:
-    """The clips that a table names. Rows that cannot be used are kept with the reason; ValueError where the table is none."""
+    """The clips that a table names. Rows that cannot be used are kept with the reason; ValueError where it is no table or names no clips."""
     readers = {".jsonl": json_rows, ".csv": csv_rows, ".parquet": parquet_rows}
     clips: list[ClipFile] = []
     unusable: list[Unusable] = []
@@ -53,7 +53,7 @@ def read_table(path: Path) -> Listing:
 
 
 def caption_notes(path: Path, clips: list[ClipFile], columns: list[str]) -> tuple[str, ...]:
-    """What to say where a table has no column of captions."""
+    """A note where a table has no column of captions, else none."""
     if not clips or any(clip.caption for clip in clips) or any(plain(column) in CAPTION_COLUMNS for column in columns):
         return ()
     told = tidy(some(columns, MAX_COLUMNS))
@@ -89,30 +89,30 @@ def row_clip(root: Path, where: str, row: Any) -> ClipFile | Unusable:
 
 
 def first_of(row: dict[str, Any], columns: tuple[str, ...]) -> Any:
-    """The value of the first of some columns that a row has."""
+    """The value of the first of `columns` that has one in this row; None where none has."""
     values = {plain(column): value for column, value in reversed(row.items()) if value is not None}
     return next((values[column] for column in columns if column in values), None)
 
 
 def plain(column: str) -> str:
-    """A column's name as it is looked for: without capitals, and without spaces around it."""
+    """A column's name in lower case, without spaces around it."""
     return column.strip().lower()
 
 
 def open_text(path: Path, newline: str | None = None) -> TextIO:
-    """A table of text as Windows or another system writes it. Bytes that are no text come as half surrogate pairs (see `is_encoded`)."""
+    """Opens a table, in UTF-8 or UTF-16 (see `encoding_of`). Bytes that are not UTF-8 become half surrogate pairs (see `is_encoded`)."""
     with open(path, "rb") as file:
         encoding = encoding_of(file.read(2))
     return open(path, encoding=encoding, errors="surrogateescape" if encoding == "utf-8-sig" else "replace", newline=newline)
 
 
 def is_encoded(text: str) -> bool:
-    """Whether all of a text was in its table's encoding."""
+    """Whether a text of `open_text` holds no bytes that could not be decoded."""
     return not any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def lines_of(file: TextIO, path: Path) -> Iterator[str]:
-    """The lines of a table; ValueError for one that has no end in sight."""
+    """The lines of a table; ValueError for one of MAX_LINE characters or more."""
     while line := file.readline(MAX_LINE):
         if len(line) == MAX_LINE:
             raise ValueError(f"{path}: has a line of {MAX_LINE} characters or more; is it a table?")
@@ -120,7 +120,7 @@ def lines_of(file: TextIO, path: Path) -> Iterator[str]:
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Lines of JSON; a line that is none comes back as text, which is no row."""
+    """Row numbers and values of JSON lines; a line that is no JSON is yielded as text, which `row_clip` refuses."""
     with open_text(path) as file:
         for number, line in enumerate(lines_of(file, path), start=1):
             if not line.strip():
@@ -132,7 +132,7 @@ def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Rows by column; cells that no column is for come under None. ValueError where a quote is not closed: it would swallow the next rows."""
+    """Row numbers and rows by column; surplus cells are under None. ValueError where a quote is not closed: it would swallow the next rows."""
     with open_text(path, newline="") as file:
         delimiter = delimiter_of(file.readline(MAX_HEADER))
         file.seek(0)
@@ -145,7 +145,7 @@ def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def delimiter_of(header: str) -> str:
-    """What divides the columns of a CSV: commas, or the semicolons or tabs of spreadsheets, where these make a column of names of it."""
+    """The delimiter of a CSV: the first of DELIMITERS with which its header has a column of file names, else a comma."""
     for delimiter in DELIMITERS:
         cells = header.split(delimiter)
         if any(plain(cell.strip().strip('"')) in NAME_COLUMNS for cell in cells):
@@ -154,6 +154,7 @@ def delimiter_of(header: str) -> str:
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Row numbers and rows by column, read a few at a time. ValueError where pyarrow is not installed or the file is no such table."""
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:

@@ -29,7 +29,7 @@ MAX_HEADER_BYTES = 100_000_000  # as the library has it
 
 
 class TensorFileError(ValueError):
-    """A file that is not what its writer wrote; the message names it."""
+    """A file that is damaged, cut short or of another kind; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Column:
 
     @classmethod
     def of(cls, tensor: Tensor) -> "Column":
+        """A tensor as one piece."""
         return cls(tensor.dtype, tuple(tensor.shape), [tensor])
 
     @property
@@ -52,7 +53,7 @@ class Column:
 def write_tensors(path: Path, columns: dict[str, Column], metadata: dict[str, str]) -> None:
     """Writes the file, a piece in memory at a time.
 
-    ValueError for numbers that such files do not hold here; BusyError where another process is writing it.
+    ValueError for dtypes other than DTYPES; BusyError where another process is writing it.
     """
     for name, column in columns.items():
         if column.dtype not in DTYPES:
@@ -92,7 +93,7 @@ def _write(file: FileIO, columns: dict[str, Column], entries: dict[str, Any], me
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """The same of tensors that are in memory as they are."""
+    """Writes tensors already in memory (see `write_tensors`)."""
     write_tensors(path, {name: Column.of(tensor.detach().cpu()) for name, tensor in tensors.items()}, metadata)
 
 
@@ -120,7 +121,7 @@ def _header_text(file: BinaryIO) -> bytes:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file of `write_tensors`, once its hash is right. TensorFileError says what is wrong."""
+    """All tensors of a file of `write_tensors`, after checking its hash. TensorFileError says what is wrong."""
     digest = (read_metadata(path) or {}).get("sha256")
     if not isinstance(digest, str) or _digest(path, digest) != digest:
         raise TensorFileError(f"{path}: damaged or cut short, its SHA-256 is not the one written in it")

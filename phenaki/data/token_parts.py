@@ -1,4 +1,4 @@
-"""Tokenising large sources: in parts that outlive an interruption, merged at the end with one part in memory at a time.
+"""Tokenising large sources: in parts, so that it can be resumed, which are merged at the end with one part in memory at a time.
 
 The parts of FILE lie in the folder .FILE.parts beside it until FILE is written. Each is a file of story tokens of its own.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from phenaki.data.clip_source import ToldSource
+from phenaki.data.clip_source import CaptionedSource
 from phenaki.data.tensor_file import Column, write_tensors
 from phenaki.data.tokens import (
     Captions,
@@ -28,8 +28,8 @@ from phenaki.data.tokens import (
 )
 from phenaki.locks import LOCK, BusyError, take_folder
 
-OWN = re.compile(r"\.?(stories|images)-[0-9]{8}\.safetensors(\.part-[0-9]+)?")  # files that are made on the way
-PART_SIZE = 256  # stories or pictures of a part: what an interruption may cost
+OWN = re.compile(r"\.?(stories|images)-[0-9]{8}\.safetensors(\.part-[0-9]+)?")  # names of parts, whole or not
+PART_SIZE = 256  # stories or pictures of a part, at most what is lost by an interruption
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ def parts_folder(path: Path) -> Path:
 
 
 def tokenize_source(
-    source: ToldSource, encode: Encode, encode_text: EncodeText, plan: TokenPlan, path: Path, description: str, on_note: Callable[[str], None]
+    source: CaptionedSource, encode: Encode, encode_text: EncodeText, plan: TokenPlan, path: Path, description: str, on_note: Callable[[str], None]
 ) -> StoryTokens:
     """Writes the file of a plan's tokens, and returns what was read back from it. BusyError where another process is making it.
 
-    Broken off and called again, it goes on with the parts that are whole.
+    Interrupted and called again, it resumes after the parts that are whole.
     """
     folder = parts_folder(path)
     if folder.is_symlink():
@@ -72,7 +72,7 @@ def tokenize_source(
 
 
 def drop_parts(path: Path) -> None:
-    """Removes the parts that a run, killed after its last one, has left of a file; not those of a process that is making it anew."""
+    """Removes parts of a file left by a run that was killed before it removed them; not those of a process that is making the file now."""
     folder = parts_folder(path)
     if folder.is_dir() and not folder.is_symlink():
         with contextlib.suppress(BusyError), take_folder(folder, ""):
@@ -80,7 +80,7 @@ def drop_parts(path: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """The parts first, then the lock: who comes meanwhile finds none of them half removed."""
+    """The parts first, then the lock: a process that takes the lock meanwhile finds no half-removed parts."""
     for file in folder.iterdir():
         if OWN.fullmatch(file.name):
             file.unlink()
@@ -90,7 +90,7 @@ def _remove(folder: Path) -> None:
 
 
 def _make_parts(
-    source: ToldSource, encode: Encode, encode_text: EncodeText, plan: TokenPlan, folder: Path, description: str, on_note: Callable[[str], None]
+    source: CaptionedSource, encode: Encode, encode_text: EncodeText, plan: TokenPlan, folder: Path, description: str, on_note: Callable[[str], None]
 ) -> list[Path]:
     """The files of a plan's parts; those that are there and whole are kept."""
     total, done, parts, is_new = plan.num_stories + plan.num_images, 0, [], True
@@ -119,7 +119,7 @@ def _make_parts(
 
 
 def check_room(part: Path, more: float, on_note: Callable[[str], None]) -> None:
-    """ValueError where the disk cannot hold as many more parts as large as this one; a note where it may not hold the whole beside them."""
+    """ValueError where the disk has no room for `more` parts as large as this one; a note where it may have none for the merged file, too."""
     size, free = part.stat().st_size, shutil.disk_usage(part.parent).free
     told = f"{part.parent.parent}: the tokens and texts to come take some {size * more / 1e9:.1f} GB in parts, {free / 1e9:.1f} GB are free"
     if size * more > free:
@@ -129,7 +129,7 @@ def check_room(part: Path, more: float, on_note: Callable[[str], None]) -> None:
 
 
 def _cut(plan: TokenPlan) -> Iterator[tuple[str, int, int]]:
-    """The parts of a plan: what they hold, from which number, how many."""
+    """The parts of a plan: their kind ("stories" or "images"), first number and how many."""
     for kind, number in (("stories", plan.num_stories), ("images", plan.num_images)):
         for first in range(0, number, PART_SIZE):
             yield kind, first, min(PART_SIZE, number - first)
@@ -144,7 +144,7 @@ def _is_whole(part: Path, description: str) -> bool:
 
 @dataclass(frozen=True)
 class _Met:
-    """Of a part: its captions that no part before it has, by their numbers in it; shapes of its stories and pictures."""
+    """A part: the numbers in it of captions that no part before it has; the shape of its tokens; how many pictures it has."""
 
     path: Path
     new: list[int]

@@ -1,4 +1,4 @@
-"""Tokenised stories: what generator training reads, made once so that a step renders, encodes and embeds nothing."""
+"""Tokenised stories for the training of the generator, made once so that no training step renders, encodes or embeds anything."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from phenaki.data.ahead import drawn_ahead
-from phenaki.data.clip_source import ClipSource, Told, ToldSource
+from phenaki.data.clip_source import Captioned, CaptionedSource, ClipSource
 from phenaki.data.tensor_file import TensorFileError, read_metadata, read_tensors, save_tensors
 
 FORMAT = "phenaki story tokens 1"
@@ -19,7 +19,7 @@ EncodeText = Callable[[list[str]], list[Tensor]]  # captions -> their encodings,
 
 
 class TokensError(ValueError):
-    """A file of story tokens that cannot be used: `problem` names it and says why, the message says what to do besides."""
+    """A file of story tokens that cannot be used: `problem` names it and says why; the message also says what to do."""
 
     def __init__(self, problem: str, remedy: str = "Make it again with `phenaki data tokenize`"):
         super().__init__(f"{problem}. {remedy}")
@@ -42,7 +42,7 @@ class StoryTokens:
     caption: Tensor
     texts: Tensor
     text_spans: Tensor
-    description: str  # of what made it: a file made by other weights is not used
+    description: str  # of the weights and settings that made it; a file with another description is not used
     images: Tensor = field(default_factory=lambda: torch.empty(0, 0, 0, dtype=torch.int32))
     image_caption: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     words: Tensor = field(default_factory=lambda: words_of([]))
@@ -57,11 +57,11 @@ class StoryTokens:
 
     @property
     def captions(self) -> list[str]:
-        """What was said, by index."""
+        """The captions themselves, by index."""
         return json.loads(self.words.numpy().tobytes())
 
     def stories(self, rows: slice) -> "StoryTokens":
-        """Some of the stories with the texts of all, without pictures: a part held out, say."""
+        """Some of the stories, with all texts and without pictures."""
         by_row = ("tokens", "scene_start", "scene_end", "caption")
         cut = {name: getattr(self, name)[rows] for name in by_row}
         return replace(self, **cut, images=self.images[:0], image_caption=self.image_caption[:0])
@@ -92,7 +92,7 @@ class StoryTokens:
 
 
 def metadata(description: str) -> dict[str, str]:
-    """What a file of story tokens is known by."""
+    """The metadata that marks a file as story tokens."""
     return {"format": FORMAT, "description": description}
 
 
@@ -114,7 +114,7 @@ COLUMNS = {  # dtype and number of axes
 
 
 def _problem(stories: StoryTokens) -> str:
-    """What in the tensors does not fit together, "" where nothing is wrong."""
+    """What is wrong with the tensors, "" where nothing is."""
     for name, value in stories.tensors().items():
         if (value.dtype, value.ndim) != COLUMNS[name]:
             return f"{name} is {value.dtype} of shape {tuple(value.shape)}"
@@ -138,7 +138,7 @@ def _problem(stories: StoryTokens) -> str:
 
 
 def _within(numbers: Tensor, end: int) -> bool:
-    """Whether all of them lie in [0, end)."""
+    """Whether all numbers are in [0, end)."""
     return not numbers.numel() or 0 <= int(numbers.min()) <= int(numbers.max()) < end
 
 
@@ -151,7 +151,7 @@ def _is_list_of_words(words: Tensor, count: int) -> bool:
     return isinstance(captions, list) and len(captions) == count and all(isinstance(caption, str) for caption in captions)
 
 
-def slice_scenes(story: Told, temporal_patch_size: int) -> list[tuple[int, int]]:
+def slice_scenes(story: Captioned, temporal_patch_size: int) -> list[tuple[int, int]]:
     """The scenes of a story whose scenes change at frames 1 + pt*k, as (first slice, one past the last slice)."""
     spans, frame, first = [], 0, 0
     for scene in story.scenes:
@@ -163,7 +163,7 @@ def slice_scenes(story: Told, temporal_patch_size: int) -> list[tuple[int, int]]
 
 
 class Captions:
-    """Numbers distinct captions in the order in which they are met."""
+    """Numbers distinct captions in the order in which they come."""
 
     def __init__(self):
         self.number: dict[str, int] = {}
@@ -182,7 +182,7 @@ class Captions:
 
 @torch.no_grad()
 def make_story_tokens(
-    source: ToldSource,
+    source: CaptionedSource,
     encode: Encode,
     encode_text: EncodeText,
     *,
@@ -194,11 +194,11 @@ def make_story_tokens(
     description: str,
     first: int = 0,
 ) -> StoryTokens:
-    """Encodes told videos of `num_slices` slices, numbers first .. first + num_stories - 1, and embeds their captions (each distinct one once)."""
+    """Encodes captioned videos of `num_slices` slices, numbers first .. first + num_stories - 1, and embeds each distinct caption once."""
     num_frames = 1 + temporal_patch_size * (num_slices - 1)
     captions = Captions()
     tokens, starts, ends, said = [], [], [], []
-    for video, stories in source.told_clips(seed, num_stories, num_frames, temporal_patch_size, max_scenes, first):
+    for video, stories in source.captioned_clips(seed, num_stories, num_frames, temporal_patch_size, max_scenes, first):
         tokens.append(encode(video).to("cpu", torch.int32))
         for story in stories:
             by_slice = []
@@ -217,9 +217,9 @@ def make_image_tokens(
     """Encodes still pictures, numbers first .. first + count - 1: story tokens of no stories (of num_slices slices) and `count` pictures."""
     captions, tokens, said = Captions(), [], []
     draw = lambda begin: source.images(seed, begin, min(16, first + count - begin))
-    for pictures, told in drawn_ahead(draw, range(first, first + count, 16)):
+    for pictures, their_captions in drawn_ahead(draw, range(first, first + count, 16)):
         tokens.append(encode(pictures)[:, 0].to("cpu", torch.int32))
-        said += [captions.index(caption) for caption in told]
+        said += [captions.index(caption) for caption in their_captions]
     images = torch.cat(tokens)
     none = torch.empty(0, num_slices, dtype=torch.int64)
     return StoryTokens(

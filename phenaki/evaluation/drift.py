@@ -1,8 +1,8 @@
 """`phenaki evaluate drift`: does a long video stay as good as it began? A story is judged while it is made, window by window.
 
-A window is a run of whole chunks, about four seconds: one prompt's, where prompts change. When it is whole the referee sees it,
-and rendered truth of what it should show; a line of figures is written, and the window's frames and tokens go into the story's
-video. So no more than a window is held, and a killed evaluation goes on after the last window that was judged.
+A window is a run of whole chunks, about four seconds; where prompts change, it has one prompt. Once it is made the referee judges it
+and rendered truth of its scene; a line of figures is written, and the window's frames and tokens are added to the story's video.
+So no more than a window is in memory, and a killed evaluation is resumed after the last window that was judged.
 """
 
 import json
@@ -39,8 +39,8 @@ FVD_FRAMES = 16  # the last ones of a window: the first may still show the chang
 class Side:
     """A window as the model made it, or as it was rendered.
 
-    seen: attribute -> what was seen; right: attribute -> as told; impression: the referee's mean logits, all attributes in a row;
-    features: I3D's logits, none where it was not there.
+    seen: attribute -> what the referee saw; right: attribute -> whether that is as told; impression: the referee's mean logits, all
+    attributes one after the other; features: I3D's logits, empty where it was not installed.
     """
 
     seen: dict[str, str]
@@ -78,7 +78,7 @@ class Judge:
 
     @torch.no_grad()
     def side(self, video: Tensor, scene: SceneTruth) -> Side:
-        """What is to be known of one video of a scene."""
+        """Judges one video (c f h w) of a scene."""
         case = scene_cases(StoryTruth((scene,), 0.0, 0.0, 0), tuple(self.referee.labels))[0]
         logits = self.referee(video[None].to(self.world.device))
         seen = {name: clips[0] for name, clips in likeliest(self.referee.labels, logits).items()}
@@ -90,7 +90,7 @@ class Judge:
 
 
 def window_chunks(plan: StoryPlan, mode: str) -> list[int]:
-    """How many chunks make each window: those of a scene, or as many as come nearest to WINDOW_SECONDS of a held one."""
+    """The number of chunks in each window: those of its scene; of a held prompt as many as come nearest to WINDOW_SECONDS."""
     if mode != HELD:
         return [len(scene.chunks) for scene in plan.scenes]
     each = max(1, round(WINDOW_SECONDS * plan.fps * plan.num_chunks / plan.num_frames))
@@ -145,7 +145,7 @@ class MadeWindow:
 
 
 def made_windows(phenaki: Phenaki, prepared: Prepared, chunks: Sequence[int], notes: Sequence[bytes]) -> Iterator[MadeWindow]:
-    """Yields the windows of a story that follow those whose notes are there already."""
+    """Makes the windows of a story one by one, after those that are in the video already. notes: those of the video, one for each window."""
     done = len(notes)
     stream = phenaki.stream(prepared, JudgedTokens(notes, chunks, prepared.plan, phenaki.grid))
     for index, count in enumerate(chunks[done:], done):
@@ -158,10 +158,10 @@ def watch(
     phenaki: Phenaki, script: LongScript, context: str, judge: Judge, path: Path, settings: dict[str, Any],
     on_window: Callable[[int], None] = lambda _: None,
 ) -> None:  # fmt: skip
-    """Makes and judges a story: its video at `path` (.mp4), the windows' figures beside it (.jsonl). Goes on where it was stopped.
+    """Makes and judges a story: its video at `path` (.mp4), the windows' figures beside it (.jsonl). Resumes where it was stopped.
 
     context: what a chunk sees of the ones before, of `CONTEXTS`. settings: what else the story is made of, in JSON types. on_window
-    is told how many windows are judged. ValueError where what was begun there is another story, or where lines of it are missing.
+    is called with the number of judged windows. ValueError where what was begun there is another story, or where lines of it are missing.
     """
     prepared = phenaki.prepare(script.story, context=context)
     chunks, lines, size = window_chunks(prepared.plan, script.mode), path.with_suffix(".jsonl"), phenaki.picture_size(prepared.story)
@@ -187,7 +187,7 @@ def watch(
 
 
 def keep_lines(path: Path, count: int) -> None:
-    """Cuts a file of lines after the first `count`; ValueError where it has fewer."""
+    """Cuts a file after its first `count` lines; ValueError where it has fewer."""
     with open(path, "a+b") as file:
         file.seek(0)
         for number in range(count):

@@ -1,10 +1,11 @@
 """Drift as one picture: a column for each mode, a row for each measure, a line for each context by minute, the truth in grey."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+
+from phenaki.atomic import png_bytes
 
 ROWS = {
     "adherence": "adherence, share",
@@ -36,9 +37,7 @@ def drift_plot(figures: dict[str, Any]) -> bytes:
             lines = [(COLOURS[context], points_of(found[mode]["minutes"], name, "made")) for context, found in contexts.items()]
             truth = points_of(next(iter(contexts.values()))[mode]["minutes"], name, "truth")
             _panel(draw, font, (WIDTH * column, HEAD + HEIGHT * row), f"{mode}: {title}", [(TRUTH, truth), *lines])
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return png_bytes(picture)
 
 
 def points_of(minutes: Sequence[dict[str, Any]], name: str, side: str) -> Points:

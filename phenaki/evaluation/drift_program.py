@@ -12,20 +12,20 @@ from phenaki.evaluation.drift import FVD_FRAMES, Judge, num_windows, read_window
 from phenaki.evaluation.drift_figures import END_SHARE, mode_figures
 from phenaki.evaluation.drift_plot import drift_plot
 from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, DriftSettings, LongScript, draw_long_script
-from phenaki.evaluation.networks import MetricNetworks
-from phenaki.evaluation.outputs import check_outputs
-from phenaki.evaluation.story import FrameJudge
-from phenaki.evaluation.story_figures import DRAWN_TRUTH, referee_cautions
-from phenaki.evaluation.story_program import (
+from phenaki.evaluation.exam import (
     NO_REFERENCE,
     is_drawn,
-    load_referee,
     not_measured,
+    shipped_referee,
     surroundings,
     video_network,
     with_sampling,
     world_for,
 )  # fmt: skip
+from phenaki.evaluation.networks import MetricNetworks
+from phenaki.evaluation.outputs import check_outputs
+from phenaki.evaluation.story import FrameJudge
+from phenaki.evaluation.story_figures import DRAWN_TRUTH, referee_cautions
 from phenaki.evaluation.story_work import WorkFolder
 from phenaki.pipeline import Phenaki
 from phenaki.sampling import CONTEXTS
@@ -61,8 +61,8 @@ def run_drift_evaluation(
 ) -> dict[str, Any]:  # fmt: skip
     """Examines a model; writes the figures to `output` (JSON) and their picture to `plot` (PNG, beside it by default); returns the figures.
 
-    work: folder of the stories and their judged windows, beside the output by default; run the same again to go on after an
-    interruption, or with more modes, contexts or stories to add them. on_window is told (windows done, windows in all).
+    work: folder of the stories and their judged windows, beside the output by default; run the same again to resume after an
+    interruption, or with more modes, contexts or stories to add them. on_window is called with (windows done, windows in all).
     command: how it was started, kept with the figures.
     """
     if plot is None:
@@ -75,7 +75,7 @@ def run_drift_evaluation(
         on_note(DRAWN_TRUTH)
     phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device, dtype=exam.dtype), exam.sampling)
     contexts = tuple(dict.fromkeys([phenaki.info.sampling.context, *exam.contexts]))
-    referee = referee or load_referee(exam.world, exam.device)
+    referee = referee or shipped_referee(exam.world, exam.device)
     world = world_for(phenaki, exam.world, exam.atlas, exam.device, omit_prob=0.0)  # a scene is judged by its own prompt
     scripts = [draw_long_script(world, exam.settings, mode, index) for mode in exam.settings.modes for index in range(exam.settings.stories)]
     networks = NO_REFERENCE if drawn else networks or video_network(exam.fvd, exam.device)
@@ -120,7 +120,7 @@ def figures_of(phenaki: Phenaki, context: str, scripts: Sequence[LongScript], mo
 
 
 def settings_of(exam: DriftExam, phenaki: Phenaki, world: StorybookWorld, referee: FrameJudge) -> dict[str, Any]:
-    """What the stories are of, as plain values; with others they would come out otherwise. Modes, contexts and stories may be added."""
+    """All that a story depends on, as plain values; modes, contexts and the number of stories are not among it and may be added to."""
     return {
         **surroundings(phenaki, exam.world, world, referee, exam.device),
         "sampling": {name: value for name, value in asdict(phenaki.info.sampling).items() if name != "context"},
@@ -131,7 +131,7 @@ def settings_of(exam: DriftExam, phenaki: Phenaki, world: StorybookWorld, refere
 
 
 def cautions(figures: dict[str, Any], drawn: bool = False) -> list[str]:
-    """What a reader of the figures must know. drawn: truth is none that the referee knows."""
+    """What a reader of the figures must know. drawn: see `exam.is_drawn`."""
     said = [DRAWN_TRUTH] if drawn else []
     if figures["minutes"] < USUAL_MINUTES:
         said.append(f"Of {figures['minutes']:g} minutes: drift is stated of {USUAL_MINUTES:g} or more.")
@@ -152,7 +152,7 @@ def cautions(figures: dict[str, Any], drawn: bool = False) -> list[str]:
 
 
 def summary(figures: dict[str, Any]) -> list[str]:
-    """First and last part of every measure in a line for each mode and context."""
+    """The figures in a few lines for each mode and context: first and last part of every measure, its trend, and where scenes return."""
     share = f"{END_SHARE:.0%}"
     lines = [f"{figures['minutes']:g} minutes, first {share} -> last {share}; in brackets: change beyond that of rendered truth"]
     for mode in figures["modes"]:

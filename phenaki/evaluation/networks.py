@@ -1,4 +1,4 @@
-"""The networks that two of the figures need, where their weights are installed."""
+"""The networks that LPIPS and FVD need, where their weights are installed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ LEAST = {"lpips": (1, lpips.MIN_SIZE), "i3d": (i3d.MIN_FRAMES, i3d.MIN_SIZE)}
 class MetricNetworks:
     """lpips: pictures (n c h w) twice -> (n,); i3d: video (b c f h w) -> features (b, 400); all pixels in [-1, 1].
 
-    None where a network is not there; `missing` then says why, by the figure's name ("lpips", "rfvd").
+    None where a network is not there; `missing` then says why, by the network's name ("lpips", "i3d").
     """
 
     lpips: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -27,11 +27,10 @@ class MetricNetworks:
     def fitting(self, frames: int, size: int) -> "MetricNetworks":
         """Those that can take clips of so many frames and pixels a side."""
         fit = self
-        for name, network in (("lpips", "lpips"), ("rfvd", "i3d")):
-            least_frames, least_size = LEAST[network]
-            if getattr(self, network) is not None and (frames < least_frames or size < least_size):
+        for name, (least_frames, least_size) in LEAST.items():
+            if getattr(self, name) is not None and (frames < least_frames or size < least_size):
                 reason = f"not measured: needs clips of {least_frames} frames at {least_size}x{least_size} or more, found {frames} at {size}x{size}"
-                fit = replace(fit, **{network: None}, missing={**fit.missing, name: reason})
+                fit = replace(fit, **{name: None}, missing={**fit.missing, name: reason})
         return fit
 
 
@@ -51,7 +50,7 @@ def load_i3d_network(device: str | torch.device) -> MetricNetworks:
     try:
         return MetricNetworks(i3d=i3d.load_i3d(device).logits)
     except MetricWeightsError as error:
-        return MetricNetworks(missing={"rfvd": _reason(error)})
+        return MetricNetworks(missing={"i3d": _reason(error)})
 
 
 def _reason(error: Exception) -> str:

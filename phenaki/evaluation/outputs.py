@@ -1,4 +1,4 @@
-"""What the evaluations write alike: where files may go, which machine they were measured on, and the frame of a page."""
+"""What all evaluations need for their output: a check of the paths, the name of the machine, and the frame of an HTML page."""
 
 import platform
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ video { image-rendering: pixelated; display: block; }
 
 
 def check_outputs(output: Path, html: Path | None = None, picture: Path | None = None, work: Path | None = None) -> None:
-    """ValueError before the work where a file could not be written after it, or where `work` could be no folder."""
+    """ValueError, before any work, where one of the files could not be written or `work` could not be a folder."""
     for path, ending in ((output, ".json"), (html, ".html"), (picture, ".png")):
         if path is not None:
             check_file(path, ending)
@@ -34,7 +34,7 @@ def check_outputs(output: Path, html: Path | None = None, picture: Path | None =
 
 
 def machine(device: str) -> str:
-    """Where the seconds were taken."""
+    """The machine that times are measured on: its kind, its GPU or threads, and torch's version."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads"
     return f"{platform.machine()}, {name}, torch {torch.__version__}"
 

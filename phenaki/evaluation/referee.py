@@ -8,7 +8,7 @@ picture has an answer, and need not be judged right by luck.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from phenaki.checkpoint import first_not_finite, sha256
-from phenaki.config import as_dict, build, check_range
+from phenaki.config import build, check_range
 from phenaki.data.tensor_file import save_tensors
 from phenaki.data.world import WorldConfig
+from phenaki.outline import outline
 
 ATTRIBUTES = ("actor", "place", "time", "weather", "motion", "companion", "object")
 SIZE = 64  # pixels a side that the networks see; other videos are resized
 MOTION_REACH = 4  # frames before and after the judged one that motion is seen in
-FRAME_REACH = 7  # the same for every attribute of a referee that attends; otherwise all but motion is seen in one frame alone
+FRAME_REACH = 7  # frames before and after for every attribute of a referee that attends; in others all but motion is seen in one frame
 SHIPPED = Path(__file__).parent / "referees"  # a file of weights for each world
 HASHES = {  # SHA-256 of the shipped files
     "small": "8ebfc2ab28f758d3935ba9019e75086cca0e745131d5f1d91370c8e1f15e7092",
@@ -41,11 +42,11 @@ class RefereeError(ValueError):
 
 @dataclass(frozen=True)
 class RefereeConfig:
-    """What a referee is made of; the defaults are what the first ones were, whose files do not say it."""
+    """What a referee is made of. The defaults are those of the first referees, whose files name no config."""
 
-    attends: bool = False  # each attribute looks at places of its own, with the frames around; else at the mean and largest of each frame alone
+    attends: bool = False  # each attribute looks at places of its own, in several frames; False: at the mean and maximum over a frame
     width: int = 32  # channels of the trunk of frames after its first layer
-    motion_width: int = 16  # the same of the trunk of motion
+    motion_width: int = 16  # channels of the trunk of motion after its first layer
 
     def __post_init__(self):
         check_range(self, "width", "motion_width", at_least=1)
@@ -203,7 +204,7 @@ class Referee(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(dims[name], len(labels[name])) for name in labels if self.head_of(name) == name})
 
     def head_of(self, name: str) -> str:
-        """The attribute whose head names this one: a companion is one of the actors, and seen seldom."""
+        """The attribute whose head judges this one: companions are judged by the actors' head, as there are few examples of them."""
         return "actor" if self.config.attends and name == "companion" and self.labels.get("actor") == self.labels[name] else name
 
     @classmethod
@@ -219,7 +220,7 @@ class Referee(nn.Module):
         return self.see(as_seen(video))
 
     def see(self, video: Tensor, frames: Tensor | slice = slice(None)) -> dict[str, Tensor]:
-        """video: (b 3 f 64 64) -> logits: of motion (b f n), of all else in k of the frames (b k n)."""
+        """video: (b 3 f 64 64) -> logits: of motion in all frames (b f n), of other attributes in the k chosen `frames` (b k n)."""
         if self.config.attends:
             seen = dict(zip(self.labels, self.frame_trunk(video).unbind(2), strict=True))
             features = {name: seen[name][:, frames] for name in self.labels}
@@ -232,12 +233,12 @@ class Referee(nn.Module):
         return {name: logits[name] for name in self.labels}
 
     def see_frames(self, video: Tensor) -> dict[str, Tensor]:
-        """Where one frame says it: video (b 3 f 64 64) -> logits (b f n) of all that it shows, each frame by itself."""
+        """Every attribute but motion, each frame by itself: video (b 3 f 64 64) -> logits (b f n)."""
         seen = rearrange(self.frame_trunk(rearrange(video, "b c f h w -> (b f) c h w")), "(b f) d -> b f d", b=video.shape[0])
         return {name: self.heads[name](seen) for name in self.labels if name != "motion"}
 
     def see_motion(self, video: Tensor) -> Tensor:
-        """The same of motion, which takes several: video (b 3 f 64 64) -> logits (b f n)."""
+        """Motion, which is seen in several frames: video (b 3 f 64 64) -> logits (b f n)."""
         return self.heads["motion"](self.motion_trunk(video))
 
 
@@ -259,7 +260,7 @@ def judge(referee: Referee, video: Tensor) -> dict[str, list[list[str]]]:
 
 
 def likeliest(labels: dict[str, tuple[str, ...]], logits: dict[str, Tensor]) -> dict[str, list[list[str]]]:
-    """The same from the referee's logits (b f n)."""
+    """The likeliest names of each attribute, by clip and frame, from the referee's logits (b f n). labels: those of the referee."""
     return {name: [[names[index] for index in clip] for clip in logits[name].argmax(-1).tolist()] for name, names in labels.items()}
 
 
@@ -268,7 +269,7 @@ def save_referee(referee: Referee, path: Path) -> str:
     state = {name: value.half() if value.is_floating_point() else value for name, value in referee.state_dict().items()}
     said = {"labels": json.dumps(referee.labels)}
     if referee.config != RefereeConfig():
-        said["config"] = json.dumps(as_dict(referee.config))
+        said["config"] = json.dumps(asdict(referee.config))
     save_tensors(path, state, said)
     return sha256(path)
 
@@ -284,8 +285,7 @@ def load_referee(path: Path, expected: str | None = None) -> Referee:
             said = file.metadata() or {}
             labels, config = _checked(json.loads(said["labels"])), build(RefereeConfig, json.loads(said.get("config", "{}")), str(path))
             weights = {name: file.get_tensor(name) for name in file.keys()}
-        with torch.device("meta"):  # memory is taken for the weights that are there, whatever sizes the file states
-            referee = Referee(labels, config)
+        referee = outline(lambda: Referee(labels, config))  # memory is taken only for weights that are in the file, whatever sizes it states
         own = referee.state_dict()
         weights = {name: value.to(own[name].dtype, copy=True) if name in own else value for name, value in weights.items()}
         referee.load_state_dict(weights, assign=True)
@@ -297,7 +297,7 @@ def load_referee(path: Path, expected: str | None = None) -> Referee:
 
 
 def _checked(labels: Any) -> dict[str, tuple[str, ...]]:
-    """Labels as a file says them; ValueError where they are not those of a world: lists of names by attribute, each once, "" first."""
+    """The labels in a file, checked: by attribute a list of names, each once, "" first. ValueError otherwise."""
     if not isinstance(labels, dict) or not labels:
         raise ValueError("it names no attributes")
     for attribute, names in labels.items():

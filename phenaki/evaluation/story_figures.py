@@ -42,7 +42,7 @@ class JudgedStory:
 
 
 def story_figures(scripts: Sequence[Script], record: Callable[[int], Record], fps: float) -> dict[str, Any]:
-    """Everything measured of a model, and under "truth" the same of rendered videos. record: index -> that story's."""
+    """Everything measured of a model, and under "truth" the same figures of rendered videos. record: index of a story -> its record."""
     records = [record(script.index) for script in scripts]
     made = [JudgedStory.of(script, one.made, fps) for script, one in zip(scripts, records, strict=True)]
     rendered = [JudgedStory.of(script, one.rendered, fps) for script, one in zip(scripts, records, strict=True)]
@@ -56,7 +56,7 @@ def story_figures(scripts: Sequence[Script], record: Callable[[int], Record], fp
 
 
 def measures(stories: Sequence[JudgedStory], reference: Sequence[list[float]]) -> dict[str, Any]:
-    """Of one side, the model's or the rendered. reference: features of the truth, in the order of the stories."""
+    """The figures of one side, made or rendered. reference: features of other renderings of the truth, in the order of the stories."""
     return {
         "adherence": {kind: adherence_of_kind(stories, kind) for kind in KINDS},
         "persistence": persistence_figures(stories),
@@ -67,9 +67,9 @@ def measures(stories: Sequence[JudgedStory], reference: Sequence[list[float]]) -
 
 
 def adherence_of_kind(stories: Sequence[JudgedStory], kind: str) -> dict[str, Any]:
-    """Share of scenes in which each attribute is as told, and of scenes with all of them ("scene").
+    """Share of scenes in which each attribute is as its prompt says, and of scenes in which all are ("scene").
 
-    Of scenes told in held-out words an attribute counts where it has such words; the whole scene counts always.
+    In scenes of held-out phrasings an attribute counts only where its own words are held out; the whole scene always counts.
     """
     answers: dict[str, list[tuple[int, bool]]] = {name: [] for name in [*names_of(stories), "scene"]}
     for story, scene, rights in scenes_of_kind(stories, kind):
@@ -94,7 +94,7 @@ def scenes_of_kind(stories: Sequence[JudgedStory], kind: str) -> Iterator[tuple[
 
 
 def persistence_figures(stories: Sequence[JudgedStory]) -> dict[str, Any]:
-    """Share of what was right and is not changed that stays right in the next scene: left unsaid, said again, and by attribute."""
+    """Of attributes that were right and do not change, the share that is right in the next scene: left unsaid, said again, and by attribute."""
     answers = [(story.script.index, answer) for story in stories for answer in persistence(story.cases, story.found)]
     where = lambda keep: share([(index, answer.right) for index, answer in answers if keep(answer)])
     return {
@@ -105,7 +105,7 @@ def persistence_figures(stories: Sequence[JudgedStory]) -> dict[str, Any]:
 
 
 def switch_figures(stories: Sequence[JudgedStory]) -> dict[str, Any]:
-    """Frames from a scene's start until what it changes is seen; a change that is never seen counts with the scene's length."""
+    """Frames from a scene's start until its change is seen; a change that is never seen counts with the scene's length."""
     found = [(story.script.index, switch) for story in stories for switch in switches(story.cases, story.judged.seen)]
     by_attribute = {name: [one for one in found if one[1].attribute == name] for name in names_of(stories)}
     return {"unit": "frames", **switch_times(found), "by_attribute": {name: switch_times(some) for name, some in by_attribute.items()}}
@@ -119,10 +119,10 @@ def switch_times(found: Sequence[tuple[int, Switch]]) -> dict[str, Any]:
 
 
 def seam_figures(stories: Sequence[JudgedStory]) -> dict[str, Any]:
-    """Mean change at joins over mean change inside chunks, over all stories; n = joins.
+    """Mean change at joins of chunks divided by mean change inside chunks, over all stories; n = joins.
 
-    "beside_slices": over that from slice to slice inside chunks. Where it is 1, a join is as smooth as any slice's, and what
-    is left of the score is that the frames of a slice are more alike.
+    "beside_slices": divided by the mean change from slice to slice inside chunks. Where that is 1, joins are as smooth as these, and the
+    score is above 1 only because the frames of a slice are more alike.
     """
     seams = [story.judged.seams for story in stories]
     indices, joins = [story.script.index for story in stories], [one.joins for one in seams]
@@ -154,7 +154,7 @@ def plain(estimate: Estimate) -> dict[str, Any]:
 
 
 def referee_cautions(where: str, shares: dict[str, dict[str, Any]], good: float) -> list[str]:
-    """A caution where a referee is weak itself, or none. shares: attribute -> share of rendered truth that it has right; good: enough."""
+    """A caution where the referee itself is weak, or none. shares: by attribute, of rendered truth, what it has right; good: the least share."""
     weak = [f"{name} {one['value']:.1%}" for name, one in shares.items() if name != "scene" and one["n"] and one["value"] < good]
     if not weak:
         return []
@@ -165,7 +165,7 @@ def referee_cautions(where: str, shares: dict[str, dict[str, Any]], good: float)
 
 
 def cautions(figures: dict[str, Any], scripts: int, usual: int, drawn: bool = False) -> list[str]:
-    """What a reader of the figures must know. drawn: truth is none that the referee knows."""
+    """What a reader of the figures must know. drawn: see `exam.is_drawn`."""
     truth = {} if drawn else figures["truth"]["adherence"]
     said = [DRAWN_TRUTH] if drawn else []
     said += [caution for kind, shares in truth.items() for caution in referee_cautions(kind, shares, GOOD_REFEREE)]

@@ -2,28 +2,34 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from phenaki.atomic import write_text
-from phenaki.data.storybook import StorybookWorld, open_world
-from phenaki.data.world import WORLDS
+from phenaki.data.storybook import StorybookWorld
 from phenaki.evaluation.adherence import MOTION_MARGIN_SECONDS, SETTLING_SECONDS, STEADY_FRAMES
-from phenaki.evaluation.networks import MetricNetworks, load_i3d_network
-from phenaki.evaluation.outputs import check_outputs, machine
-from phenaki.evaluation.referee import Referee
-from phenaki.evaluation.story import FrameJudge, evaluate_stories, fingerprint, tell
+from phenaki.evaluation.exam import (
+    NO_REFERENCE,
+    is_drawn,
+    not_measured,
+    shipped_referee,
+    surroundings,
+    video_network,
+    with_sampling,
+    world_for,
+)  # fmt: skip
+from phenaki.evaluation.networks import MetricNetworks
+from phenaki.evaluation.outputs import check_outputs
+from phenaki.evaluation.story import FrameJudge, evaluate_stories, tell
 from phenaki.evaluation.story_figures import DRAWN_TRUTH, cautions, story_figures
 from phenaki.evaluation.story_report import story_report
 from phenaki.evaluation.story_scripts import ScriptSettings, draw_script
 from phenaki.evaluation.story_work import WorkFolder
 from phenaki.pipeline import Phenaki
-from phenaki.sampling import ARITHMETIC
 from phenaki.story import Story
 
 USUAL_SCRIPTS = ScriptSettings().scripts
-NO_REFERENCE = MetricNetworks(missing={"rfvd": "not measured: without --data truth is drawn by code, other pictures than the model's"})
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,8 @@ def run_story_evaluation(
 ) -> dict[str, Any]:  # fmt: skip
     """Examines a model, writes the figures to `output` (JSON) and, where asked for, a page to `html`; returns the figures.
 
-    work: folder of finished stories, beside the output by default; run the same again to go on after an interruption.
-    referee, networks: those that ship or are installed by default. on_story is told (stories done, stories in all).
+    work: folder of finished stories, beside the output by default; run the same again to resume after an interruption.
+    referee, networks: those that ship or are installed by default. on_story is called with (stories done, stories in all).
     command: how it was started, kept with the figures.
     """
     work = work or output.with_name(f"{output.stem}-work")
@@ -57,7 +63,7 @@ def run_story_evaluation(
         on_note(DRAWN_TRUTH)
     phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device, dtype=exam.dtype), exam.sampling)
     lengths = scene_lengths(phenaki, exam.scripts)
-    referee = referee or load_referee(exam.world, exam.device)
+    referee = referee or shipped_referee(exam.world, exam.device)
     world = world_for(phenaki, exam.world, exam.atlas, exam.device)
     networks = (NO_REFERENCE if drawn else networks or video_network(exam.fvd, exam.device)).fitting(sum(lengths), world.config.size)
     scripts = [draw_script(world, exam.scripts, index, lengths) for index in range(exam.scripts.scripts)]
@@ -77,7 +83,7 @@ def run_story_evaluation(
 
 
 def settings_of(exam: StoryExam, phenaki: Phenaki, world: StorybookWorld, referee: FrameJudge, lengths: list[int]) -> dict[str, Any]:
-    """What the figures are of, as plain values; with others the same stories would come out otherwise."""
+    """All that the stories and their figures depend on, as plain values."""
     return {
         **surroundings(phenaki, exam.world, world, referee, exam.device),
         "sampling": asdict(phenaki.info.sampling),
@@ -87,36 +93,14 @@ def settings_of(exam: StoryExam, phenaki: Phenaki, world: StorybookWorld, refere
     }
 
 
-def surroundings(phenaki: Phenaki, name: str, world: StorybookWorld, referee: FrameJudge, device: str) -> dict[str, Any]:
-    """Model, world, referee and machine of an evaluation, as plain values. name: the world's."""
-    info = phenaki.info
-    return {
-        "model": info.provenance,
-        "world": name,
-        "data": world.fingerprint,
-        "referee": {"fingerprint": fingerprint(referee), "attributes": list(referee.labels)},
-        "fps": world.config.fps,
-        "size": world.config.size,
-        "machine": machine(device),
-        "dtype": str(phenaki.dtype).removeprefix("torch."),
-        "arithmetic": ARITHMETIC,
-    }
-
-
 def work_settings(settings: dict[str, Any], networks: MetricNetworks) -> dict[str, Any]:
     """What must be equal for finished stories to be used again; more scripts of the same kind may be added to them."""
     scripts = {name: one for name, one in settings["scripts"].items() if name != "scripts"}
     return {**settings, "scripts": scripts, "fvd": networks.i3d is not None}
 
 
-def with_sampling(phenaki: Phenaki, changed: dict[str, Any]) -> Phenaki:
-    """The model with other defaults of sampling; ValueError says what is allowed."""
-    phenaki.info = replace(phenaki.info, sampling=replace(phenaki.info.sampling, **changed))
-    return phenaki
-
-
 def scene_lengths(phenaki: Phenaki, settings: ScriptSettings) -> list[int]:
-    """Frames of each scene of a script: the model's own plan moves ends to its slices, and truth is drawn to fit.
+    """Frames of each scene of a script, by the model's plan, in which scenes end where slices of tokens do; truth is drawn with these lengths.
 
     ValueError where that leaves a scene no frame to be judged by.
     """
@@ -129,32 +113,6 @@ def scene_lengths(phenaki: Phenaki, settings: ScriptSettings) -> list[int]:
             f"{unjudged} at its ends are not judged; make scenes longer"
         )
     return lengths
-
-
-def world_for(phenaki: Phenaki, name: str, atlas: Path | None, device: str, **changed: Any) -> StorybookWorld:
-    """A world at the model's size and rate. changed: other fields of its config."""
-    config = replace(WORLDS[name], fps=phenaki.info.fps, size=phenaki.info.tokenizer.image_size, **changed)
-    return open_world(config, atlas, device)
-
-
-def is_drawn(atlas: Path | None, referee: FrameJudge | None) -> bool:
-    """Whether truth is drawn by code before a shipped referee, which was trained on an atlas and does not know such pictures."""
-    return atlas is None and referee is None
-
-
-def video_network(fvd: bool, device: str) -> MetricNetworks:
-    """I3D where it is asked for and installed."""
-    return load_i3d_network(device) if fvd else MetricNetworks(missing={"rfvd": "not measured: --no-fvd"})
-
-
-def load_referee(world: str, device: str) -> FrameJudge:
-    """The referee that ships for a world."""
-    return Referee.load(world, device)
-
-
-def not_measured(networks: MetricNetworks) -> dict[str, str]:
-    """Figures that are left out, each with the reason."""
-    return {"fvd": networks.missing["rfvd"]} if "rfvd" in networks.missing else {}
 
 
 def summary(figures: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """The scripts that a model is examined on: drawn from the storybook world, the same ones for the same seed.
 
-Three kinds in turn, so that what fails can be told apart: seen combinations in seen words, combinations held out from training
-in seen words, and seen combinations in words held out from training.
+Three kinds in turn, which show where a model fails: combinations that training shows in its words, combinations held out from
+training in its words, and combinations that training shows in words held out from it.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class Script:
 
     @property
     def story(self) -> Story:
-        """What the model is told."""
+        """The script that the model is given."""
         return Story.of({"seed": self.index, "scenes": [{"prompt": scene.caption, "seconds": self.seconds} for scene in self.truth.scenes]})
 
 
@@ -63,6 +63,6 @@ def draw_script(world: StorybookWorld, settings: ScriptSettings, index: int, len
 
 
 def is_of_kind(scene: SceneTruth, kind: str) -> bool:
-    """Is a scene of a script of this kind what the kind says? A cast may have no way to make it so."""
+    """Whether a scene of a script of this kind really is of the kind; a small cast may allow no such scene."""
     paired = is_held_out(scene.actor, scene.place) or is_held_out(scene.actor, scene.motion)
     return paired == (kind == COMBINATIONS) and (kind == PHRASINGS) == bool(scene.told_in_held_out_words)

@@ -1,7 +1,7 @@
-"""The work folder of an evaluation of stories: what is known of each finished story, and its video.
+"""The work folder of an evaluation of stories: the record and the video of each finished story.
 
-A killed evaluation goes on from here. `settings.json` says of what the stories are, so that no two evaluations mix; a story
-counts as finished when its record is there, which is written last and whole.
+A killed evaluation is resumed from here. `settings.json` says what the stories were made from, so that two evaluations never mix; a
+story counts as finished when its record is there, which is written last and whole.
 """
 
 import json
@@ -22,7 +22,7 @@ from phenaki.video import Video
 
 @dataclass(frozen=True)
 class Judged:
-    """A video of a script as it was judged. features: its I3D logits, empty where I3D was not there."""
+    """A video of a script as it was judged. features: its I3D logits, empty where I3D was not installed."""
 
     seen: Seen
     seams: SeamParts
@@ -63,7 +63,7 @@ class WorkFolder:
 
     @contextmanager
     def told_when_stopped(self) -> Iterator[None]:
-        """While this is entered, an interrupt (KeyboardInterrupt) says what is kept, and how to go on."""
+        """Adds to an interrupt (KeyboardInterrupt) in its block a note of what is kept and how to resume."""
         try:
             yield
         except KeyboardInterrupt as error:
@@ -102,7 +102,7 @@ def _judged(values: dict[str, Any]) -> Judged:
 
 
 def _check(record: Record, index: int) -> None:
-    """TypeError where a record is of another story, or has other things in it than `keep` writes."""
+    """TypeError where a record is of another story, or holds values that `keep` does not write."""
     made, rendered = record.made, record.rendered
     if record.index != index:
         raise TypeError(f"of story {record.index!r}")

@@ -1,7 +1,7 @@
-"""`phenaki evaluate tokenizer`: how well a tokenizer gives back clips that it was not trained on.
+"""`phenaki evaluate tokenizer`: how well a tokenizer reconstructs clips that it was not trained on.
 
-Clips come from a source in batches and are forgotten again; what is kept are sums, the few features that a Frechet
-distance needs (400 numbers a clip) and a handful of clips to look at. So memory does not grow with clips in any way that counts.
+Clips come from a source in batches and are not kept, only sums, the features that a Frechet distance needs (400 numbers a clip)
+and a few clips to look at. So memory hardly grows with the number of clips.
 """
 
 import math
@@ -24,9 +24,10 @@ from phenaki.evaluation.metrics import SSIM_SIDE, changes, lpips_by_frame, psnr,
 from phenaki.evaluation.networks import MetricNetworks
 from phenaki.pixels import from_bytes, to_bytes
 
-USUAL_CLIPS = 2048  # of published FVDs; fewer are told with a caution
+USUAL_CLIPS = 2048  # of published FVDs; with fewer the figures have a caution
 TRAINED_ON = "These are the clips that it was trained on: of others it loses more. Give held-out ones with --data."
 NUM_EXAMPLES = 4  # clips shown: the first ones, and as many of the worst
+FIGURES = {"lpips": "lpips", "i3d": "rfvd"}  # network -> the figure that needs it
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def evaluate_tokenizer(
     model: Model, source: ClipSource, settings: EvaluationSettings, networks: MetricNetworks,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Evaluation:  # fmt: skip
-    """Measures model.tokenizer on clips of `source`; on_progress is told (clips done, clips in all) after every batch."""
+    """Measures model.tokenizer on clips of `source`; on_progress is called with (clips done, clips in all) after every batch."""
     check_settings(model.tokenizer, settings)
     networks = networks.fitting(settings.frames, settings.size)
     available = source.num_clips(settings.frames)
@@ -120,7 +121,7 @@ def evaluate_tokenizer(
 
 
 def trained_on(facts: Any) -> set[str]:
-    """The data that a tokenizer was trained on, and those it started from: of `training` in its config.json; none where it does not say."""
+    """The data that a tokenizer, and those it was started from, were trained on. facts: `training` in its config.json."""
     found = set()
     while isinstance(facts, dict):
         found.add(str(facts.get("tokenizer_data", "")))
@@ -191,7 +192,7 @@ def figures(model: Model, settings: EvaluationSettings, networks: MetricNetworks
         "psnr": number(psnr(error.mean())),
         **{name: number(curve.mean()) for name, curve in by_frame.items()},
         "rfvd": rfvd(frechet, settings, sums.clips) if frechet else None,
-        "not_measured": networks.missing,
+        "not_measured": {FIGURES[name]: reason for name, reason in networks.missing.items()},
         "by_frame": {name: [number(value) for value in curve] for name, curve in curves.items()},
         "flicker": {"flicker": number(by_clip["flicker"]), "made_change": number(by_clip["made"]), "true_change": number(by_clip["truth"])},
         "codebook": {"tokens": sums.tokens.total, "use": [use_figures(use) for use in codebook_use(model, sums.tokens)]},

@@ -20,7 +20,7 @@ USUAL_FRAMES = 16  # of published FVDs; a clip has one more, the first
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user asked for; None = what suits the model."""
+    """What the user asked for; None = a value that suits the model."""
 
     clips: int = 256
     frames: int | None = None

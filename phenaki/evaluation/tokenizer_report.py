@@ -4,7 +4,6 @@ Every word that comes from a file is escaped; a content policy in the page forbi
 """
 
 import base64
-import io
 import json
 from collections.abc import Sequence
 from html import escape
@@ -15,6 +14,7 @@ import torch
 from einops import rearrange
 from PIL import Image
 
+from phenaki.atomic import png_bytes
 from phenaki.evaluation.outputs import page
 from phenaki.evaluation.tokenizer import Example
 from phenaki.pixels import to_bytes
@@ -123,6 +123,4 @@ def side_by_side(clips: Sequence[torch.Tensor]) -> np.ndarray:
 
 def png(pixels: np.ndarray) -> bytes:
     """uint8 (h, w, 3) as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return png_bytes(Image.fromarray(np.ascontiguousarray(pixels)))

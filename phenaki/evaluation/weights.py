@@ -36,6 +36,7 @@ class WeightsStatus:
 
 
 def weights_path(name: str) -> Path:
+    """Where the weights of a network belong."""
     return user_cache() / "metrics" / f"{name}.safetensors"
 
 

@@ -46,8 +46,8 @@ class LeCam(nn.Module):
     """LeCam regularisation (Tseng et al. 2021, arXiv 2104.03310): scores stay near the moving average of the other side's.
 
     A step sees the averages of the steps before it, also when it comes in several batches or in several processes: the means
-    of the batches of one step wait until the next step asks. Means that are no number, of a step that is skipped, are left out.
-    All of it is in the state dict, so a resumed run is exact.
+    of the batches of one step wait until the next step asks. Means that are not finite (NaN or infinite), of a skipped step, are
+    left out. All of it is in the state dict, so a resumed run is exact.
     """
 
     def __init__(self, decay: float):

@@ -2,7 +2,7 @@
 
 An example is a chunk inside one scene, its caption, and the slices before it, which may show other scenes: so the network
 sees prompts change under a carried context. In half of the batches the context is clean; in the others a share of its tokens
-is replaced and the share is told to the network. A tenth of the captions is dropped, for guidance. Of some chunks a part is
+is replaced and the network is given the share. A tenth of the captions is dropped, for guidance. Of some chunks a part is
 known, for the tasks of `tasks.py`. In some batches the network makes the context itself (`rollouts.py`). Some show still
 pictures alone, as in the paper (Villegas et al. 2022, section 2.2).
 """
@@ -34,7 +34,7 @@ class Batch:
     captions: (b,) indices; dropped: (b,) True = no caption. context: (b c h w) int64 or None; kinds: (c,) of its slices;
     corruption: (b,) level of corruption of the context. starts: the chunks begin their videos. rollout: what the network makes
     the context from itself, or None where it is the true one. draws: (b k h w token_factors) in [0, 1), from which the tokens are
-    drawn that the critic judges, or None where there is none. hidden, said: `places` and `shares`, once they are found.
+    drawn that the critic judges, or None where there is none.
     """
 
     tokens: Tensor
@@ -48,18 +48,22 @@ class Batch:
     starts: bool
     rollout: Rollout | None = None
     draws: Tensor | None = None
-    hidden: Tensor | None = None
-    said: dict[str, Tensor] | None = None
+    known_places: Tensor | None = None  # caches of `places` and `shares`, filled by `to`, so that a GPU need not be asked for them
+    known_shares: dict[str, Tensor] | None = None
 
     @property
     def places(self) -> Tensor:
-        """(n,) int64: where the mask is True, all rows in a row."""
-        return self.mask.flatten().nonzero()[:, 0] if self.hidden is None else self.hidden
+        """(n,) int64: where the flattened mask is True."""
+        if self.known_places is not None:
+            return self.known_places
+        return self.mask.flatten().nonzero()[:, 0]
 
     @property
     def shares(self) -> dict[str, Tensor]:
-        """Scalars that a log tells: how much of the tokens is hidden, of the captions dropped."""
-        return {name: one.float().mean() for name, one in (("hidden", self.mask), ("dropped", self.dropped))} if self.said is None else self.said
+        """Scalars for the log: the shares of the tokens that are hidden and of the captions that are dropped."""
+        if self.known_shares is not None:
+            return self.known_shares
+        return {"hidden": self.mask.float().mean(), "dropped": self.dropped.float().mean()}
 
     @property
     def num_hidden(self) -> int:
@@ -67,22 +71,23 @@ class Batch:
         return int(self.mask.sum())
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The batch on another device."""
-        told = {**vars(self), "hidden": self.places}  # found here: a GPU that is asked for them would be waited for
-        said = self.shares  # and these stay here, where they cost it nothing
-        tensors = {name: sent(value, torch.device(device)) for name, value in told.items() if isinstance(value, Tensor)}
-        return replace(self, **tensors, said=said, rollout=self.rollout and self.rollout.to(device))
+        """The batch on another device, its places and shares found before: a GPU that is asked for them would be waited for."""
+        values = {**vars(self), "known_places": self.places}
+        tensors = {name: sent(value, torch.device(device)) for name, value in values.items() if isinstance(value, Tensor)}
+        rollout = None if self.rollout is None else self.rollout.to(device)
+        return replace(self, **tensors, known_shares=self.shares, rollout=rollout)  # the shares stay where they are
 
 
 def share(batch: Batch, rows: slice) -> Batch:
     """Some examples of a batch, as one process or one part of an accumulated step takes them."""
     by_row = ("tokens", "mask", "tasks", "captions", "dropped", "context", "corruption", "draws")
     cut = {name: value[rows] for name in by_row if (value := getattr(batch, name)) is not None}
-    return replace(batch, rollout=batch.rollout and batch.rollout.rows(rows), hidden=None, said=None, **cut)
+    rollout = None if batch.rollout is None else batch.rollout.rows(rows)
+    return replace(batch, rollout=rollout, known_places=None, known_shares=None, **cut)
 
 
 def corrupt(tokens: Tensor, rate: Tensor, codebook_size: int, rng: torch.Generator) -> Tensor:
-    """Replaces a share rate (b,) of tokens (b t h w): half by any code, half by what another sample has in that place."""
+    """Replaces a share rate (b,) of tokens (b t h w) int64: half by any code, half by another sample's token of that place."""
     hit = torch.rand(tokens.shape, generator=rng) < rate[:, None, None, None]
     anything = torch.randint(codebook_size, tokens.shape, generator=rng)
     nearby = tokens[torch.randperm(len(tokens), generator=rng)]
@@ -119,10 +124,18 @@ def draw_chunks(
         return int(torch.randint(low, high + 1, (), generator=rng))
 
     length = config.chunk_slices if chance(0.5) else number(1, config.chunk_slices)
-    recent = 0 if chance(training.from_text_prob) else (config.context_slices if chance(0.7) else number(1, max(config.context_slices, 1)))
+    recent = 0
+    if not chance(training.from_text_prob):
+        recent = config.context_slices if chance(0.7) else number(1, max(config.context_slices, 1))
     recent = min(recent, config.context_slices)
     at_scene_start, anchored, from_first = chance(0.5), config.anchor and chance(0.7), chance(0.1)
-    where = "video start" if from_first else "scene start" if at_scene_start else "deep in scene" if anchored else ""
+    where = ""
+    if from_first:
+        where = "video start"
+    elif at_scene_start:
+        where = "scene start"
+    elif anchored:
+        where = "deep in scene"
     story, begin = draw_windows(stories, length, recent, where, count, rng)
 
     tokens = stories.tokens[story[:, None], begin[:, None] + torch.arange(length)].long()
@@ -143,7 +156,10 @@ def draw_chunks(
 
 
 def draw_pictures(stories: StoryTokens, config: MaskGITConfig, training: GeneratorTraining, count: int, rng: torch.Generator) -> Batch:
-    """Still pictures as chunks of one slice: the stories' first frames and the data's own pictures, each one alike likely."""
+    """Still pictures as chunks of one slice: the stories' first frames and the data's own pictures, all equally likely.
+
+    ValueError where there are none.
+    """
     num_stories, num_images = len(stories.tokens), len(stories.images)
     if not num_stories + num_images:
         raise ValueError("the training data has neither stories nor pictures")
@@ -170,11 +186,12 @@ def with_tasks(batch: Batch, shares: MaskTasks, rng: torch.Generator) -> Batch:
 
 
 def draw_windows(stories: StoryTokens, length: int, recent: int, where: str, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random (story, first slice) of chunks that lie inside one scene with `recent` slices before them; recent = 0: at slice 0.
+    """Random (story, first slice), (count,) int64 each, of chunks that lie inside one scene after `recent` slices; recent = 0: at slice 0.
 
     where, if possible: "video start" (the context begins the video), "scene start" (the chunk begins its scene), "deep in
-    scene" (the scene's first slice is older than the context), "" (anywhere). Only of "video start" does the context begin the
-    video, where there are others: its first slice is told apart, for a whole batch at once (`draw_context`).
+    scene" (the scene's first slice is older than the context), "" (anywhere). A context that begins the video has a slice of
+    kind FIRST, and a batch has one list of kinds (`draw_context`): so where other places exist, such contexts are drawn for
+    "video start" alone. ValueError where no story has room.
     """
     bounds, rank = _places(stories, length, recent, where)
     if not int(bounds[-1]):
@@ -196,12 +213,13 @@ def check_lengths(stories: StoryTokens, config: MaskGITConfig, training: Generat
 
 
 def too_short(stories: str, length: int, recent: int) -> str:
+    """An error's message. stories: which ones; length, recent: slices of the chunk that has no room in them and of its context."""
     where = f"after {recent} slices of context" if recent else "that begins a video"
     return f"no scene of the {stories} has room for a chunk of {length} slices {where}: make the stories longer"
 
 
 def _windows(scene_start: Tensor, scene_end: Tensor, length: int, recent: int, where: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Of stories' slices (n T), True = a chunk may begin there: as `draw_windows` wants it, at least not with the video, at all."""
+    """Where chunks may begin, three masks (n T), each looser: as `where` asks, after a context that does not begin the video, at all."""
     slices = torch.arange(scene_end.shape[1])[None]
     fits = (scene_end - slices) >= length
     fits = fits & ((slices == 0) if recent == 0 else (slices >= recent))
@@ -217,9 +235,10 @@ def _windows(scene_start: Tensor, scene_end: Tensor, length: int, recent: int, w
 
 
 def _places(stories: StoryTokens, length: int, recent: int, where: str) -> tuple[Tensor, int]:
-    """How many places the stories before story i have, (N + 1,), and which of the `_windows` they are: the first that has any.
+    """Running sums (N + 1,) int64 of the stories' numbers of places, and the index in `_windows` of the mask that these are of.
 
-    Reckoned once for all steps: with hundreds of thousands of stories it takes a good part of a step.
+    It is the first mask that is True anywhere. Computed once for all steps: with hundreds of thousands of stories it takes a good
+    part of a step.
     """
     known, key = _PLACES.setdefault(stories, {}), (length, recent, where)
     if key not in known:
@@ -232,7 +251,8 @@ def _places(stories: StoryTokens, length: int, recent: int, where: str) -> tuple
 def draw_context(stories: StoryTokens, story: Tensor, begin: Tensor, recent: int, anchored: bool) -> tuple[Tensor, Tensor]:
     """The `recent` slices before each chunk, led by the scene's first slice where `anchored` and where it is older than they.
 
-    Returns (b c h w) and kinds (c,). An anchor among the recent slices would be no news, one in the chunk would be the answer.
+    Returns the slices (b c h w) int64 and their kinds (c,) int64. An anchor that is also a recent slice would add nothing, one inside
+    the chunk would give the answer away.
     """
     index = begin[:, None] + torch.arange(-recent, 0)
     kinds = [ORDINARY] * recent

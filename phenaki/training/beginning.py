@@ -1,4 +1,4 @@
-"""What a training program begins with, before data is made for its run: its settings, a folder of its own, and that it will not be refused."""
+"""Checks and set-up before a run: settings, run folder, early refusal."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -34,9 +34,10 @@ class Asked:
 
 @contextlib.contextmanager
 def folder_alone(folder: Path, settings: OptimizerSettings, group: Group) -> Iterator[BinaryIO | None]:
-    """A run's folder, this process's own where it leads: entered before data is made for the run, and handed to it.
+    """Locks a run's folder in the process that leads, before data is made for the run; yields the lock for `Run`, None in other processes.
 
-    BusyError where it is another's; ValueError first, where training is to be compiled and cannot be. What is refused leaves no new folder.
+    BusyError where another process trains in the folder; ValueError first, where training is to be compiled and cannot be. A folder
+    that was made here and holds nothing but the lock is removed at the end.
     """
     if settings.compile:
         check_compiler(group.device)
@@ -58,7 +59,7 @@ def folder_alone(folder: Path, settings: OptimizerSettings, group: Group) -> Ite
 def check_start(begun: Path | None, settings: OptimizerSettings, identity: dict[str, Any], group: Group) -> None:
     """ValueError before any work where a `Run` of this identity would be refused: its batch does not divide, or the folder is another run's.
 
-    begun: the checkpoint that it would go on from.
+    begun: the checkpoint that it would resume from.
     """
     for part in group.parts(settings.accumulate):
         part.of(settings.batch_size)
@@ -72,7 +73,10 @@ def whole_identity(settings: OptimizerSettings, identity: dict[str, Any]) -> dic
 
 
 def override(settings: OptimizerSettings, steps: int | None, seed: int | None) -> OptimizerSettings:
-    """The settings with another length or seed where one is given; a run of a given length warms up for a tenth of it at most."""
+    """The settings with another length or seed where one is given; a run of a given length warms up for a tenth of it at most.
+
+    ValueError for less than one step, or a seed that is kept for measuring (`RESERVED_SEEDS`).
+    """
     if steps is not None:
         if steps < 1:
             raise ValueError(f"{steps} steps: needed at least 1")
@@ -84,7 +88,7 @@ def override(settings: OptimizerSettings, steps: int | None, seed: int | None) -
 
 
 def note_warmup(set_to: OptimizerSettings, own: OptimizerSettings, on_note: Callable[[str], None]) -> None:
-    """Says where `override` has made the warm-up shorter than it was set to, and where it is as long as the run."""
+    """Notes where `override` has made the warm-up shorter than it was set to, and where it is as long as the run."""
     if own.warmup_steps < set_to.warmup_steps:
         on_note(f"warmup_steps {set_to.warmup_steps} -> {own.warmup_steps}: a tenth at most of the {own.num_steps} steps that were asked for")
     elif own.warmup_steps >= own.num_steps > 1:
@@ -92,11 +96,11 @@ def note_warmup(set_to: OptimizerSettings, own: OptimizerSettings, on_note: Call
 
 
 def silent(text: str) -> None:
-    """Notes of a process that does not lead."""
+    """Takes notes and drops them, in processes that do not lead."""
 
 
 def check_place(out: Path) -> None:
-    """ValueError before any work where OUT can be no run's folder, or holds a model that is none of this program's, which a run would replace."""
+    """ValueError where `out` cannot be the folder of runs, or `out`/model, which they replace, is a folder of something else."""
     check_folder(out)
     model = out / "model"
     if (model / "config.json").is_file():

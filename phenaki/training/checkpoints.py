@@ -1,4 +1,4 @@
-"""Checkpoints of a run: folders that stand whole or not at all, and that are model folders, too.
+"""Checkpoints of a run: folders that are there whole or not at all, and that are model folders, too.
 
 checkpoints/step-0000200/ holds config.json and the averaged weights (`phenaki.load` takes it), the weights as they are,
 the optimiser's state, and a manifest with the hash of every file. It is written beside its final name, synced, and renamed
@@ -18,31 +18,31 @@ from typing import Any, BinaryIO
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from phenaki.atomic import open_to_others, put, sync
+from phenaki.atomic import free_name, open_to_others, put, sync
 from phenaki.checkpoint import sha256
 from phenaki.locks import take_folder
 
 WEIGHTS, OPTIMIZER, DISCRIMINATOR, MANIFEST = "weights.safetensors", "optimizer.safetensors", "discriminator.safetensors", "manifest.json"
 NEEDED = (WEIGHTS, OPTIMIZER)
-TOKENS_AND_TEXTS = "tokens and texts"  # in the identity of a run of stories' tokens: hashes, of which one has to be alike
-# What the loss on held-out clips is of: settings, and the clips.
+TOKENS_AND_TEXTS = "tokens and texts"  # in a generator run's identity: hashes of what its tokens and texts depend on; one has to match
+# What the loss on held-out clips depends on: settings, and the clips.
 MEASURED_BY = ("losses", "num_slices", "image_prob", "from_text_prob", "tasks", "per_slice_prob", "held_out")
-MAX_TOLD = 80  # characters of a setting
+MAX_VALUE_CHARS = 80  # of a setting in a note
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands, besides its tensors."""
+class RunState:
+    """Where a run stands, besides its tensors; a manifest has these fields by name."""
 
-    step: int = 0
-    skipped_in_a_row: int = 0  # steps without a number, just before this one
-    since: int = 0  # steps since the last line of the log, and the sums of what it will say
-    sums: dict[str, float] = field(default_factory=dict)
+    step: int = 0  # steps done
+    skipped_in_a_row: int = 0  # steps just before this one whose gradient was not finite (NaN or infinite)
+    since: int = 0  # steps since the last line of the log
+    sums: dict[str, float] = field(default_factory=dict)  # of these steps' losses by name
     validation: float | None = None  # loss on held-out clips
 
 
 def take(run: Path) -> BinaryIO:
-    """Makes a run's folder this process's own while the file that is returned is open. BusyError where it is another's."""
+    """Locks a run's folder for this process while the returned file is open. BusyError where another process has locked it."""
     return take_folder(run, f"{run}: another process trains in this folder; wait for it, or give another --out")
 
 
@@ -67,13 +67,13 @@ def save_part(tensors: dict[str, Tensor], path: Path) -> None:
     open_to_others(path)
 
 
-def finish_checkpoint(part: Path, progress: Progress, settings: dict[str, Any], identity: dict[str, Any]) -> Path:
+def finish_checkpoint(part: Path, state: RunState, settings: dict[str, Any], identity: dict[str, Any]) -> Path:
     """Hashes, syncs and names what lies in the part folder; returns the checkpoint.
 
-    identity: what a run that goes on must have alike; settings: of which it is told what differs.
+    identity: what a run must have alike to resume from it; settings: what of them has changed is noted then.
     """
     hashes = {file.name: sha256(file) for file in sorted(part.iterdir())}
-    text = json.dumps({**vars(progress), "sha256": hashes, "settings": settings, "identity": identity})
+    text = json.dumps({**vars(state), "sha256": hashes, "settings": settings, "identity": identity})
     (part / MANIFEST).write_text(text, encoding="utf-8")
     (part / f"{MANIFEST}.sha256").write_text(hashlib.sha256(text.encode()).hexdigest(), encoding="utf-8")
     for file in part.iterdir():
@@ -103,9 +103,10 @@ def discard(folder: Path) -> None:
 
 
 def set_aside(folder: Path) -> None:
-    """A damaged checkpoint keeps its files, under a name that no run goes on from or counts among its own."""
+    """Renames a damaged checkpoint to damaged-step-N, or damaged-step-N-1, -2 and so on: no run resumes from it, and its files are kept."""
     aside = folder.with_name(f"damaged-{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
+    if os.path.lexists(aside):
+        aside = free_name(aside)
     os.replace(folder, aside)
 
 
@@ -121,22 +122,39 @@ def drop_old(run: Path, keep_last: int, keep_best: bool) -> None:
 
 
 def best_checkpoint(run: Path) -> Path | None:
-    """The checkpoint with the lowest loss on held-out clips, of those whose loss is measured as the newest's: others have another scale."""
-    manifests = {folder: read_manifest(folder) for folder in checkpoint_folders(run) if not damaged_manifest(folder)}
-    measured = {folder: {name: made["settings"].get(name) for name in MEASURED_BY} for folder, made in manifests.items()}
-    losses = {folder: made.get("validation") for folder, made in manifests.items() if not changed(measured[folder], list(measured.values())[-1])}
-    known = {folder: loss for folder, loss in losses.items() if loss is not None and math.isfinite(loss)}
-    return min(known, key=known.get) if known else None
+    """The checkpoint with the lowest loss on held-out clips; None where none has a finite one.
+
+    Compared are losses that are measured as the newest checkpoint's is (`MEASURED_BY`): others have another scale.
+    """
+    folders = [folder for folder in checkpoint_folders(run) if not damaged_manifest(folder)]
+    manifests = {folder: read_manifest(folder) for folder in folders}
+    losses: dict[Path, float] = {}
+    for folder in folders:
+        if changed(measured_by(manifests[folder]), measured_by(manifests[folders[-1]])):
+            continue
+        loss = manifests[folder].get("validation")
+        if loss is not None and math.isfinite(loss):
+            losses[folder] = loss
+    return min(losses, key=losses.get) if losses else None
+
+
+def measured_by(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a checkpoint that its loss on held-out clips depends on; None for those that it does not have."""
+    return {name: manifest["settings"].get(name) for name in MEASURED_BY}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
+    """A checkpoint's manifest: the fields of `RunState`, and the tables "sha256" (a hash for each file name), "settings" and "identity".
+
+    Not checked (`damaged_manifest` does that): OSError or ValueError where it cannot be read.
+    """
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
-def read_progress(folder: Path) -> Progress:
-    """Of a checkpoint that is not damaged."""
+def read_state(folder: Path) -> RunState:
+    """The state that a checkpoint's manifest holds; KeyError where a field is missing."""
     manifest = read_manifest(folder)
-    return Progress(**{name: manifest[name] for name in Progress.__dataclass_fields__})
+    return RunState(**{name: manifest[name] for name in RunState.__dataclass_fields__})
 
 
 def read_part(folder: Path, part: str) -> dict[str, Tensor]:
@@ -155,7 +173,9 @@ def damaged_manifest(folder: Path) -> str:
         if hashlib.sha256(content).hexdigest() != (folder / f"{MANIFEST}.sha256").read_text(encoding="utf-8"):
             return "its manifest is not what was saved (its hash differs)"
         manifest = json.loads(content)
-        dict(manifest["sha256"]), dict(manifest["settings"]), dict(manifest["identity"]), read_progress(folder)
+        for table in ("sha256", "settings", "identity"):
+            dict(manifest[table])  # raises where it is no table
+        read_state(folder)
         own_name = f"step-{manifest['step']:07d}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"its manifest cannot be read ({error})"
@@ -176,9 +196,9 @@ def damage(folder: Path) -> str:
 
 
 def newest_whole(run: Path, on_damage: Callable[[Path, str], None] = lambda folder, problem: None) -> Path | None:
-    """The checkpoint that a run goes on from: the newest whose files are those of its manifest; None where there is none.
+    """The checkpoint that a run resumes from: the newest whose files are those of its manifest; None where there is none.
 
-    on_damage: is told of each newer one, and what is wrong with it.
+    on_damage: called with each newer one's folder and what is wrong with it.
     """
     for folder in reversed(checkpoint_folders(run)):
         problem = damage(folder)
@@ -189,9 +209,9 @@ def newest_whole(run: Path, on_damage: Callable[[Path, str], None] = lambda fold
 
 
 def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs of two tables of settings, each as "name old -> new"; tables in tables are compared entry by entry.
+    """What differs between two tables of settings, each as "name old -> new"; tables in tables are compared entry by entry.
 
-    What the first does not say was no setting then, and is not compared, nor what was off and is no setting any more.
+    Keys missing in `before` are skipped (the setting is newer); so are falsy ones missing in `now` (it was off and is gone).
     """
     lines = []
     for key in sorted(before):
@@ -205,15 +225,16 @@ def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def _brief(value: Any) -> str:
     text = str(value)
-    return text if len(text) <= MAX_TOLD else f"{text[: MAX_TOLD - 4]} ..."
+    return text if len(text) <= MAX_VALUE_CHARS else f"{text[: MAX_VALUE_CHARS - 4]} ..."
 
 
 def check_identity(folder: Path, identity: dict[str, Any]) -> None:
-    """ValueError where a checkpoint is of another network, or of one trained on other tokens, than the run that would go on from it."""
+    """ValueError where a checkpoint is of another network than the run that would resume from it, or of one trained on other tokens."""
     before, now = read_manifest(folder)["identity"], json.loads(json.dumps(identity))
-    said = before.get(TOKENS_AND_TEXTS, [])
-    if set([said] if isinstance(said, str) else said) & set(now.get(TOKENS_AND_TEXTS, [])):  # one hash, in older versions
-        now[TOKENS_AND_TEXTS] = said
+    saved = before.get(TOKENS_AND_TEXTS, [])
+    saved_hashes = {saved} if isinstance(saved, str) else set(saved)  # a string, in older versions
+    if saved_hashes & set(now.get(TOKENS_AND_TEXTS, [])):
+        now[TOKENS_AND_TEXTS] = saved
     if other := changed(before, now):
         if any(one.startswith(TOKENS_AND_TEXTS) for one in other):
             other.append(f"so its tokenizer or text encoder is another than now; --tokenizer {folder} goes on with its own")

@@ -1,4 +1,4 @@
-"""Stories painted once and kept as bytes where the network is: a step of many clips then tells and paints none."""
+"""Stories painted once and kept as bytes on the network's device, so that a step of many clips paints none."""
 
 import random
 
@@ -13,10 +13,10 @@ from phenaki.training.memory import free_memory, gigabytes
 
 
 class ClipBank(ClipSource):
-    """Clips cut from so many stories of a world."""
+    """Clips cut from a fixed number of stories of a world."""
 
     def __init__(self, world: StorybookWorld, seed: int, num_stories: int, num_frames: int, align: int, max_scenes: int = 3):
-        """The stories are those that `world.told_clips` tells of the same arguments. ValueError where their bytes do not fit."""
+        """Paints the stories that `world.captioned_clips` gives for these arguments. ValueError where their bytes do not fit."""
         size, device = world.config.size, world.device
         self.fingerprint = f"{world.fingerprint} {num_stories} stories of {num_frames} frames, seed {seed}, up to {max_scenes} scenes"
         needed, free = num_stories * num_frames * 3 * size**2, free_memory(device)
@@ -25,7 +25,7 @@ class ClipBank(ClipSource):
             raise ValueError(f"{lacks}. Lower it, or set it to 0, which paints every clip anew")
         self.frames = torch.empty(num_stories, num_frames, 3, size, size, dtype=torch.uint8, device=device)
         begin = 0
-        for videos, _ in world.told_clips(seed, num_stories, num_frames, align, max_scenes):
+        for videos, _ in world.captioned_clips(seed, num_stories, num_frames, align, max_scenes):
             self.frames[begin : begin + len(videos)] = to_bytes(videos).transpose(1, 2)
             begin += len(videos)
 

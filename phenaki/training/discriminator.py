@@ -1,4 +1,4 @@
-"""What tells footage from reconstructions: a small 3-D convolutional network with one answer for each patch of space and time.
+"""The discriminator of footage and reconstructions: a small 3-D convolutional network with one score for each patch of space and time.
 
 The paper's is StyleGAN's with blurred resampling; this one keeps the blur and is PatchGAN (Isola et al. 2017) otherwise.
 Group normalisation: no state, no dependence on the rest of the batch, and it can be differentiated twice (for R1).
@@ -21,6 +21,7 @@ class Stage(nn.Module):
         self.time_window, self.time_stride = (3, 2) if halves_time else (1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b in_channels f h w) -> (b out_channels f' h' w'): h' = h/2, w' = w/2 and, where it halves time, f' = f/2, all rounded up."""
         x = F.leaky_relu(self.norm(self.conv(x)), 0.2)
         around = self.time_window // 2
         x = F.pad(x, (1, 1, 1, 1, around, around), mode="replicate")
@@ -28,7 +29,7 @@ class Stage(nn.Module):
 
 
 def patch_size_of(num_stages: int) -> int:
-    """Pixels a side for one answer of a discriminator."""
+    """Pixels a side that a discriminator of so many stages has one score for."""
     return 2 ** (num_stages + 1)
 
 
@@ -48,7 +49,11 @@ class Discriminator(nn.Module):
         self.patch_size = patch_size_of(num_stages)
 
     def forward(self, video: Tensor) -> Tensor:
-        """video (b 3 f h w) in [-1, 1], one frame or more -> scores (b t h' w') float32, high where it looks like footage."""
+        """video (b 3 f h w) in [-1, 1], one frame or more -> scores (b t h' w') float32, high where it looks like footage.
+
+        h' and w' are about h and w divided by patch_size, t is f divided by 2^(num_stages - 1), rounded up. ValueError for another
+        shape, or pictures smaller than patch_size.
+        """
         if video.ndim != 5 or video.shape[1] != 3 or min(video.shape[3:]) < self.patch_size:
             needed = f"(b 3 f h w), at least {self.patch_size} pixels a side"
             raise ValueError(f"video of shape {tuple(video.shape)}: the discriminator needs {needed}; fewer stages allow less")

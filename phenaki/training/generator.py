@@ -8,7 +8,7 @@ import importlib.util
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from phenaki.checkpoint import DEFAULT_MODEL, Model, ModelInfo, load_model, read_info, save_info, save_weights
-from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.listing import is_footage
 from phenaki.data.order import HELD_OUT_SEED
@@ -28,23 +27,23 @@ from phenaki.text import TextEncoder
 from phenaki.training.batches import check_lengths, draw_batch
 from phenaki.training.beginning import NOT_HELD_OUT, Asked, check_place, check_start, folder_alone, note_warmup, override, silent
 from phenaki.training.checkpoints import TOKENS_AND_TEXTS, checkpoint_folders, newest_whole
-from phenaki.training.generator_losses import TextBatch, generator_loss, text_step, told, validation_loss, with_own_context
+from phenaki.training.generator_losses import TextBatch, generator_loss, text_batch, text_step, validation_loss, with_own_context
 from phenaki.training.parallel import Group, Part, joined
 from phenaki.training.rollouts import least_slices
 from phenaki.training.run import Run
 from phenaki.training.same_tokens import changed_tokens, tokens_sha256
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.start import start_network
-from phenaki.training.stories import Prompts, made_with, open_stories
+from phenaki.training.stories import Prompts, TrainingStories, open_stories, token_origins
 from phenaki.vocabulary import MAX_WORDS, vocabulary
 
 HELD_OUT_STORIES = 64
 
 
 def identity_of(config: MaskGITConfig, made_with: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a run that goes on must have alike. made_with: what the tokens and texts depend on, in each way that it is said; one is enough."""
+    """What a run must have alike to resume. made_with: what the tokens and texts depend on, as written now and before; one has to match."""
     hashes = [hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:12] for one in made_with]
-    return {"generator": as_dict(config), TOKENS_AND_TEXTS: hashes}
+    return {"generator": asdict(config), TOKENS_AND_TEXTS: hashes}
 
 
 @dataclass
@@ -58,7 +57,7 @@ class GeneratorTask:
     tokenizer: CViViT
     held_out: StoryTokens | None = None  # stories to validate on
     on_sample: Callable[[MaskGIT, Path], None] = lambda model, path: None
-    made_with: Sequence[dict[str, Any]] = ()  # what the tokens and texts depend on, as written now and before
+    made_with: Sequence[dict[str, Any]] = ()  # what the tokens and texts depend on, as written now and before (`token_origins`)
     part: str = "generator"
     discriminator: nn.Module | None = None
 
@@ -72,8 +71,8 @@ class GeneratorTask:
 
     @property
     def habits(self) -> dict[str, Any]:
-        own = {name: value for name, value in as_dict(self.training).items() if name != "optimizer"}
-        validation = self.held_out and [self.held_out.description, self.training.optimizer.validation_batches]
+        own = {name: value for name, value in asdict(self.training).items() if name != "optimizer"}
+        validation = None if self.held_out is None else [self.held_out.description, self.training.optimizer.validation_batches]
         return own | {"stories": self.stories.description, "held_out": validation}
 
     @property
@@ -94,7 +93,7 @@ class GeneratorTask:
 
     def draw(self, step: int, parts: list[Part]) -> list[TextBatch]:
         batch = draw_batch(self.stories, self.model.config, self.training, step)
-        return [told(self.stories, batch, part, self.device) for part in parts]
+        return [text_batch(self.stories, batch, part, self.device) for part in parts]
 
     def num_tokens(self, batch: TextBatch) -> int:
         return batch.batch.tokens.numel()
@@ -118,7 +117,7 @@ class GeneratorTask:
         return network.score(features[:half], chunk.flatten()[:half], self.training.label_smoothing).cross_entropy.mean()
 
     def effort(self, batch: TextBatch) -> float:
-        """By slices of chunk and context; those that pass forward alone, for a roll-out or the critic, at a third."""
+        """By slices of chunk and context; slices that are only passed forward, for a roll-out or the critic, count a third."""
         config, context = self.model.config, batch.batch.context
         length, known = batch.batch.tokens.shape[1], 0 if context is None else context.shape[1]
         rolled_out = config.context_slices + self.training.num_rollout_steps * config.chunk_slices if batch.batch.rollout else 0
@@ -177,7 +176,10 @@ def run_generator_training(
 
 
 def default_tokenizer(out: Path, init_from: str | None) -> str | Path:
-    """Whose tokens a run learns that was not told. ValueError where a run in `out` has trained a tokenizer that is not in `out`/model."""
+    """The model, a folder or name, whose tokens a run learns by default.
+
+    ValueError where a tokenizer was trained in `out` that is not in `out`/model.
+    """
     if (out / "model" / "config.json").is_file():
         return out / "model"
     if checkpoint_folders(out / "tokenizer"):
@@ -206,7 +208,7 @@ def check_room(config: MaskGITConfig, training: GeneratorTraining) -> None:
 
 
 def show_stories(prompts: Prompts, model: MaskGIT, base: Model, text_encoder: TextEncoder, sampling: SamplingOptions, path: Path) -> None:
-    """Short stories as path.png and path.mp4; nothing where what tells and writes them is not installed, as on machines that only train."""
+    """Short stories as path.png and path.mp4; nothing where av or pydantic is not installed, as on machines that only train."""
     if all(map(importlib.util.find_spec, ("av", "pydantic"))):
         from phenaki.training.story_samples import save_story_sample
 
@@ -221,11 +223,15 @@ def _make_task(asked: Asked, settings: ModelSettings, group: Group, base: Model,
     model, begun = MaskGIT(config), newest_whole(folder)
     trained = None if asked.init_from is None or begun else load_model(asked.init_from)
     facts = base.info.training | start_network(model, "generator", begun, trained, asked.init_from, on_note)
-    before = read_info(begun) if begun else None if trained is None else trained.info
-    made = made_with(base, text_encoder)
+    words = ()  # that it knows besides its stories'
+    if begun:
+        words = read_info(begun).words
+    elif trained is not None:
+        words = trained.info.words
+    made_with = token_origins(base, text_encoder)
     if trained is not None and tokens_sha256(trained.tokenizer) != tokens_sha256(base.tokenizer):
         on_note(f"{asked.init_from}: its generator knows other tokens than those of {base.info.name}, which it has to learn anew")
-    check_start(begun, training.optimizer, identity_of(config, made), group)
+    check_start(begun, training.optimizer, identity_of(config, made_with), group)
     is_prepared = data is not None and is_story_tokens(data)
     if not is_prepared:
         check_rollouts(config, training, training.num_slices)
@@ -234,10 +240,9 @@ def _make_task(asked: Asked, settings: ModelSettings, group: Group, base: Model,
     if validation is not None:
         check_there(validation)
     encoder = text_encoder.fingerprint
-    words = () if before is None else before.words  # those that it knows besides its stories'
     info = ModelInfo(asked.config.stem, base.info.tokenizer, config, settings.text, base.info.fps, settings.sampling, encoder, facts, words=words)
 
-    def stories_of(own: GeneratorTraining, source: Path | None, file: str):
+    def stories_of(own: GeneratorTraining, source: Path | None, file: str) -> TrainingStories:
         return open_stories(settings, own, base, text_encoder, source, folder / file, str(group.device), on_note)
 
     stories = stories_of(training, data, "stories.safetensors") if group.leads else None
@@ -245,23 +250,27 @@ def _make_task(asked: Asked, settings: ModelSettings, group: Group, base: Model,
     stories = stories or stories_of(training, data, "stories.safetensors")
     check_lengths(stories.tokens, config, training, "training")
     check_rollouts(config, training, stories.tokens.tokens.shape[1])
-    drawn = data is None or not (is_footage(data) or is_prepared)  # the storybook world: another seed tells other stories
+    drawn = data is None or not (is_footage(data) or is_prepared)  # the storybook world: another seed gives other stories
     held_out = None
     if training.optimizer.validation_batches and group.leads and (validation is not None or drawn):
         count = HELD_OUT_STORIES if training.num_stories else 0  # none where pictures alone are trained on
         fewer = replace(training, num_stories=count, optimizer=replace(training.optimizer, seed=HELD_OUT_SEED))
         held_out = stories_of(fewer, data if validation is None else validation, "held-out.safetensors").tokens
         check_lengths(held_out, config, training, "held-out")
-        if validation is not None and (validation.resolve() == (data and data.resolve()) or shares_stories(stories.tokens, held_out)):
-            on_note(f"{validation}: {NOT_HELD_OUT}")
+        if validation is not None:
+            is_same_data = data is not None and validation.resolve() == data.resolve()
+            if is_same_data or shares_stories(stories.tokens, held_out):
+                on_note(f"{validation}: {NOT_HELD_OUT}")
     look = lambda network, path: show_stories(stories.prompts, network, base, text_encoder, settings.sampling, path)
-    return GeneratorTask(model.to(group.device), stories.tokens, training, info, base.tokenizer, held_out, look, made)
+    return GeneratorTask(model.to(group.device), stories.tokens, training, info, base.tokenizer, held_out, look, made_with)
 
 
 def shares_stories(stories: StoryTokens, held_out: StoryTokens) -> bool:
     """Whether the first of the held-out stories is among those to train on, to the token."""
     first = held_out.tokens[:1]
-    return first.shape[1:] == stories.tokens.shape[1:] and len(first) > 0 and bool((stories.tokens == first).flatten(1).all(1).any())
+    if not len(first) or first.shape[1:] != stories.tokens.shape[1:]:
+        return False
+    return bool((stories.tokens == first).flatten(1).all(1).any())
 
 
 def check_rollouts(config: MaskGITConfig, training: GeneratorTraining, num_slices: int) -> None:

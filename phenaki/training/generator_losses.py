@@ -1,5 +1,6 @@
 """What a generator is trained by and measured on: the cross-entropy of hidden tokens, and of what a critic doubts."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,8 +20,9 @@ from phenaki.training.settings import GeneratorTraining
 def generator_loss(
     model: MaskGIT, batch: Batch, text: Tensor, text_mask: Tensor, label_smoothing: float = 0.0, num_hidden: float | None = None
 ) -> dict[str, Tensor]:
-    """Cross-entropy of the hidden tokens in nats a token; text (b l d), text_mask (b l) as encoded, before any is dropped.
+    """Scalars by name: "loss", the cross-entropy of the hidden tokens in nats a token, and what else the log has.
 
+    text (b l d), text_mask (b l): as encoded, before any is dropped.
     With `batch.draws` the critic's cross-entropy ("critic") is part of "loss".
     num_hidden: what the sum over hidden tokens is divided by, the batch's own number of them by default. For one of k shares
     of a batch give the whole batch's `num_hidden / k`: then the mean over the shares, of the loss and of its gradients, is
@@ -63,7 +65,7 @@ def critic_loss(model: MaskGIT, batch: Batch, features: Tensor, cache: TextCache
 class TextBatch:
     """A batch, or a part of one, with its captions encoded: text (b l d), text_mask (b l), before any is dropped.
 
-    rollout_text, rollout_mask: the same of the captions of its roll-out, where it has one.
+    rollout_text, rollout_mask: the encoded captions of its roll-out, where it has one.
     num_hidden: hidden tokens of the whole batch, divided by the number of its parts: what the loss is a mean over.
     """
 
@@ -75,12 +77,14 @@ class TextBatch:
     rollout_mask: Tensor | None = None
 
 
-def told(stories: StoryTokens, batch: Batch, part: Part, device: torch.device) -> TextBatch:
-    """The part of a batch that one process takes, with its text, on the device."""
+def text_batch(stories: StoryTokens, batch: Batch, part: Part, device: torch.device) -> TextBatch:
+    """The part of a batch that one process takes, with its text, on the device. ValueError where the batch does not divide."""
     num_hidden = batch.num_hidden / part.count
     batch = share(batch, part.of(len(batch.tokens)))
     step = text_step(device)
-    texts = stories.text(batch.captions, step) + (stories.text(batch.rollout.captions, step) if batch.rollout else ())
+    texts = stories.text(batch.captions, step)
+    if batch.rollout is not None:
+        texts += stories.text(batch.rollout.captions, step)
     text, text_mask, *rolled_out = (sent(one, device) for one in texts)
     return TextBatch(batch.to(device), text, text_mask, num_hidden, *rolled_out)
 
@@ -91,7 +95,7 @@ def text_step(device: torch.device) -> int:
 
 
 def with_own_context(model: MaskGIT, given: TextBatch, num_steps: int) -> TextBatch:
-    """The same with a context that the model makes in so many rounds, where the batch asks for one."""
+    """`given` with a context that the model makes in num_steps rounds, where its batch has a roll-out; else as it is."""
     batch = given.batch
     if batch.rollout is None:
         return given
@@ -103,12 +107,12 @@ def with_own_context(model: MaskGIT, given: TextBatch, num_steps: int) -> TextBa
 def validation_loss(
     model: MaskGIT, stories: StoryTokens, config: MaskGITConfig, training: GeneratorTraining, num_batches: int, seed: int, num_parts: int = 1
 ) -> dict[str, float]:
-    """Means over the hidden tokens of held-out stories, the same for the same arguments: nats a token ("loss") and "correct".
+    """Means over the hidden tokens of held-out stories: nats a token ("loss") and "correct". Equal arguments give equal figures.
 
     The batches are those of a training with this seed (masks, tasks, corrupted contexts), but no caption is dropped, no
     target smoothed and no context made by the model, so figures of runs with other such settings can be compared.
     "loss_from_text" and "loss_continue" are of the batches without and with context, where there are some; where the training
-    has roll-outs, "loss_own_context" is of the latter with contexts that the model makes.
+    has roll-outs, "loss_own_context" is of the latter with contexts that the model makes. ValueError without batches.
     """
     if num_batches < 1:
         raise ValueError(f"{num_batches} batches to validate on: needed at least 1")
@@ -120,17 +124,19 @@ def validation_loss(
     if training.rollout_prob:
         rolled_out = (draw_batch(stories, undropped, replace(own, rollout_prob=1.0), step) for step in range(num_batches))
         batches += [(batch, ("loss_own_context",)) for batch in rolled_out if batch.rollout is not None]
-    sums: dict[str, float] = {}
+    totals, counts = Counter(), Counter()  # by name: sums over hidden tokens, and how many these are
     model.eval()
     try:
         for batch, names in batches:
-            for part in (told(stories, batch, Part(index, num_parts), device) for index in range(num_parts)):
-                part = with_own_context(model, part, training.num_rollout_steps)
+            for index in range(num_parts):
+                part = with_own_context(model, text_batch(stories, batch, Part(index, num_parts), device), training.num_rollout_steps)
                 losses = generator_loss(model, part.batch, part.text, part.text_mask, num_hidden=1.0)
-                said = dict.fromkeys(names, losses["loss"]) | ({"correct": losses["correct"]} if "loss" in names else {})
-                for name, value in said.items():
-                    sums[name] = sums.get(name, 0.0) + float(value)
-                    sums[f"of {name}"] = sums.get(f"of {name}", 0) + part.batch.num_hidden
+                figures = dict.fromkeys(names, losses["loss"])
+                if "loss" in names:
+                    figures["correct"] = losses["correct"]
+                for name, value in figures.items():
+                    totals[name] += float(value)
+                    counts[name] += part.batch.num_hidden
     finally:
         model.train(was_training)
-    return {name: total / sums[f"of {name}"] for name, total in sums.items() if not name.startswith("of ")}
+    return {name: total / counts[name] for name, total in totals.items()}

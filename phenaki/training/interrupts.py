@@ -7,11 +7,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """A run was asked to stop, and has saved where it is; the message says how to go on."""
+    """A run was asked to stop, and has saved where it is; the message says how to resume it."""
 
 
 class Interrupts:
-    """While this is entered, `asked` tells whether a signal has come."""
+    """Inside this context, `asked` is True once a signal has come."""
 
     def __init__(self):
         self.asked = False

@@ -1,4 +1,4 @@
-"""What a run says of itself: the line of every interval, kept as JSON lines, shown in TensorBoard where that is installed."""
+"""A run's log: a line of figures for every interval, kept as JSON lines, shown in TensorBoard where that is installed."""
 
 import importlib.util
 import json
@@ -15,13 +15,13 @@ from phenaki.devices import sent
 from phenaki.training.parallel import Group
 
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12, "L40S": 362e12, "4090": 165e12}  # dense bf16 operations a second
-TIMES = ("seconds_per_step", "clips_per_second", "tokens_per_second", "waiting", "seconds_left", "mfu")  # what no other run has alike
+TIMES = ("seconds_per_step", "clips_per_second", "tokens_per_second", "waiting", "seconds_left", "mfu")  # figures that differ between equal runs
 
 
 class Meter:
-    """Sums of what the next line will say. What is summed of losses can be saved and gone on from.
+    """Sums over the steps since the last line of the log. Those of losses are saved in checkpoints and restored from them.
 
-    Of a step that was skipped no more is summed than that it was: its figures may be no numbers.
+    A skipped step adds only to "skipped": its losses may be NaN.
     """
 
     def __init__(self, since: int = 0, sums: dict[str, float] | None = None):
@@ -31,17 +31,18 @@ class Meter:
 
     @property
     def sums(self) -> dict[str, Tensor]:
-        """By name, float64."""
+        """Sums of losses by name: float64 scalars on the losses' devices."""
         sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in self._saved.items()}
         for (names, _), total in self._totals.items():
-            sums |= {name: sums[name].to(one.device) + one if name in sums else one for name, one in zip(names, total.unbind(), strict=True)}
+            for name, own in zip(names, total.unbind(), strict=True):
+                sums[name] = sums[name].to(own.device) + own if name in sums else own
         return sums
 
     def _restart(self) -> None:
         self.began, self.timed, self.tokens, self.waited, self.operations = time.perf_counter(), 0, 0, 0.0, 0.0
 
     def add(self, values: dict[str, Tensor], tokens: int, waited: float, operations: float = 0.0) -> None:
-        """A step's scalars, "skipped" (1 or 0) among them; tokens of all processes; seconds it waited for its clips; this process's operations."""
+        """Adds a step: its scalars, "skipped" (1 or 0) among them; tokens of all processes; seconds waited for clips; this process's operations."""
         if values["skipped"]:
             values = {name: value if name == "skipped" else torch.zeros_like(value) for name, value in values.items()}
         for device in dict.fromkeys(value.device for value in values.values()):
@@ -55,7 +56,7 @@ class Meter:
         self.waited, self.operations = self.waited + waited, self.operations + operations
 
     def pause(self, seconds: float) -> None:
-        """Time that no step took: checkpoints, looks."""
+        """Leaves out seconds that no step took: checkpoints, samples."""
         self.began += seconds
 
     def line(
@@ -64,8 +65,8 @@ class Meter:
     ) -> dict[str, float]:  # fmt: skip
         """Means over the steps that were taken since the last line, by all processes (nan where none was), and how many were skipped.
 
-        figures: what is said of the means. peak: operations a second that a process's device can do, 0 = not known, and no "mfu".
-        Then the sums begin anew.
+        figures: makes the line's figures from the means. peak: operations a second that a process's device can do; 0 = not known, and
+        the line has no "mfu". The sums start again from 0.
         """
         sums = {name: total.item() for name, total in group.mean(self.sums).items()}
         taken = self.since - sums["skipped"]
@@ -104,14 +105,14 @@ class Journal:
         self._open_board()
 
     def _open_board(self, purge_step: int | None = None) -> None:
-        """purge_step: from which on what was written before is of no worth."""
+        """purge_step: the first step whose figures, written before, are to be dropped."""
         if importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(str(self.path.with_name("tensorboard")), purge_step=purge_step)
 
     def write(self, line: dict[str, float]) -> None:
-        """Six digits of every figure; null for nan and infinity, which JSON does not have."""
+        """Appends a line: six digits of every figure; null for NaN and infinity, which JSON does not have."""
         figures = {key: _rounded(value) for key, value in line.items()}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(figures, allow_nan=False) + "\n")
@@ -122,7 +123,7 @@ class Journal:
             self.board.flush()
 
     def set_aside(self) -> Path | None:
-        """Gives a log that has lines another name, log-1.jsonl, -2 and so on; returns that."""
+        """Renames a log that has lines to log-1.jsonl, -2 and so on; returns the new path, None where there is no such log."""
         if not self.path.exists() or not self.path.stat().st_size:
             return None
         aside = free_name(self.path)

@@ -66,7 +66,7 @@ class LossSettings:
 
 
 class TokenizerLosses(nn.Module):
-    """The losses and what of them must be saved: the discriminator, which learns, and LeCam's averages.
+    """The losses, and what of them is trained and saved: the discriminator and LeCam's averages.
 
     The metric networks are frozen, not in the state dict, and stay on the device that they were loaded on.
     """
@@ -100,7 +100,10 @@ class TokenizerLosses(nn.Module):
 
     @torch.no_grad()
     def held_out(self, result: Reconstruction, video: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
-        """How unlike the truth clips are that are not trained on. Without the quantizer's loss and the discriminator: "loss" compares steps."""
+        """Losses of a tokenizer's answer to held-out `video` (b 3 f h w): scalars by name.
+
+        Without the quantizer's loss and the discriminator's, so that "loss" can be compared between steps.
+        """
         made, truth = result.video.float(), video.float()
         parts = self._likeness(made, truth, rng)
         loss = sum(getattr(self.settings, f"{name}_weight") * part for name, part in parts.items())

@@ -1,9 +1,9 @@
-"""Whether a training step fits into memory, told before the first one: a run that cannot fit is killed without a word otherwise.
+"""Whether a training step fits into memory, checked before the first one: a run that does not fit would be killed without a word.
 
-Reckoned is the least that a step must hold at once. Weights, gradients, optimiser state and averages are counted to the byte.
+Computed is the least that a step must hold at once. Weights, gradients, optimiser state and averages are counted to the byte.
 What the forward pass keeps for the backward one is found by a rehearsal on tensors without memory (torch's FakeTensorMode),
 to the byte too; it leaves out the losses' own networks, temporary buffers and what torch keeps in reserve, so a run that just
-fits by these figures may still not. The same rehearsal counts the operations of which the log tells.
+fits by these figures may still not. The rehearsal also counts the operations from which the log's "mfu" is computed.
 """
 
 import os
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from phenaki.compiling import layers_of
 from phenaki.training.optimizers import OptimizerSettings, is_muons
-from phenaki.training.parallel import Group, layers_of
+from phenaki.training.parallel import Group
 
-TIGHT = 0.7  # of what is free, above which a run is warned: on a CPU, steps took 1.2 to 1.5 times what is reckoned here
+TIGHT = 0.7  # of what is free, above which a run is warned: on a CPU, steps took 1.2 to 1.5 times what is computed here
 CGROUP = Path("/sys/fs/cgroup")  # of the container that a process runs in
 
 
@@ -31,7 +32,7 @@ class StepMemory:
     gradients: int
     optimizer: int
     averages: int  # of the weights over the steps
-    saved_copy: int  # the network that a checkpoint or a look is made of
+    saved_copy: int  # the network that a checkpoint or a sample is made of
     activations: int  # what the forward pass of one part of the batch keeps
     adds_up: bool = False  # gradients of the parts before are there during a forward pass
 
@@ -61,11 +62,12 @@ class Rehearsal:
 
 
 def gigabytes(count: float) -> str:
+    """Bytes as text in GB, three digits."""
     return f"{count / 1e9:.3g} GB"
 
 
 class Trained(Protocol):
-    """Of a run's task what is asked for here."""
+    """What is used here of a run's task (`phenaki.training.run.Task`)."""
 
     model: nn.Module
     discriminator: nn.Module | None
@@ -76,7 +78,7 @@ class Trained(Protocol):
 
 
 def rehearse_step(task: Trained, settings: OptimizerSettings, group: Group, bf16: bool) -> Rehearsal:
-    """The forward pass of one part of a process's batch."""
+    """Rehearses the forward pass of one part of a process's batch. ValueError where the batch does not divide into parts."""
     rows = group.parts(settings.accumulate)[0].of(settings.batch_size)
     return rehearsed(task.build, task.rehearse, rows.stop - rows.start, settings, group.device, bf16)
 
@@ -94,7 +96,8 @@ def step_memory(
     """networks: all that are trained; averaged: the one of them whose weights are averaged and saved; num_shards: FSDP2's processes."""
     trained = [(name, one) for network in networks for name, one in network.named_parameters() if one.requires_grad]
     states = sum(one.nbytes * (1 if is_muons(name, one, settings) else 2) for name, one in trained)  # momentum; and AdamW's squares
-    gradients, copy = sum(one.nbytes for _, one in trained), sum(one.nbytes for one in averaged.state_dict().values())
+    gradients = sum(one.nbytes for _, one in trained)
+    copy = sum(one.nbytes for one in averaged.state_dict().values())
     shared = [count // num_shards for count in (gradients, states, copy)]
     return StepMemory(*shared, copy, activations, settings.accumulate > 1)
 
@@ -103,11 +106,12 @@ def rehearsed(
     build: Callable[[], nn.Module], rehearse: Callable[[nn.Module, int], Tensor], num_rows: int, settings: OptimizerSettings,
     device: torch.device, bf16: bool,
 ) -> Rehearsal:  # fmt: skip
-    """What a forward pass takes, of a network that is only made up.
+    """What a forward pass takes, found with a network whose tensors have no memory (FakeTensorMode).
 
-    With activation_checkpointing: what is kept of one layer and the rest, were all parts of the network alike.
+    build: makes the network; rehearse(network, num_rows): its forward pass, to a scalar. With activation_checkpointing what is kept
+    is estimated: all of it divided by the number of layers.
     """
-    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no number is given twice
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no storage's number is used again
     try:
         with FakeTensorMode(), torch.random.fork_rng(devices=[]), device:
             network = build()
@@ -128,7 +132,7 @@ def rehearsed(
 
 
 def id_of(tensor: Tensor) -> int:
-    """The same for all views of a storage."""
+    """A number of the storage that a tensor is a view of: the same for all its views."""
     return tensor.untyped_storage()._cdata
 
 

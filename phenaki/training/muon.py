@@ -46,7 +46,8 @@ class Muon(torch.optim.Optimizer):
 
     def _momenta(self, parameters: list[Tensor]) -> Tensor:
         """Brings the averages of gradients up to date; returns where Nesterov's look ahead sees them, (n rows columns)."""
-        gradients, states = [parameter.grad for parameter in parameters], [self.state[parameter] for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters]
+        states = [self.state[parameter] for parameter in parameters]
         for state, gradient in zip(states, gradients, strict=True):
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(gradient)

@@ -103,7 +103,8 @@ class EMA:
         own = model.state_dict(keep_vars=True)  # the parameters themselves: to ask for them in every step takes a millisecond
         self.weights = {name: tensor.detach().clone() for name, tensor in own.items()}
         pairs = [(self.weights[name], tensor) for name, tensor in own.items()]
-        self.moved, self.copied = ([pair for pair in pairs if pair[1].is_floating_point() == moves] for moves in (True, False))
+        self.moved = [pair for pair in pairs if pair[1].is_floating_point()]
+        self.copied = [pair for pair in pairs if not pair[1].is_floating_point()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -116,6 +117,6 @@ class EMA:
 
     @torch.no_grad()
     def load(self, weights: dict[str, Tensor]) -> None:
-        """Goes on from an average that was saved; a sharded one takes its part of each tensor."""
+        """Takes over a saved average by name; a sharded one takes its part of each tensor."""
         for name, average in self.weights.items():
             average.copy_(shared_as(weights[name], average))

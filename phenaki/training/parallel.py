@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -103,7 +104,8 @@ class Objective(nn.Module):
         super().__init__()
         self.networks, self.losses, self.bf16 = nn.ModuleDict(networks), losses, bf16
 
-    def forward(self, batch, step: int) -> dict[str, Tensor]:
+    def forward(self, batch: Any, step: int) -> dict[str, Tensor]:
+        """The losses of a batch (`Task.losses`), in bfloat16 products where that is set."""
         device = next(self.networks.parameters()).device.type
         with torch.autocast(device, torch.bfloat16) if self.bf16 else nullcontext():
             return self.losses(batch, step)

@@ -1,10 +1,10 @@
 """Trains a referee: a task of the common training loop, on a bank of examples that is painted once and looks otherwise each time.
 
-A part of the clips are blends of two, whose right answer is both in their shares: so the referee learns to be unsure.
-The bank lies on the referee's device as bytes, and all that happens to its clips happens there; what it is, is drawn on the CPU.
+Some clips are blends of two, whose right answer is both in their shares: so the referee learns to be unsure.
+The bank lies on the referee's device as bytes, and clips are changed there; the random numbers are drawn on the CPU.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from phenaki.config import as_dict
 from phenaki.devices import sent
 from phenaki.evaluation.referee import SIZE, Referee
 from phenaki.pixels import from_bytes
@@ -29,7 +28,7 @@ NEAR_CHANGE_WEIGHT = 0.3  # of motion's loss where the window has frames of anot
 
 
 @dataclass(frozen=True)
-class Batch:
+class RefereeBatch:
     """Clips for one step.
 
     video: (b 3 f 64 64) float in [-1, 1]; labels, other_labels: (b f a) int64, of both clips of a blend (equal where there is
@@ -43,11 +42,13 @@ class Batch:
     near_change: Tensor
     frames: Tensor
 
-    def rows(self, rows: slice) -> "Batch":
-        return Batch(*(getattr(self, field.name)[rows] for field in fields(Batch) if field.name != "frames"), self.frames)
+    def rows(self, rows: slice) -> "RefereeBatch":
+        """Some of the clips."""
+        return RefereeBatch(*(getattr(self, field.name)[rows] for field in fields(self) if field.name != "frames"), self.frames)
 
-    def to(self, device: torch.device) -> "Batch":
-        return Batch(*(sent(getattr(self, field.name), device) for field in fields(Batch)))
+    def to(self, device: torch.device) -> "RefereeBatch":
+        """The batch on another device."""
+        return RefereeBatch(*(sent(getattr(self, field.name), device) for field in fields(self)))
 
 
 class RefereeTask:
@@ -62,14 +63,14 @@ class RefereeTask:
         self.model, self.settings, self.device = referee, settings, next(referee.parameters()).device
         self.bank, self.held_out = bank.to(self.device), None if held_out is None else held_out.to(self.device)
         labels = {name: list(names) for name, names in referee.labels.items()}
-        self.identity = {"labels": labels, "network": as_dict(referee.config), **identity}
+        self.identity = {"labels": labels, "network": asdict(referee.config), **identity}
         self.frames_judged = frames_judged
         self.habits: dict[str, Any] = {}
 
     def build(self) -> Referee:
         return Referee(self.model.labels, self.model.config)
 
-    def draw(self, step: int, parts: list[Part]) -> list[Batch]:
+    def draw(self, step: int, parts: list[Part]) -> list[RefereeBatch]:
         """Clips of the bank as they are seen in this step; some are blends."""
         size, rng = self.settings.batch_size, generator_for(self.settings.seed, step, "referee")
         rows = torch.randint(len(self.bank), (size,), generator=rng)
@@ -85,21 +86,21 @@ class RefereeTask:
         video[blends] = video[blends].lerp(from_bytes(self.bank.video[others[blends]]), 1 - rearrange(share[blends], "b -> b 1 1 1 1"))
         labels, other_labels = self.bank.labels[rows].long(), self.bank.labels[others].long()
         near_change = self.bank.near_change[rows] | self.bank.near_change[others]
-        batch = Batch(augmented(video, rng), labels, other_labels, share, near_change, frames)
+        batch = RefereeBatch(augmented(video, rng), labels, other_labels, share, near_change, frames)
         return [batch.rows(part.of(size)) for part in parts]
 
-    def num_tokens(self, batch: Batch) -> int:
+    def num_tokens(self, batch: RefereeBatch) -> int:
         """Frames, of which motion is judged."""
         return batch.near_change.numel()
 
-    def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def losses(self, batch: RefereeBatch, step: int) -> dict[str, Tensor]:
         return referee_losses(self.model, batch)
 
     def rehearse(self, network: Referee, num_rows: int) -> Tensor:
         video = torch.zeros(num_rows, 3, self.bank.video.shape[2], SIZE, SIZE, device=next(network.parameters()).device)
         return sum(one.mean() for one in network.see(video, slice(self.frames_judged)).values())
 
-    def effort(self, batch: Batch) -> float:
+    def effort(self, batch: RefereeBatch) -> float:
         return len(batch.share)
 
     def figures(self, means: dict[str, float]) -> dict[str, float]:
@@ -116,23 +117,23 @@ class RefereeTask:
         """Losses on held-out examples as they are, one batch after the other from the first."""
         if self.held_out is None:
             return {}
-        said = []
-        for begin in range(0, min(num_batches * self.settings.batch_size, len(self.held_out)), self.settings.batch_size):
-            said.append(referee_losses(model, as_batch(self.held_out, slice(begin, begin + self.settings.batch_size))))
-        return {name: sum(one[name].item() for one in said) / len(said) for name in said[0]}
+        size, batch_losses = self.settings.batch_size, []
+        for begin in range(0, min(num_batches * size, len(self.held_out)), size):
+            batch_losses.append(referee_losses(model, as_batch(self.held_out, slice(begin, begin + size))))
+        return {name: sum(losses[name].item() for losses in batch_losses) / len(batch_losses) for name in batch_losses[0]}
 
     def sample(self, model: nn.Module, path: Path) -> None:
         """Nothing to look at: a referee makes no pictures."""
 
 
-def as_batch(examples: Examples, rows: slice) -> Batch:
+def as_batch(examples: Examples, rows: slice) -> RefereeBatch:
     """Examples as they are, all frames judged."""
     labels, video = examples.labels[rows].long(), from_bytes(examples.video[rows])
     share, frames = torch.ones(len(labels), device=video.device), torch.arange(video.shape[2], device=video.device)
-    return Batch(video, labels, labels, share, examples.near_change[rows], frames)
+    return RefereeBatch(video, labels, labels, share, examples.near_change[rows], frames)
 
 
-def referee_losses(referee: Referee, batch: Batch) -> dict[str, Tensor]:
+def referee_losses(referee: Referee, batch: RefereeBatch) -> dict[str, Tensor]:
     """Cross-entropy of each attribute over the frames that can be judged, and "loss", their sum."""
     batch = batch.to(next(referee.parameters()).device)
     logits = referee.see(batch.video, batch.frames)

@@ -1,8 +1,9 @@
 """The examples of a referee's training, painted once and kept as bytes in a folder: half of them as rendered, half as a tokenizer gives them back.
 
-The bank is painted in parts, each written whole, so that a run that is killed goes on with those that are missing; by one process or by several.
+The bank is painted in parts, each written whole, by one process or by several; a run that is killed resumes with the parts that are missing.
 """
 
+import math
 import multiprocessing
 import os
 import threading
@@ -51,10 +52,14 @@ class Bank:
         self.identity = f"{world.fingerprint} tokenizer {state_sha256([tokenizer])[:16]} {shape}"
 
     def load(self, on_part: Callable[[int, int], None] = lambda done, count: None, workers: "Workers | None" = None) -> Examples:
-        """All examples; what is missing is painted, here or by workers. on_part is told (parts done, parts in all)."""
+        """All examples; parts that are missing are painted, here or by workers. on_part is called with (parts done, parts in all).
+
+        ValueError where a part is damaged or of other examples.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        numbers = range(-(-self.settings.num_clips // PART))
-        parts = {number: self._read(self._path(number)) for number in numbers if self._path(number).is_file()}  # first: what is wrong is told at once
+        numbers = range(math.ceil(self.settings.num_clips / PART))
+        # Files are read before anything is painted, so that a wrong one is refused at once.
+        parts = {number: self._read(self._path(number)) for number in numbers if self._path(number).is_file()}
         missing = [number for number in numbers if number not in parts]
         if not missing:
             on_part(len(numbers), len(numbers))
@@ -96,15 +101,15 @@ class Bank:
 
 @dataclass(frozen=True)
 class Workers:
-    """Processes of one thread each that paint parts of a bank, which they make for themselves: `make`, a function that a file defines."""
+    """Processes of one thread each that paint parts of a bank. make: makes the bank in each of them; a function that a module defines."""
 
     count: int
     make: Callable[[], Bank]
 
     def painted(self, numbers: list[int]) -> Iterator[int]:
-        """Has parts painted and written; their numbers, as they are ready. What a process raises is raised here.
+        """Has parts painted and written; yields their numbers as they are ready. What a process raises is raised here.
 
-        ChildProcessError where a process ends before its work.
+        ChildProcessError where a process ends before its work is done.
         """
         context = multiprocessing.get_context("spawn")  # a GPU that is in use survives no fork
         pool = ProcessPoolExecutor(min(self.count, len(numbers)), context, _begin, (self.make, os.getpid()))
@@ -121,7 +126,7 @@ _make: Callable[[], Bank] | None = None  # in a process that paints: makes the b
 
 
 def _begin(make: Callable[[], Bank], parent: int) -> None:
-    """In a new process. It ends itself where its parent is gone: nothing waits for what it paints then."""
+    """Sets up a new process, which ends itself when its parent is gone: nothing waits for what it paints then."""
     global _make
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)

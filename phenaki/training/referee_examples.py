@@ -46,10 +46,12 @@ class Examples:
         return len(self.video)
 
     def to(self, device: torch.device) -> "Examples":
+        """The examples on another device."""
         return Examples(*(getattr(self, field.name).to(device) for field in fields(Examples)))
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
+    """All clips of several parts, one part after the other; their clips have equally many frames."""
     return Examples(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Examples)))
 
 
@@ -62,7 +64,7 @@ def held_out_share(config: WorldConfig) -> float:
 def draw_stories(
     world: StorybookWorld, seed: int, indices: range, num_frames: int, held_out: bool | None = None, max_scenes: int = 2
 ) -> list[StoryTruth]:
-    """Stories of one scene or more. held_out None: pairs of both kinds, as often as there are such, so that all are as likely."""
+    """Stories of one scene or more. held_out: with held-out pairs alone, or without any; None: with both, so that all pairs are equally likely."""
     share, stories = held_out_share(world.config), []
     for index in indices:
         hidden = random.Random(f"referee {seed} {index}").random() < share if held_out is None else held_out
@@ -76,7 +78,7 @@ def draw_kinds(seed: int, indices: range) -> list[str]:
 
 
 def without_actor(story: StoryTruth) -> StoryTruth:
-    """The same scenes with nobody in them; companions stay."""
+    """The story with no actor in its scenes; companions stay."""
     return replace(story, scenes=tuple(replace(scene, actor="") for scene in story.scenes))
 
 
@@ -84,30 +86,35 @@ def draw_examples(
     world: StorybookWorld, stories: list[StoryTruth], kinds: Sequence[str], seed: int = 0, tokenizer: CViViT | None = None,
     max_corruption: float = 0.0, num_frames: int | None = None,
 ) -> Examples:  # fmt: skip
-    """Paints stories of equal length, each as its kind wants it, and passes them through the tokenizer where one is given.
+    """Paints stories of equal length, each as one of `KINDS`, and passes them through the tokenizer where one is given.
 
-    All that is done to the pictures is done on the world's device; the examples are the CPU's.
-    num_frames: of each clip, cut from anywhere in its story; all of the story by default.
+    Pictures are made on the world's device; the examples are on the CPU. num_frames: of each clip, cut from anywhere in its story;
+    all of the story by default. ValueError for another kind.
     """
     generator = torch.Generator().manual_seed(seed)
     length = num_frames or stories[0].num_frames
     first = torch.randint(stories[0].num_frames - length + 1, (len(stories),), generator=generator).tolist()
     video = cut(world.render(stories), first, length, 1)
-    empty, emptied = video.clone(), [i for i, kind in enumerate(kinds) if kind in ("nobody", "garbled")]  # of the others nobody asks
+    empty = video.clone()  # without actors, in those clips where that is needed
+    emptied = [i for i, kind in enumerate(kinds) if kind in ("nobody", "garbled")]
     if emptied:
-        alone = cut(world.render([without_actor(stories[i]) for i in emptied]), [first[i] for i in emptied], length, 1)
-        empty[torch.tensor(emptied, device=empty.device)] = alone
+        without = cut(world.render([without_actor(stories[i]) for i in emptied]), [first[i] for i in emptied], length, 1)
+        empty[torch.tensor(emptied, device=empty.device)] = without
     labels, near_change = (cut(truth, first, length, 0) for truth in truth_of(world, stories))
     hidden = cut(torch.stack([inside(world, story) < SEEN_SHARE for story in stories]), first, length, 0)
-    scrambled, garbled = shuffled(video, generator), garbled_where(video, actor_pixels(video, empty), generator)
-    actor_columns = columns(world, "actor", "motion")
+    scrambled = shuffled(video, generator)
+    garbled = garbled_where(video, actor_pixels(video, empty), generator)
+    actor, motion, actor_columns = columns(world, "actor"), columns(world, "motion"), columns(world, "actor", "motion")
     for i, kind in enumerate(kinds):
         if kind == "plain":
             labels[i][hidden[i].nonzero(), actor_columns] = UNJUDGED
         elif kind == "nobody":
-            video[i], labels[i, :, actor_columns] = empty[i], 0
+            video[i] = empty[i]
+            labels[i, :, actor_columns] = 0
         elif kind == "garbled":
-            video[i], labels[i, :, columns(world, "actor")], labels[i, :, columns(world, "motion")] = garbled[i], 0, UNJUDGED
+            video[i] = garbled[i]
+            labels[i, :, actor] = 0
+            labels[i, :, motion] = UNJUDGED
         elif kind == "unrecognisable":
             video[i], labels[i] = scrambled[i], 0
         else:
@@ -152,8 +159,12 @@ def inside(world: StorybookWorld, story: StoryTruth) -> Tensor:
     """The share of the actor's box that the camera has in the picture, in each frame: (f,) float64 in [0, 1]."""
     track = seen_by(camera_track([story], world.config.fps), world.actor_track(story))
     x, y, side = (torch.from_numpy(values) for values in (track.x, track.y, track.scale * world.config.actor_size))
-    width, height = (((middle + side / 2).clamp(max=1) - (middle - side / 2).clamp(min=0)).clamp(min=0) / side for middle in (x, y))
-    return width * height
+
+    def share_inside(middle: Tensor) -> Tensor:
+        low, high = (middle - side / 2).clamp(min=0), (middle + side / 2).clamp(max=1)
+        return (high - low).clamp(min=0) / side
+
+    return share_inside(x) * share_inside(y)
 
 
 def shuffled(video: Tensor, generator: torch.Generator) -> Tensor:
@@ -175,8 +186,8 @@ def garbled_where(video: Tensor, pixels: Tensor, generator: torch.Generator) -> 
 def reconstructed(tokenizer: CViViT, video: Tensor, max_corruption: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
     """The video as the tokenizer gives it back, (n c f h w).
 
-    With max_corruption up to that share of a clip's tokens, another for each clip, are those of the clip before at their places:
-    so look the slips of a generator.
+    With max_corruption, up to that share of a clip's tokens (drawn for each clip) is replaced by the tokens of the clip before:
+    the mistakes of a generator look like this.
     """
     device = next(tokenizer.parameters()).device
     tokens = tokenizer.encode(video.to(device)).cpu()  # the draws are the CPU's, whatever computes

@@ -2,7 +2,7 @@
 
 Counted are frames, and scenes: what most frames of one say is what an evaluation takes from them. An actor is judged where at least
 a third of it is inside the picture, its motion, and all of a scene, where besides all frames up to MOTION_REACH away are of the same
-scene. What it says of actors that were erased or garbled tells how often it is right by luck.
+scene. Actors that were erased or garbled show how often it is right by luck.
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,7 +32,7 @@ class Confusions(NamedTuple):
 
 
 def measure_referee(referee: Referee, world: StorybookWorld, tokenizer: CViViT, num_clips: int, num_frames: int = 33) -> dict[str, Any]:
-    """All figures. num_frames: of a clip of one or two scenes, 1 + pt*k of the tokenizer."""
+    """All figures, as JSON has them. num_frames: of a clip of one or two scenes, 1 + pt*k of the tokenizer."""
     figures: dict[str, Any] = {"clips": num_clips, "frames": num_frames}
     for pairs, held_out in (("seen_pairs", False), ("held_out_pairs", True)):
         for view, through in (("rendered", None), ("reconstructed", tokenizer)):
@@ -56,8 +56,9 @@ def plain_batches(world: StorybookWorld, num_clips: int, num_frames: int, held_o
 
 @torch.no_grad()
 def confusions(referee: Referee, batches: Iterable[Examples], fps: float) -> Confusions:
-    """What the referee says of the examples' frames, and of their scenes of SCENE_SECONDS and more, beside the truth."""
-    found = Confusions(*({name: torch.zeros(len(names), len(names), dtype=torch.int64) for name, names in referee.labels.items()} for _ in range(2)))
+    """Counts of truth and judgement: of the examples' frames, and of their scenes of SCENE_SECONDS and more."""
+    zeros = lambda: {name: torch.zeros(len(names), len(names), dtype=torch.int64) for name, names in referee.labels.items()}
+    found = Confusions(zeros(), zeros())
     for examples in batches:
         judged = judged_labels(referee, examples)
         for index, (name, names) in enumerate(referee.labels.items()):

@@ -1,11 +1,11 @@
-"""Contexts that the network has made itself, so that it learns to go on from its own mistakes, as it must in a long story.
+"""Contexts that the network has made itself, so that it learns to continue from its own mistakes, as it must in a long story.
 
 The chunk before a chunk is filled from the recent slices before that one; its last slices take the place of the true ones, and
 what must come next is still the truth (scheduled sampling, Bengio et al. 2015, arXiv 1506.03099, by whole chunks). It is filled
 without an anchor and without guidance, so a little worse than in a story; the anchor of the chunk itself stays the true one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,24 +32,25 @@ class Rollout:
     seeds: Tensor
 
     def rows(self, rows: slice) -> "Rollout":
-        """Those of some examples."""
+        """The roll-outs of some examples."""
         return Rollout(**{name: value[rows] for name, value in vars(self).items()})
 
     def to(self, device: torch.device | str) -> "Rollout":
-        """The same on another device, but for the seeds, which are read here."""
-        return Rollout(**{name: value if name == "seeds" else sent(value, torch.device(device)) for name, value in vars(self).items()})
+        """The roll-out on another device; the seeds stay here, where they are read."""
+        moved = {name: sent(value, torch.device(device)) for name, value in vars(self).items() if name != "seeds"}
+        return replace(self, **moved)
 
 
 def least_slices(config: MaskGITConfig) -> int:
-    """Slices of a story, at least, for any chunk of it to have such a context."""
+    """The least number of slices of a story for a chunk of it to have a context made by the network."""
     return config.chunk_slices + config.context_slices + 2
 
 
 def draw_rollout(stories: StoryTokens, config: MaskGITConfig, story: Tensor, begin: Tensor, rng: torch.Generator) -> Rollout:
     """For chunks that begin at slices begin (b,) of stories story (b,).
 
-    Chosen are those before which a whole chunk lies in one scene, after a whole context that does not begin the video: the
-    kind of a slice that does would have to be told for a whole batch.
+    Chosen are those before which a whole chunk lies in one scene, after a whole context that does not begin the video: a slice
+    that does has another kind, and a batch has one list of kinds.
     """
     before = begin - config.chunk_slices
     here = before.clamp(min=0)
@@ -70,10 +71,10 @@ def own_context(
     config = model.config
     count = min(context.shape[1], config.chunk_slices)
     past = model.encode_context(rollout.context, torch.zeros(rollout.context.shape[1], dtype=torch.long, device=kinds.device))
-    told = model.encode_text(text, text_mask)
+    cache = model.encode_text(text, text_mask)
 
     def predict(tokens: Tensor, hidden: Tensor, step: int) -> Head:
-        features = model.features(tokens, told, past, starts=False).flatten(1, 3)[:, hidden]
+        features = model.features(tokens, cache, past, starts=False).flatten(1, 3)[:, hidden]
         return lambda factors: model.to_logits(features, factors)
 
     b, _, h, w = context.shape

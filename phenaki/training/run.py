@@ -1,13 +1,14 @@
-"""The loop of both training programs: optimiser steps, logs, validation, checkpoints and exact resume, on any number of processes.
+"""The training loop: optimiser steps, logs, validation, checkpoints and exact resume, on any number of processes.
 
 Everything random in step n is drawn from (seed, n), so a checkpoint needs no random state and a resumed run takes the same
-steps to the bit. What is trained, on what and by which loss is a Task; this file knows neither network.
+steps to the bit. What is trained, on what and by which loss is a Task; this file knows none of the networks.
 """
 
 import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -17,12 +18,11 @@ from torch import Tensor, nn
 
 from phenaki.checkpoint import save_weights
 from phenaki.compiling import compile_layers
-from phenaki.config import as_dict
 from phenaki.data.ahead import Ahead
 from phenaki.devices import has_bf16
 from phenaki.training.beginning import whole_identity
 from phenaki.training.checkpoints import (
-    Progress,
+    RunState,
     begin_checkpoint,
     changed,
     check_identity,
@@ -31,7 +31,7 @@ from phenaki.training.checkpoints import (
     finish_checkpoint,
     newest_whole,
     read_manifest,
-    read_progress,
+    read_state,
     save_part,
     set_aside,
     take,
@@ -44,20 +44,20 @@ from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate, m
 from phenaki.training.parallel import Group, Objective, Part, checkpoint_activations, spread, whole
 from phenaki.training.run_tensors import RunTensors
 
-MAX_SKIPPED = 10  # steps without a number, one after the other
+MAX_SKIPPED = 10  # steps in a row whose gradient is not finite (NaN or infinite)
 
 
 class TrainingError(ValueError):
-    """A run that cannot go on; the message says why and what to do."""
+    """A run that cannot continue; the message says why and what to do."""
 
 
 class Task(Protocol):
     """What a run trains: a network, its data and its losses."""
 
-    part: str  # of a model folder: "tokenizer" or "generator"
+    part: str  # names the weight file: "tokenizer", "generator" or "referee"
     model: nn.Module
-    identity: dict[str, Any]  # what a run that goes on must have alike
-    habits: dict[str, Any]  # settings besides the optimiser's; a run that goes on is told which have changed
+    identity: dict[str, Any]  # what a run must have alike to resume
+    habits: dict[str, Any]  # settings besides the optimiser's; those that have changed are noted when a run is resumed
     discriminator: nn.Module | None  # trained against the model by "discriminator_loss", saved, not averaged
 
     def build(self) -> nn.Module:
@@ -66,7 +66,8 @@ class Task(Protocol):
     def draw(self, step: int, parts: list[Part]) -> list[Any]:
         """Neighbouring parts of a step's clips, a batch each, from (seed, step) alone."""
 
-    def num_tokens(self, batch: Any) -> int: ...
+    def num_tokens(self, batch: Any) -> int:
+        """What "tokens_per_second" counts in a batch."""
 
     def losses(self, batch: Any, step: int) -> dict[str, Tensor]:
         """Named scalars; "loss" is minimised, all are logged. Their mean over equal parts of a batch is the batch's."""
@@ -78,7 +79,7 @@ class Task(Protocol):
         """How many clips of a rehearsal take as many operations as a step on a batch, about: as its share of their tokens."""
 
     def figures(self, means: dict[str, float]) -> dict[str, float]:
-        """What a line says of the means of an interval's losses."""
+        """The figures of a line of the log, from the means of an interval's losses."""
 
     def after_step(self, step: int) -> None:
         """What changes weights besides the optimisers."""
@@ -117,7 +118,7 @@ class Run:
         self.optimizers = [optimizer for network in trained for optimizer in make_optimizers(network, settings)]
         self.ema = EMA(task.model, settings.ema_decay)
         self.tensors = RunTensors(task.model, task.discriminator, self.ema, self.optimizers, self.group)
-        self.progress, self.meter = Progress(), Meter()
+        self.state, self.meter = RunState(), Meter()
         self.saved_step = -1
         self.journal = Journal(self.folder) if self.group.leads else None
         self.resume()
@@ -126,7 +127,8 @@ class Run:
 
     @property
     def step(self) -> int:
-        return self.progress.step
+        """Steps done."""
+        return self.state.step
 
     def _objective(self) -> nn.Module:
         settings, task = self.settings, self.task
@@ -138,7 +140,10 @@ class Run:
         return spread(Objective(networks, task.losses, self.bf16), self.group, settings.sharded)
 
     def train(self, on_log: Callable[[dict], None] = print) -> None:
-        """Steps until num_steps. Stopped when a signal asks for it, TrainingError after ten steps in a row, or all there are, without a number."""
+        """Steps until num_steps. on_log is called with each line of the log.
+
+        Stopped when a signal asks for it; TrainingError where the gradient was not finite in ten steps in a row, or in all there are.
+        """
         settings = self.settings
         if self.step >= settings.num_steps:
             self._note(f"{self.folder} stands at step {self.step} of {settings.num_steps}: nothing is left to train. More steps: a larger --steps")
@@ -148,10 +153,11 @@ class Run:
             while self.step < settings.num_steps:
                 batches, waited = ahead.take()
                 values = self._step(batches)
-                num_tokens, effort = (sum(map(count, batches)) for count in (self.task.num_tokens, self.task.effort))
+                num_tokens = sum(self.task.num_tokens(batch) for batch in batches)
+                effort = sum(self.task.effort(batch) for batch in batches)
                 self.meter.add(values, num_tokens * self.group.size, waited, self.operations * effort)
-                skipped = self.progress.skipped_in_a_row + 1 if values["skipped"] else 0
-                self.progress = Progress(self.step + 1, skipped)
+                skipped = self.state.skipped_in_a_row + 1 if values["skipped"] else 0
+                self.state = RunState(self.step + 1, skipped)
                 self._report(on_log)
                 if skipped >= min(MAX_SKIPPED, settings.num_steps):
                     raise TrainingError(self._why_it_stopped())
@@ -162,7 +168,7 @@ class Run:
                     raise Stopped(f"stopped after step {self.step}, which is saved in {self.folder}; the same command goes on from there")
 
     def _step(self, batches: list[Any]) -> dict[str, Tensor]:
-        """Forward and backward of this process's parts, then one step of the optimisers, unless the gradient is no number."""
+        """Forward and backward of this process's parts, then one step of the optimisers, unless the gradient is not finite."""
         settings, rate = self.settings, learning_rate(self.step, self.settings)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
@@ -183,16 +189,19 @@ class Run:
         return {**values, "skipped": torch.tensor(float(not finite)), "learning_rate": torch.tensor(rate)}
 
     def _backward(self, batches: list[Any]) -> dict[str, Tensor]:
-        """Adds up the gradients of the parts; returns the mean of what they say."""
-        said: list[dict[str, Tensor]] = []
+        """Adds up the gradients of the parts; returns the means of their losses, by name."""
+        losses_of_parts: list[dict[str, Tensor]] = []
         for number, batch in enumerate(batches):
             if isinstance(self.objective, nn.parallel.DistributedDataParallel):
                 self.objective.require_backward_grad_sync = number == len(batches) - 1
             losses = self.objective(batch, self.step)
             total = losses["loss"] + losses["discriminator_loss"] if "discriminator_loss" in losses else losses["loss"]
             (total / len(batches)).backward()
-            said.append({name: value.detach() for name, value in losses.items()})
-        return said[0] if len(said) == 1 else {name: sum(one[name] for one in said) / len(said) for name in said[0]}
+            losses_of_parts.append({name: value.detach() for name, value in losses.items()})
+        if len(losses_of_parts) == 1:
+            return losses_of_parts[0]
+        count = len(losses_of_parts)
+        return {name: sum(losses[name] for losses in losses_of_parts) / count for name in losses_of_parts[0]}
 
     def _report(self, on_log: Callable[[dict], None]) -> None:
         """A line of the log after a step, where one is due."""
@@ -204,10 +213,11 @@ class Run:
                 on_log(line)
 
     def _save_when_due(self) -> None:
-        """What else is due after a step: a checkpoint, a look."""
+        """Saves a checkpoint and a sample after a step, where they are due."""
         step, settings, done = self.step, self.settings, self.step == self.settings.num_steps
         began = time.perf_counter()
-        saves, looks = (step % every == 0 or done for every in (settings.save_every, settings.sample_every))
+        saves = done or step % settings.save_every == 0
+        looks = done or step % settings.sample_every == 0
         averaged = self.averaged() if saves or looks else None
         if saves:
             self._save(averaged, validate=True)
@@ -219,7 +229,7 @@ class Run:
 
     def _why_it_stopped(self) -> str:
         return (
-            f"the loss was no number for {self.progress.skipped_in_a_row} steps in a row, up to step {self.step} of {self.folder}: stopped. "
+            f"the loss was no number for {self.state.skipped_in_a_row} steps in a row, up to step {self.step} of {self.folder}: stopped. "
             "The weights are as they were before; the checkpoints are whole. Lower learning_rate or max_grad_norm, or look for broken clips "
             "with `phenaki data check`"
         )
@@ -247,7 +257,7 @@ class Run:
                 losses = self.task.validate(averaged, wanted, self.parts[0].count) if wanted else {}
             except Exception as error:  # raised when the step is saved: else the run could never pass it
                 failure = error
-            self.progress = Progress(self.step, self.progress.skipped_in_a_row, self.meter.since, sums, losses.get("loss"))
+            self.state = RunState(self.step, self.state.skipped_in_a_row, self.meter.since, sums, losses.get("loss"))
             self._write(averaged, files)
             drop_old(self.folder, self.settings.keep_last, self.settings.keep_best)
             if failure is not None:
@@ -265,18 +275,18 @@ class Run:
             self.task.describe(part, save_weights(part, self.task.part, averaged.state_dict()), self.step)
             for name, tensors in files.items():
                 save_part(tensors, part / name)
-            finish_checkpoint(part, self.progress, lasting(self.settings) | self.task.habits, self._identity())
+            finish_checkpoint(part, self.state, lasting(self.settings) | self.task.habits, self._identity())
         except (OSError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
             kept = checkpoint_folders(self.folder)
             before = f"the run goes on from {kept[-1].name}" if kept else "there is none before it"
-            said = f"{self.folder}: the checkpoint of step {self.step} could not be written ({error}); {before}. Make room and try again"
-            raise TrainingError(said) from error
+            problem = f"{self.folder}: the checkpoint of step {self.step} could not be written ({error}); {before}. Make room and try again"
+            raise TrainingError(problem) from error
 
     def resume(self) -> None:
-        """Goes on from the newest checkpoint that is whole; damaged ones are named and set aside.
+        """Resumes from the newest checkpoint that is whole; damaged ones are named and set aside.
 
-        Settings that have changed since are told; another network or optimizer cannot use what was saved, which is a ValueError.
+        Settings that have changed since are noted; ValueError where it was saved with another network or optimizer.
         """
         damaged: dict[Path, str] = {}
         newest = newest_whole(self.folder, damaged.__setitem__)
@@ -288,14 +298,14 @@ class Run:
             if other := changed(read_manifest(newest)["settings"], now):
                 self._note(f"{newest}: going on with other settings: {', '.join(other)}")
             self.tensors.load(newest, self.task.part)
-            self.progress = read_progress(newest)
+            self.state = read_state(newest)
         elif damaged:
             self._note(f"{self.folder}: none of its checkpoints is whole, so it begins anew, at step 0")
         self.group.wait()  # all have read before anything is moved
         if self.group.leads:
             for folder in damaged:
                 set_aside(folder)
-        self.meter = Meter(self.progress.since, self.progress.sums)
+        self.meter = Meter(self.state.since, self.state.sums)
         if self.journal:
             if newest is None and (aside := self.journal.set_aside()):
                 self._note(f"{self.folder}: there is no checkpoint to go on from; the log of the run before is kept as {aside.name}")
@@ -312,4 +322,4 @@ class Run:
 def lasting(settings: OptimizerSettings) -> dict[str, Any]:
     """The settings that shape the weights: not how often something is written, nor how the work is shared out."""
     passing = ("optimizer", "keep_last", "keep_best", "accumulate", "compile", "activation_checkpointing", "sharded", "validation_batches")
-    return {key: value for key, value in as_dict(settings).items() if not key.endswith("_every") and key not in passing}
+    return {key: value for key, value in asdict(settings).items() if not key.endswith("_every") and key not in passing}

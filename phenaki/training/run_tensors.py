@@ -13,7 +13,7 @@ from phenaki.training.parallel import Group, shared_as, whole
 
 @dataclass
 class RunTensors:
-    """Of the network that is trained, a discriminator, the average and the optimisers."""
+    """The tensors of the network that is trained, a discriminator, the average and the optimisers."""
 
     model: nn.Module
     discriminator: nn.Module | None
@@ -39,7 +39,7 @@ class RunTensors:
         return gathered if self.group.leads else None
 
     def load(self, folder: Path, part: str) -> None:
-        """Fills all of it in from a checkpoint. part: of the averaged weights."""
+        """Fills all tensors in from a checkpoint. part: names the file of the averaged weights."""
         _fill(self.model, read_part(folder, "weights"))
         if self.discriminator is not None:
             _fill(self.discriminator, read_part(folder, "discriminator"))
@@ -47,14 +47,20 @@ class RunTensors:
         self._load_optimizer(read_part(folder, "optimizer"))
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """What the optimisers know of each parameter, as "parameter|what"."""
+        """The optimisers' tensors of each parameter, by "PARAMETER|STATE"."""
         names = {parameter: name for name, parameter in self._parameters().items()}
-        states = [(parameter, state) for optimizer in self.optimizers for parameter, state in optimizer.state.items()]
-        return {f"{names[parameter]}|{key}": value for parameter, state in states for key, value in state.items()}
+        found = {}
+        for optimizer in self.optimizers:
+            for parameter, state in optimizer.state.items():
+                found |= {f"{names[parameter]}|{key}": value for key, value in state.items()}
+        return found
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         parameters = self._parameters()
-        owners = {one: optimizer for optimizer in self.optimizers for group in optimizer.param_groups for one in group["params"]}
+        owners = {}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                owners |= dict.fromkeys(group["params"], optimizer)
         for key, value in tensors.items():
             name, field = key.split("|")
             parameter = parameters[name]
@@ -62,7 +68,7 @@ class RunTensors:
             owners[parameter].state[parameter][field] = moved
 
     def _parameters(self) -> dict[str, nn.Parameter]:
-        """All that optimisers move, by name."""
+        """All parameters that the optimisers change, by name."""
         discriminator = [] if self.discriminator is None else self.discriminator.named_parameters(prefix="discriminator")
         return dict([*self.model.named_parameters(), *discriminator])
 

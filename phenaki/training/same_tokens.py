@@ -1,7 +1,8 @@
 """What tokens depend on: of a tokenizer's weights and settings all but its decoder's. Tokens outlive a decoder that is trained on."""
 
+from dataclasses import asdict
+
 from phenaki.checkpoint import Model, state_sha256
-from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.training.checkpoints import changed
 
@@ -23,7 +24,7 @@ def check_same_tokens(config: CViViTConfig, origin: Model) -> None:
 
 def changed_tokens(config: CViViTConfig, origin: Model) -> list[str]:
     """What tokens of these settings depend on that is otherwise in `origin`: "name old -> new"."""
-    return [one for one in changed(as_dict(origin.info.tokenizer), as_dict(config)) if one.split()[0] not in OF_DECODER]
+    return [one for one in changed(asdict(origin.info.tokenizer), asdict(config)) if one.split()[0] not in OF_DECODER]
 
 
 def tokens_sha256(tokenizer: CViViT) -> str:

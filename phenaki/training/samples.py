@@ -1,4 +1,4 @@
-"""Looks at a run: rows of frames as a PNG, and the same as a clip that plays where the video codec is installed."""
+"""Pictures of a run: rows of frames as a PNG, and as a clip, too, where the video codec is installed."""
 
 import importlib.util
 from pathlib import Path
@@ -8,14 +8,14 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from phenaki import atomic
+from phenaki.atomic import write_picture
 from phenaki.pixels import to_bytes
 
 
 def save_video_rows(videos: Tensor, path: Path, fps: float | None = None) -> None:
-    """Videos (b c f h w) in [-1, 1] as path.png, a row of frames each; with `fps` as path.mp4, too, one above the other."""
+    """Videos (b c f h w) in [-1, 1] as path.png, a row of frames each; with `fps` also as path.mp4, one above the other."""
     pixels = to_bytes(videos).cpu()
-    write_picture(rearrange(pixels, "b c f h w -> (b h) (f w) c").numpy(), path.with_suffix(".png"))
+    save_pixels(path.with_suffix(".png"), rearrange(pixels, "b c f h w -> (b h) (f w) c").numpy())
     if fps is not None:
         save_clip(rearrange(pixels, "b c f h w -> f (b h) w c").numpy(), path.with_suffix(".mp4"), fps)
 
@@ -28,6 +28,6 @@ def save_clip(frames: np.ndarray, path: Path, fps: float) -> None:
         Video(frames, fps).save(path)
 
 
-def write_picture(pixels: np.ndarray, path: Path) -> None:
+def save_pixels(path: Path, pixels: np.ndarray) -> None:
     """uint8 (h, w, 3) as a PNG."""
-    atomic.write_picture(path, Image.fromarray(np.ascontiguousarray(pixels)))
+    write_picture(path, Image.fromarray(np.ascontiguousarray(pixels)))

@@ -3,18 +3,20 @@
 import math
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from phenaki.config import ConfigError, build, check_range, read_settings
 from phenaki.cvivit import CViViTConfig
 from phenaki.data.footage_settings import FootageSettings
-from phenaki.data.world import WORLDS, WorldConfig
+from phenaki.data.world import WorldConfig, named_world
 from phenaki.maskgit import MaskGITConfig
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextConfig
 from phenaki.training.discriminator import patch_size_of
 from phenaki.training.losses import LossSettings
 from phenaki.training.optimizers import OptimizerSettings
+
+Section = TypeVar("Section")
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ def _table(values: Any, source: str) -> dict[str, Any]:
     return dict(values)
 
 
-def read_section(cls: type, values: dict[str, Any], source: str):
-    """A training section: its own keys, and the tables in it."""
+def read_section(cls: type[Section], values: dict[str, Any], source: str) -> Section:
+    """A training section: its own keys, and the tables in it. ConfigError for keys and values that are not allowed."""
     values = _table(values, source)
     tables = {"optimizer": OptimizerSettings, "losses": LossSettings, "tasks": MaskTasks}
     own = {entry.name for entry in fields(cls)}
@@ -58,10 +60,12 @@ def read_world(values: dict[str, Any], source: str) -> WorldConfig:
     name = values.pop("name", "small")
     if "size" in values:
         raise ConfigError(f"{source}: size is that of [tokenizer] image_size; set it there")
-    if name not in WORLDS:
-        raise ConfigError(f"{source}: world {name!r}; known worlds: {', '.join(WORLDS)}")
-    changes = build(WorldConfig, {"actors": WORLDS[name].actors, "places": WORLDS[name].places, **values}, source)
-    return replace(WORLDS[name], **{key: getattr(changes, key) for key in values})
+    try:
+        world = named_world(name)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    changes = build(WorldConfig, {"actors": world.actors, "places": world.places, **values}, source)
+    return replace(world, **{key: getattr(changes, key) for key in values})
 
 
 @dataclass(frozen=True)

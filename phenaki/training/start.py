@@ -33,9 +33,10 @@ def start_from(model: nn.Module, weights: dict[str, Tensor], source: str) -> str
 def start_network(
     network: nn.Module, part: str, begun: Path | None, model: Model | None, source: str | None, on_note: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Starts `network` from the weights of a model's `part`, "tokenizer" or "generator"; returns what the new model's config.json says of it.
+    """Starts `network` from the weights of a model's `part`, "tokenizer" or "generator"; returns facts of it for config.json.
 
-    model, source: None where it starts afresh. begun: the checkpoint of its own that the run goes on from, as it was begun.
+    model, source: None where it starts afresh. begun: the run's own checkpoint that it resumes from; then nothing is
+    copied, and what it said when it was begun is returned. ValueError where the model lacks the part or does not fit.
     """
     if begun is not None:
         if source is not None:

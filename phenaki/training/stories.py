@@ -11,13 +11,13 @@ from torch import Tensor
 
 from phenaki.checkpoint import Model, load_model, state_sha256
 from phenaki.cvivit import CViViT
-from phenaki.data.clip_source import ToldSource
+from phenaki.data.clip_source import CaptionedSource
 from phenaki.data.order import SAMPLE_SEED
 from phenaki.data.sources import open_source
 from phenaki.data.tensor_file import read_metadata
 from phenaki.data.token_parts import TokenPlan, drop_parts, tokenize_source
 from phenaki.data.tokens import StoryTokens, TokensError, is_story_tokens
-from phenaki.data.world import WORLDS
+from phenaki.data.world import named_world
 from phenaki.text import TextEncoder
 from phenaki.training.heap import keep_freed_memory
 from phenaki.training.same_tokens import tokens_sha256
@@ -28,7 +28,7 @@ Prompts = list[list[tuple[str, float]]]  # stories of (prompt, seconds)
 
 @dataclass(frozen=True)
 class TrainingStories:
-    """What a generator is trained on, and short stories to look at on the way."""
+    """What a generator is trained on, and prompts of short stories that show its progress."""
 
     tokens: StoryTokens
     prompts: Prompts
@@ -38,17 +38,20 @@ def open_stories(
     settings: ModelSettings, training: GeneratorTraining, base: Model, text_encoder: TextEncoder, data: Path | None, path: Path, device: str,
     on_note: Callable[[str], None],
 ) -> TrainingStories:  # fmt: skip
-    """The stories of `data`: a file of story tokens as it is; any other source tokenised to `path`, once."""
+    """The stories of `data`: a file of story tokens as it is; any other source tokenised to `path`, once.
+
+    TokensError where the file is damaged, or was made with another tokenizer or text encoder.
+    """
     if data is not None and (is_story_tokens(data) or _is_damaged(data)):
         tokens = prepared_tokens(data, base, text_encoder)
-        words, said = tokens.captions, [*tokens.caption[:, 0].tolist(), *tokens.image_caption.tolist()]
-        note_missing_captions(data, [words[number] for number in said], on_note)
+        numbers = [*tokens.caption[:, 0].tolist(), *tokens.image_caption.tolist()]
+        note_missing_captions(data, [tokens.captions[number] for number in numbers], on_note)
         return TrainingStories(tokens, stored_prompts(tokens, base))
     report, world = path.with_name(f"{path.stem}-unusable.jsonl"), replace(settings.world, fps=base.info.fps)
     source = open_source(world, base.info.tokenizer.image_size, data, device, settings.footage, report, on_note)
     tokens = story_tokens(source, base, text_encoder, training, path, on_note)
-    told = len(tokens.tokens) > 0
-    return TrainingStories(tokens, sample_prompts(source, base, training.num_slices) if told else stored_prompts(tokens, base))
+    has_stories = len(tokens.tokens) > 0
+    return TrainingStories(tokens, sample_prompts(source, base, training.num_slices) if has_stories else stored_prompts(tokens, base))
 
 
 def _is_damaged(data: Path) -> bool:
@@ -57,7 +60,7 @@ def _is_damaged(data: Path) -> bool:
 
 
 def story_tokens(
-    source: ToldSource, base: Model, text_encoder: TextEncoder, training: GeneratorTraining, path: Path, on_note: Callable[[str], None]
+    source: CaptionedSource, base: Model, text_encoder: TextEncoder, training: GeneratorTraining, path: Path, on_note: Callable[[str], None]
 ) -> StoryTokens:
     """The tokenised stories in `path`, made anew where the file is missing, damaged, or was made by other weights or settings."""
     num_images = min(training.num_images, source.num_images)
@@ -66,7 +69,7 @@ def story_tokens(
         note_missing_captions(source.path, [file.caption for file in source.files], on_note)
     plan = TokenPlan(seed, training.num_stories, training.num_slices, pt, training.max_scenes, num_images)
     own = {"source": source.fingerprint, "plan": str(plan)}
-    made_by, older = (json.dumps({**made, **own}) for made in made_with(base, text_encoder))
+    made_by, older = (json.dumps({**made, **own}) for made in token_origins(base, text_encoder))
     if path.exists():
         try:
             stories = StoryTokens.load(path)
@@ -89,15 +92,15 @@ def story_tokens(
 
 
 def note_missing_captions(data: Path, captions: list[str], on_note: Callable[[str], None]) -> None:
-    """Says how many clips have captions, where some have none: training goes on without, and only its videos would tell. captions: of each clip."""
-    told = sum(map(bool, captions))
-    if told < len(captions):
-        count = f"{told} of {len(captions)} clips have captions"
+    """Notes how many clips have captions, where some have none: training goes on, but nothing else would show it. captions: of each clip."""
+    num_captioned = sum(map(bool, captions))
+    if num_captioned < len(captions):
+        count = f"{num_captioned} of {len(captions)} clips have captions"
         on_note(f"{data}: {count}: a model learns to follow prompts from them alone; write NAME.txt beside NAME.mp4")
 
 
-def note_cut_captions(captions: list[str], source: ToldSource, text_encoder: TextEncoder, on_note: Callable[[str], None]) -> None:
-    """Says how many captions were too long for the text encoder, and whose the first one is; nothing where none was."""
+def note_cut_captions(captions: list[str], source: CaptionedSource, text_encoder: TextEncoder, on_note: Callable[[str], None]) -> None:
+    """Notes how many captions were too long for the text encoder, and whose the first one is; nothing where none was."""
     cut = {caption for caption in captions if text_encoder.shortened(caption) != caption}
     if not cut:
         return
@@ -107,13 +110,14 @@ def note_cut_captions(captions: list[str], source: ToldSource, text_encoder: Tex
     on_note(f"{len(cut)} of {len(captions)} captions have {limit}: of those only the first words that fit are learnt from{first}")
 
 
-def made_with(base: Model, text_encoder: TextEncoder) -> tuple[dict[str, Any], dict[str, Any]]:
+def token_origins(base: Model, text_encoder: TextEncoder) -> tuple[dict[str, Any], dict[str, Any]]:
     """What tokens and texts depend on besides the data: the hash of the tokenizer's weights, and the text encoder's fingerprint.
 
-    As it is written, of the weights that tokens come from; and as older versions wrote it, of the decoder's too, which is as good.
+    First as it is written now, with the hash of the weights that tokens come from; then as older versions wrote it, with that of all
+    the tokenizer's weights. Files with either are valid.
     """
-    hashes = (tokens_sha256(base.tokenizer), state_sha256([base.tokenizer]))
-    return tuple({"tokenizer": one, "text_encoder": text_encoder.fingerprint} for one in hashes)
+    now, before = tokens_sha256(base.tokenizer), state_sha256([base.tokenizer])
+    return {"tokenizer": now, "text_encoder": text_encoder.fingerprint}, {"tokenizer": before, "text_encoder": text_encoder.fingerprint}
 
 
 def prepared_tokens(path: Path, base: Model, text_encoder: TextEncoder) -> StoryTokens:
@@ -123,7 +127,7 @@ def prepared_tokens(path: Path, base: Model, text_encoder: TextEncoder) -> Story
         made = dict(json.loads(stories.description))
     except (ValueError, TypeError, RecursionError) as error:
         raise TokensError(f"{path}: does not say what made it") from error
-    wanted, older = made_with(base, text_encoder)
+    wanted, older = token_origins(base, text_encoder)
     for key in wanted:
         if made.get(key) not in (wanted[key], older[key]):
             named = key.replace("_", " ")
@@ -143,7 +147,7 @@ def _misfit(stories: StoryTokens, tokenizer: CViViT, width: int) -> str:
     largest = max((int(part.max()) for part in parts if part.numel()), default=0)
     if largest >= tokenizer.codebook_size:
         return f"holds the token {largest}, the tokenizer has {tokenizer.codebook_size}"
-    grid = 2 * (tokenizer.config.image_size // tokenizer.config.patch_size,)
+    grid = tokenizer.config.grid
     for part in parts:
         if part.shape[-2:] != grid:
             return f"has slices of {tuple(part.shape[-2:])} tokens, the tokenizer's are {grid}"
@@ -160,14 +164,14 @@ def tokenize_data(
 
     data: what `phenaki train` takes, but for such a file; None: the storybook world drawn by code. config: settings whose [world], [footage]
     and [train_generator] say what `phenaki train generator` would make of it; without it they are the defaults. num_clips, num_frames
-    (1 + pt*k), seed, world (of the storybook, a name of `WORLDS`) go before them. Broken off and called again it goes on where it was.
+    (1 + pt*k), seed, world (of the storybook, a name of `WORLDS`) go before them. Interrupted and called again, it resumes. ValueError or
+    FileNotFoundError before any work where an argument cannot be used.
     """
     if output.suffix != ".safetensors":
         raise ValueError(f"{output}: ending {output.suffix!r}: tokens are stored as .safetensors")
     if output.exists() and not is_story_tokens(output):
         raise ValueError(f"{output}: is there, and no file of story tokens. Name another file, or remove it")
-    if world is not None and world not in WORLDS:
-        raise ValueError(f"world {world!r}; known worlds: {', '.join(WORLDS)}")
+    named = named_world("small" if world is None else world)
     if data is not None and not data.exists():
         raise FileNotFoundError(f"{data}: no such folder or file")
     if data is not None and is_story_tokens(data):
@@ -175,26 +179,26 @@ def tokenize_data(
     settings = None if config is None else load_settings(config)
     training = GeneratorTraining() if settings is None else settings.train_generator
     training = training if seed is None else replace(training, optimizer=replace(training.optimizer, seed=seed))
-    told = settings.world if settings is not None and world is None else WORLDS[world or "small"]
+    world_config = settings.world if settings is not None and world is None else named
     base = load_model(model, device)
     num_slices = training.num_slices if num_frames is None else base.tokenizer.num_slices(num_frames)
     footage = None if settings is None else settings.footage
-    source = open_source(replace(told, fps=base.info.fps), base.info.tokenizer.image_size, data, device, footage, on_note=on_note)
+    source = open_source(replace(world_config, fps=base.info.fps), base.info.tokenizer.image_size, data, device, footage, on_note=on_note)
     text_encoder = TextEncoder.load(base.info.text, device=device)
     num_stories = training.num_stories if num_clips is None else num_clips
     own = replace(training, num_stories=num_stories, num_slices=num_slices)
     return story_tokens(source, base, text_encoder, own, output, on_note)
 
 
-def sample_prompts(source: ToldSource, base: Model, num_slices: int) -> Prompts:
-    """Four short stories to look at, from clips that nobody trains on."""
+def sample_prompts(source: CaptionedSource, base: Model, num_slices: int) -> Prompts:
+    """Prompts of four short stories, from clips that nobody trains on."""
     pt, fps = base.info.tokenizer.temporal_patch_size, base.info.fps
-    _, told = next(source.told_clips(SAMPLE_SEED, 4, 1 + pt * (num_slices - 1), pt, 2))
-    return [[(scene.caption, max(scene.num_frames, 2 * pt) / fps) for scene in story.scenes] for story in told]
+    _, stories = next(source.captioned_clips(SAMPLE_SEED, 4, 1 + pt * (num_slices - 1), pt, 2))
+    return [[(scene.caption, max(scene.num_frames, 2 * pt) / fps) for scene in story.scenes] for story in stories]
 
 
 def stored_prompts(stories: StoryTokens, base: Model) -> Prompts:
-    """Up to four stories of a file, evenly spread over it, as prompts to look at; of its pictures where it has no stories."""
+    """Up to four stories of a file, evenly spread over it, as prompts; of its pictures where it has no stories."""
     pt, fps, captions = base.info.tokenizer.temporal_patch_size, base.info.fps, stories.captions
     if not len(stories.tokens):
         return [[(captions[caption], 2 * pt / fps)] for caption in stories.image_caption[:4].tolist()]

@@ -1,4 +1,4 @@
-"""Looks at a generator's run: short stories told by the network as it is."""
+"""Pictures of a generator's run: short stories told by the network as it is."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from phenaki.sampling import SamplingOptions
 from phenaki.story import MAX_PROMPT_CHARS, Story, one_line
 from phenaki.story_plan import plan
 from phenaki.text import TextEncoder
-from phenaki.training.samples import save_clip, write_picture
+from phenaki.training.samples import save_clip, save_pixels
 from phenaki.training.stories import Prompts
 from phenaki.video import VideoScene, contact_sheet
 
@@ -26,9 +26,9 @@ def tellable(caption: str, text_encoder: TextEncoder) -> str:
 
 @torch.no_grad()
 def save_story_sample(stories: Prompts, model: MaskGIT, base: Model, text_encoder: TextEncoder, sampling: SamplingOptions, path: Path) -> None:
-    """Short stories told by a network: path.png, a row each with its prompts, every second frame; and path.mp4, one above the other.
+    """Short stories told by a network: every second frame as path.png, a row each with its prompts; all as path.mp4, one above the other.
 
-    base: the model whose tokenizer it was trained on. sampling: the options of the model that it will be.
+    base: the model whose tokenizer it was trained on. sampling: the options that the trained model will have.
     """
     tokenizer = base.info.tokenizer
     side = tokenizer.image_size // tokenizer.patch_size
@@ -43,6 +43,6 @@ def save_story_sample(stories: Prompts, model: MaskGIT, base: Model, text_encode
         scenes.append(" | ".join(scene.prompt for scene in planned.scenes))
     shown, starts = [row[::2] for row in rows], np.cumsum([0] + [len(row[::2]) for row in rows])
     chapters = [VideoScene(text, int(start), len(row)) for text, start, row in zip(scenes, starts, shown, strict=False)]
-    write_picture(contact_sheet(np.concatenate(shown), chapters, columns=13), path.with_suffix(".png"))
+    save_pixels(path.with_suffix(".png"), contact_sheet(np.concatenate(shown), chapters, columns=13))
     length = min(map(len, rows))
     save_clip(np.concatenate([row[:length] for row in rows], axis=1), path.with_suffix(".mp4"), base.info.fps)

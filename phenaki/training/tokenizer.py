@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from phenaki.atomic import free_name
 from phenaki.checkpoint import ModelInfo, load_model, part_of, save_info, save_weights
-from phenaki.config import as_dict
 from phenaki.cvivit import CViViT, CViViTConfig
 from phenaki.data.clip_source import ClipSource
 from phenaki.data.order import HELD_OUT_SEED, SAMPLE_SEED, is_image_step
@@ -33,22 +32,22 @@ from phenaki.training.start import start_network
 
 
 def data_hash(source: ClipSource) -> str:
-    """What a model's config.json says of the data: footage by its clips, however they are cut, another source by its fingerprint."""
+    """The hash of the data for a model's config.json: of footage that of its clips, however they are cut, of others that of the fingerprint."""
     return source.clips_hash or hashlib.sha256(source.fingerprint.encode()).hexdigest()[:16]
 
 
 def distinct_share(tokens: Tensor) -> Tensor:
-    """How many of a clip's tokens are different ones, as a share of all of them; the mean over the clips of tokens (b t h w).
+    """The number of distinct tokens of a clip as a share of all its tokens; the mean over the clips of tokens (b t h w).
 
-    It falls towards 0 where codes collapse. Of single clips, so that it is the same however a batch is split.
+    It falls towards 0 where codes collapse. Counted in single clips, so that splitting a batch does not change it.
     """
     ordered = tokens.flatten(1).sort(dim=1).values
     return ((ordered.diff(dim=1) != 0).sum(dim=1) + 1).div(ordered.shape[1]).mean()
 
 
 def identity_of(config: CViViTConfig, training: TokenizerTraining, losses: TokenizerLosses) -> dict[str, Any]:
-    """What a run that goes on must have alike."""
-    return {"tokenizer": as_dict(config), "decoder_only": training.decoder_only, "discriminator": losses.discriminator is not None}
+    """What a run must have alike to resume."""
+    return {"tokenizer": asdict(config), "decoder_only": training.decoder_only, "discriminator": losses.discriminator is not None}
 
 
 @dataclass
@@ -61,33 +60,38 @@ class TokenizerTask:
     info: ModelInfo
     held_out: ClipSource | None = None  # clips to validate on
     generator: MaskGIT | None = None  # goes with the model where the tokens stay what they are
-    losses_of: TokenizerLosses | None = None  # built of the settings where none is given
+    criterion: TokenizerLosses | None = None  # built from the settings where none is given
     part: str = "tokenizer"
 
     def __post_init__(self):
-        self.losses_of = self.losses_of or build_losses(self.training.losses, next(self.model.parameters()).device)
+        self.criterion = self.criterion or build_losses(self.training.losses, next(self.model.parameters()).device)
         self._quantized: list[tuple[Tensor, Tensor]] = []  # codes and tokens of the step, for reviving codes
         self._quantized_step = 0
 
     @property
     def identity(self) -> dict[str, Any]:
-        return identity_of(self.model.config, self.training, self.losses_of)
+        return identity_of(self.model.config, self.training, self.criterion)
 
     @property
     def habits(self) -> dict[str, Any]:
-        own, validation = as_dict(self.training), self.held_out and [self.held_out.fingerprint, self.training.optimizer.validation_batches]
-        return {name: own[name] for name in ("num_slices", "image_prob", "losses")} | {"data": self.source.fingerprint, "held_out": validation}
+        training, validation = asdict(self.training), None
+        if self.held_out is not None:
+            validation = [self.held_out.fingerprint, self.training.optimizer.validation_batches]
+        own = {name: training[name] for name in ("num_slices", "image_prob", "losses")}
+        return own | {"data": self.source.fingerprint, "held_out": validation}
 
     @property
     def discriminator(self) -> nn.Module | None:
-        return None if self.losses_of.discriminator is None else self.losses_of
+        """The losses' module where it has a discriminator: its parameters are only the discriminator's, its buffers LeCam's."""
+        return None if self.criterion.discriminator is None else self.criterion
 
-    def _shows_pictures(self, source: ClipSource) -> bool:
-        """And nothing else."""
+    def _trains_on_pictures_alone(self, source: ClipSource) -> bool:
+        """Whether every batch is still pictures."""
         return self.training.image_prob == 1 and source.num_images > 0
 
     @property
     def num_frames(self) -> int:
+        """Frames of a training clip."""
         return self.model.num_frames(self.training.num_slices)
 
     def build(self) -> CViViT:
@@ -108,13 +112,14 @@ class TokenizerTask:
 
     def _clips(self, source: ClipSource, seed: int, first: int, count: int, num_frames: int) -> Tensor:
         """Clips of so many frames; pictures where nothing else is trained on."""
-        if self._shows_pictures(source):
+        if self._trains_on_pictures_alone(source):
             return source.images(seed, first, count)[0]
         return source.clips(seed, first, count, num_frames, self.model.config.temporal_patch_size)
 
     def num_tokens(self, batch: Tensor) -> int:
-        config = self.model.config
-        return batch.shape[0] * self.model.num_slices(batch.shape[2]) * (batch.shape[3] // config.patch_size) * (batch.shape[4] // config.patch_size)
+        b, _, f, h, w = batch.shape
+        patch_size = self.model.config.patch_size
+        return b * self.model.num_slices(f) * (h // patch_size) * (w // patch_size)
 
     def losses(self, batch: Tensor, step: int) -> dict[str, Tensor]:
         result = self.model(batch)
@@ -123,16 +128,17 @@ class TokenizerTask:
                 self._quantized, self._quantized_step = [], step
             self._quantized.append((result.codes, result.tokens))
         rng = generator_for(self.training.optimizer.seed, step, "losses")
-        return {**self.losses_of(result, batch, step, rng), "distinct_tokens": distinct_share(result.tokens)}
+        return {**self.criterion(result, batch, step, rng), "distinct_tokens": distinct_share(result.tokens)}
 
     def rehearse(self, network: CViViT, num_rows: int) -> Tensor:
-        size, num_frames = network.config.image_size, 1 if self._shows_pictures(self.source) else self.num_frames
+        size, num_frames = network.config.image_size, 1 if self._trains_on_pictures_alone(self.source) else self.num_frames
         result = network(torch.zeros(num_rows, 3, num_frames, size, size, device=next(network.parameters()).device))
         return result.video.square().mean() + result.quantizer_loss
 
     def effort(self, batch: Tensor) -> float:
         """The tokenizer's own: not what discriminator and metric networks do."""
-        return batch.shape[0] * self.model.num_slices(batch.shape[2]) / (1 if self._shows_pictures(self.source) else self.training.num_slices)
+        num_slices = 1 if self._trains_on_pictures_alone(self.source) else self.training.num_slices
+        return batch.shape[0] * self.model.num_slices(batch.shape[2]) / num_slices
 
     def figures(self, means: dict[str, float]) -> dict[str, float]:
         return with_psnr(means)
@@ -140,7 +146,8 @@ class TokenizerTask:
     def after_step(self, step: int) -> None:
         """Revives codes that nothing is near to."""
         if self._quantized:
-            codes, tokens = (torch.cat([one.flatten(0, 3) for one in column]) for column in zip(*self._quantized, strict=True))
+            codes = torch.cat([codes.flatten(0, 3) for codes, _ in self._quantized])
+            tokens = torch.cat([tokens.flatten(0, 3) for _, tokens in self._quantized])
             rng = generator_for(self.training.optimizer.seed, step, "revival")
             self.model.quantizer.revive(codes, tokens, self.training.losses.revive_after, rng)
             self._quantized.clear()
@@ -159,12 +166,13 @@ class TokenizerTask:
         num_batches *= num_parts
         for number in range(num_batches):
             video = self.held_out_clips(number * size, size)
-            said = self.losses_of.held_out(model(video), video, generator_for(HELD_OUT_SEED, number // num_parts, "losses"))
-            for name, value in said.items():
+            batch_losses = self.criterion.held_out(model(video), video, generator_for(HELD_OUT_SEED, number // num_parts, "losses"))
+            for name, value in batch_losses.items():
                 sums[name] = sums.get(name, 0.0) + value.item() / num_batches
         return with_psnr(sums)
 
     def held_out_clips(self, first: int, count: int) -> Tensor:
+        """Clips first .. first + count - 1 to validate on, (b c f h w) in [-1, 1]."""
         return self._clips(self.held_out, HELD_OUT_SEED, first, count, self.num_frames)
 
     @torch.no_grad()
@@ -205,7 +213,10 @@ def run_tokenizer_training(
 
 
 def place_model(folder: Path, task: TokenizerTask, averaged: CViViT, step: int, on_note: Callable[[str], None]) -> None:
-    """Writes the trained model folder, unless this tokenizer is there already: then a generator that is trained on its tokens stays with it."""
+    """Writes the trained model folder, unless it holds this tokenizer already: then a generator trained on its tokens stays in it.
+
+    A generator that knows other tokens is left out; a copy of it is kept, and on_note is called with where that is.
+    """
     try:
         before = load_model(folder) if folder.is_dir() else None
     except ValueError:
@@ -244,7 +255,7 @@ def _make_task(asked: Asked, settings: ModelSettings, group: Group, on_note: Cal
     info, generator = ModelInfo(name, settings.tokenizer, None, settings.text, settings.world.fps, training=facts), None
     if training.decoder_only:
         freeze_tokens(tokenizer)
-        kept = load_model(begun) if begun else origin  # a run that goes on has the generator that it began with, whatever is named now
+        kept = load_model(begun) if begun else origin  # a resumed run has the generator that it began with, whatever is named now
         check_same_tokens(settings.tokenizer, kept)
         generator, info = kept.generator, replace(kept.info, name=name, tokenizer=settings.tokenizer, training={**kept.info.training, **facts})
     told_data(asked.data, on_note)
@@ -262,12 +273,12 @@ def _make_task(asked: Asked, settings: ModelSettings, group: Group, on_note: Cal
             on_note(f"{asked.validation}: {NOT_HELD_OUT}")
     task = TokenizerTask(tokenizer.to(group.device), source, training, info, held_out, generator, losses)
     if asked.validation is not None and training.optimizer.validation_batches:
-        task.held_out_clips(0, 1)  # what gives none is told now, not at the first checkpoint
+        task.held_out_clips(0, 1)  # data that gives no clips is refused now, not at the first checkpoint
     return task
 
 
 def bank_of(source: ClipSource, training: TokenizerTraining, tokenizer: CViViT, note: Callable[[str], None]) -> ClipBank:
-    """The stories that training asks to have painted once. ValueError where the data is footage."""
+    """A bank of `num_stories` stories, painted once for the whole training. ValueError where the data is footage."""
     if not isinstance(source, StorybookWorld):
         raise ValueError(f"num_stories {training.num_stories}: only stories of a storybook world are painted; set it to 0 for footage")
     note(f"painting {training.num_stories} stories")
