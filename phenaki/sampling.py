@@ -88,8 +88,8 @@ def guidance_at(step: int, options: SamplingOptions) -> float:
     return 1 + (options.guidance_scale - 1) * min(step / (options.num_steps - 1), 1)
 
 
-Head = Callable[[list[Tensor]], Tensor]
-Critic = Callable[[Tensor], Tensor]
+Head = Callable[[list[Tensor]], Tensor]  # factors chosen so far, (b n) each -> logits (b n factor_size) of the next one
+Doubt = Callable[[Tensor], Tensor]  # tokens (b t h w) -> how much each is doubted (b t h w)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def sample_chunk(
     *,
     factor_size: int,
     num_factors: int = 1,
-    critic: Critic | None = None,
+    critic: Doubt | None = None,
 ) -> Tensor:
     """Fills the hidden tokens of a chunk: `fill_chunk` in the rounds that the options ask for.
 
@@ -159,7 +159,7 @@ def fill_chunk(
     *,
     factor_size: int,
     num_factors: int = 1,
-    critic: Critic | None = None,
+    critic: Doubt | None = None,
 ) -> Tensor:
     """Fills the hidden tokens of a chunk.
 
@@ -173,25 +173,30 @@ def fill_chunk(
     options, mask, ranks = prepared.options, prepared.mask, prepared.ranks
     shape, mask_token_id = tokens.shape, factor_size**num_factors
     tokens = tokens.masked_fill(mask, mask_token_id).flatten(1)  # (b n)
-    for this, noise in zip(prepared.rounds, prepared.noise, strict=True):
-        order = options.order
-        if this.part is not None:
-            order, again = options.correction_order, this.part.expand(len(tokens), -1)
+    for one, noise in zip(prepared.rounds, prepared.noise, strict=True):
+        order = options.order if one.part is None else options.correction_order
+        if one.part is not None:
+            again = one.part.expand(len(tokens), -1)
             if order == "critic":
-                again = critic(tokens.view(shape)).flatten(1).masked_fill(~mask.flatten(), -torch.inf).topk(this.num_hidden, dim=1).indices
+                again = most_doubted(critic(tokens.view(shape)), mask, one.num_hidden)
             tokens = tokens.scatter(1, again, mask_token_id)
         still = tokens == mask_token_id
-        hidden = hidden_positions(still, this.num_hidden, alike=len(tokens) == 1 or order == "halton")
-        head = predict(tokens.view(shape), hidden, this.step)
+        hidden = hidden_positions(still, one.num_hidden, alike=len(tokens) == 1 or order == "halton")
+        head = predict(tokens.view(shape), hidden, one.step)
         chosen, log_prob = choose_tokens(head, noise[:num_factors, :, hidden], options.temperature, factor_size)
         kept = still[:, hidden]  # not: known in this sample, hidden in another
-        if this.num_kept < this.num_hidden:
+        if one.num_kept < one.num_hidden:
             sureness = -ranks[hidden].float().expand_as(chosen)
             if order == "confidence":
-                sureness = log_prob + options.choice_temperature * (1 - (this.step + 1) / options.num_steps) * noise[-1, :, hidden]
-            kept = surest(sureness, kept, this.num_kept)
+                sureness = log_prob + options.choice_temperature * (1 - (one.step + 1) / options.num_steps) * noise[-1, :, hidden]
+            kept = surest(sureness, kept, one.num_kept)
         tokens[:, hidden] = torch.where(kept, chosen, tokens[:, hidden])
     return tokens.view(shape)
+
+
+def most_doubted(doubts: Tensor, mask: Tensor, count: int) -> Tensor:
+    """Positions (b count) of the tokens that are doubted most, of those that are not given. doubts: (b t h w); mask: (t h w), True = not given."""
+    return doubts.flatten(1).masked_fill(~mask.flatten(), -torch.inf).topk(count, dim=1).indices
 
 
 def plan_rounds(mask: Tensor, options: SamplingOptions) -> Iterator[Round]:

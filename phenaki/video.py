@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, Unidentif
 from phenaki.atomic import drop_part, fresh_part, put
 from phenaki.gif_files import decode_gif
 from phenaki.part_file import set_aside
-from phenaki.video_encoders import GifEncoder, SequenceEncoder, StreamEncoder, part_path, png_text
+from phenaki.video_encoders import Encoder, GifEncoder, SequenceEncoder, StreamEncoder, part_path, png_text
 from phenaki.video_files import (
     MAX_BYTES,
     OUTPUT_ENDINGS,
@@ -149,7 +149,7 @@ class SheetEncoder:
     def count(self) -> int:
         return sum(map(len, self.frames))
 
-    def write(self, frames: np.ndarray) -> None:
+    def write(self, frames: np.ndarray, note: bytes = b"") -> None:
         self.frames.append(frames)
 
     def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> Path:
@@ -164,6 +164,9 @@ class SheetEncoder:
 
     def abandon(self) -> None:
         drop_part(self.path)
+
+    def keeps_frames(self) -> bool:
+        return False
 
 
 class VideoWriter:
@@ -193,7 +196,7 @@ class VideoWriter:
             if resume:
                 raise VideoError(f"{self.path}: only .mp4 and .webm can be gone on with; make it as one of them")
             kinds = {".gif": GifEncoder, ".png": SequenceEncoder if is_sequence(self.path) else SheetEncoder}
-            self.encoder = kinds[ending](self.path, fps, self.size)
+            self.encoder: Encoder = kinds[ending](self.path, fps, self.size)
         else:
             self.encoder = StreamEncoder(self.path, fps, self.size, label=label, resume=resume)
             self.notes = self.encoder.notes
@@ -210,10 +213,7 @@ class VideoWriter:
         """frames: uint8 (f, h, w, 3) of the size the writer was made for. note: kept with them in the part file, while there is one."""
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (*self.size, 3):
             raise VideoError(f"frames are {frames.dtype} {frames.shape}: needed uint8 (f, {self.size[0]}, {self.size[1]}, 3)")
-        if isinstance(self.encoder, StreamEncoder):
-            self.encoder.write(frames, note)
-        else:
-            self.encoder.write(frames)
+        self.encoder.write(frames, note)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         try:
@@ -227,7 +227,7 @@ class VideoWriter:
                 part = self.encoder.abandon()
                 if part is not None:
                     error.add_note(f"what was made so far plays in {part}{'; the same run goes on from there' if self.label else ''}")
-                elif self.num_frames and isinstance(error, KeyboardInterrupt) and not isinstance(self.encoder, SequenceEncoder):
+                elif self.num_frames and isinstance(error, KeyboardInterrupt) and not self.encoder.keeps_frames():
                     error.add_note(f"nothing is kept of a {self.path.suffix} that is not whole; an .mp4 or .webm goes on where it was stopped")
 
     def _finish(self) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import numpy as np
@@ -50,6 +50,29 @@ class Coding:
     size: tuple[int, int]
     fps: Fraction
     gop_size: int
+
+
+class Encoder(Protocol):
+    """What `VideoWriter` writes with; made of a path, a rate and (h, w) in pixels."""
+
+    @property
+    def count(self) -> int:
+        """Frames that were written, those of a resumed run included."""
+
+    def write(self, frames: np.ndarray, note: bytes = b"") -> None:
+        """frames: uint8 (f h w 3). note: kept with them where there is a part file that can be resumed."""
+
+    def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> Path | None:
+        """Makes the whole file, for the writer to give it its name; None where nothing is left to be named."""
+
+    def discard(self) -> None:
+        """Removes what is left over once the file has its name."""
+
+    def abandon(self) -> Path | None:
+        """Gives up. Returns the part file that plays, where one is left."""
+
+    def keeps_frames(self) -> bool:
+        """Whether frames that were written outlive `abandon`."""
 
 
 def part_path(path: Path) -> Path:
@@ -183,6 +206,9 @@ class StreamEncoder:
         self.file.close()
         return self.part
 
+    def keeps_frames(self) -> bool:
+        return True
+
     def _whole_path(self) -> Path:
         return self.path.with_name(f".{self.path.stem}.whole{self.path.suffix}")
 
@@ -202,7 +228,7 @@ class GifEncoder:
     def count(self) -> int:
         return len(self.frames)
 
-    def write(self, frames: np.ndarray) -> None:
+    def write(self, frames: np.ndarray, note: bytes = b"") -> None:
         self.frames += [Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE) for pixels in frames]
 
     def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> Path:
@@ -223,6 +249,9 @@ class GifEncoder:
     def abandon(self) -> None:
         drop_part(self.path)
 
+    def keeps_frames(self) -> bool:
+        return False
+
 
 class SequenceEncoder:
     """Single frames as PNG: path holds a place for the number, such as frame_%05d.png (video_files.NUMBER).
@@ -233,7 +262,7 @@ class SequenceEncoder:
     def __init__(self, path: Path, fps: float, size: tuple[int, int]):
         self.path, self.count = path, 0
 
-    def write(self, frames: np.ndarray) -> None:
+    def write(self, frames: np.ndarray, note: bytes = b"") -> None:
         mark = PngImagePlugin.PngInfo()
         mark.add_itxt(FRAME_MARK, "a frame of a video")
         for pixels in frames:
@@ -255,6 +284,9 @@ class SequenceEncoder:
     def abandon(self) -> None:
         """The frames that were written stay, but not the one that was begun."""
         drop_part(self._of(self.count))
+
+    def keeps_frames(self) -> bool:
+        return True
 
     def _of(self, number: int) -> Path:
         return self.path.with_name(self.path.name % number)
