@@ -74,9 +74,9 @@ class FrameSource:
     def numbers(self, fps: float) -> list[int]:
         """The clip's own frames that show it at another rate: at second i / fps the one that is on screen then."""
         if self.times is None:
-            return resampled_indices(self.num_frames, self.fps, fps)
+            return resampled_indices(self.path, self.num_frames, self.fps, fps)
         seconds = self.times[-1] + np.median(np.diff(self.times))  # no file says for how long its last frame is shown
-        return self._shown_at(np.arange(resampled_length(seconds, fps)) / fps)
+        return self._shown_at(np.arange(resampled_length(self.path, seconds, fps)) / fps)
 
     def _shown_at(self, seconds: np.ndarray) -> list[int]:
         return (np.searchsorted(self.times, seconds + ROUNDING, side="right") - 1).tolist()

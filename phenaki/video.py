@@ -259,7 +259,7 @@ def read_video(path: str | Path, *, size: int | None = None, fps: float | None =
     video = Video(decoded.frames, decoded.fps, decoded.scenes, decoded.script)
     if fps is None or fps == video.fps:
         return video
-    shown = resampled_indices(len(video), video.fps, fps)
+    shown = resampled_indices(path, len(video), video.fps, fps)
     check_bytes(path, len(shown) * video.frames[0].nbytes)
     return Video(video.frames[shown], fps, (), video.script)
 

@@ -303,17 +303,17 @@ def address(path: Path) -> str:
     return str(path.absolute())
 
 
-def resampled_indices(num_frames: int, from_fps: float, to_fps: float) -> list[int]:
+def resampled_indices(path: Path, num_frames: int, from_fps: float, to_fps: float) -> list[int]:
     """The frames that show a video at another rate: floor(i * from / to) for each new frame i. VideoError for more than are read."""
     total = max(round(num_frames * to_fps / from_fps), 1)
-    _check_length(total, f"{num_frames} frames at {from_fps:.3g} fps last {num_frames / from_fps:.3g} s", to_fps)
+    _check_length(total, f"{path}: {num_frames} frames at {from_fps:.3g} fps last {num_frames / from_fps:.3g} s", to_fps)
     return [min(frame_at(index, from_fps, to_fps), num_frames - 1) for index in range(total)]
 
 
-def resampled_length(seconds: float, fps: float) -> int:
+def resampled_length(path: Path, seconds: float, fps: float) -> int:
     """How many frames show a video of so many seconds. VideoError for more than are read."""
     total = max(round(seconds * fps), 1)
-    _check_length(total, f"its frames last {seconds:.3g} s", fps)
+    _check_length(total, f"{path}: its frames last {seconds:.3g} s", fps)
     return total
 
 

@@ -154,12 +154,12 @@ def test_frames_that_come_evenly_are_chosen_by_the_rate(tmp_path, ending):
         assert FrameSource.of(tmp_path / f"a.{ending}").times is None
     shaken = timed(tmp_path / f"b.{ending}", [n / 10 + 0.03 * (n % 2) for n in range(20)])
     source = FrameSource.of(shaken)
-    assert source.times is None and source.numbers(10) == resampled_indices(20, source.fps, 10)
+    assert source.times is None and source.numbers(10) == resampled_indices(source.path, 20, source.fps, 10)
 
 
 def test_a_pause_that_becomes_too_many_frames_is_told(tmp_path):
     source = FrameSource.of(timed(tmp_path / "a.mp4", [0, 0.1, 10_000]))
-    with pytest.raises(VideoError, match=r"its frames last 1\.5e\+04 s: at 24 fps they are .*, at most 200000 are read"):
+    with pytest.raises(VideoError, match=r"\.mp4: its frames last 1\.5e\+04 s: at 24 fps they are .*, at most 200000 are read"):
         source.numbers(24)
 
 

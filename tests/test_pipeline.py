@@ -170,7 +170,7 @@ def test_no_frame_is_lost_or_moved_at_a_seam():
             pieces = [retimed(frames[start : start + length], start, own, rate, total) for start in range(0, 101, length)]
             shown = np.concatenate(pieces).ravel()
             assert len(shown) == total == round(101 * rate / own)
-            assert shown.tolist() == resampled_indices(101, own, rate) == [min(math.floor(i * pace), 100) for i in range(total)]
+            assert shown.tolist() == resampled_indices(Path("a.mp4"), 101, own, rate) == [min(math.floor(i * pace), 100) for i in range(total)]
 
 
 def test_files_of_many_scenes_are_read_once_and_are_on_the_device_one_scene_at_a_time(ready, tmp_path, monkeypatch):

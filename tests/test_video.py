@@ -241,7 +241,7 @@ def test_another_rate_has_the_exact_number_of_frames(tmp_path, fps, count):
     Video(gradient(17), 8).save(tmp_path / "a.mp4")
     read = read_video(tmp_path / "a.mp4", fps=fps)
     assert len(read) == count and read.fps == fps
-    assert resampled_indices(17, 8, fps) == [min(int(n * 8 / fps), 16) for n in range(count)]
+    assert resampled_indices(Path("a.mp4"), 17, 8, fps) == [min(int(n * 8 / fps), 16) for n in range(count)]
 
 
 @pytest.mark.parametrize("options", [{"fps": 0}, {"fps": -8}, {"fps": 1e-6}, {"fps": float("nan")}, {"fps": 1e9}, {"size": 0}])
@@ -638,7 +638,7 @@ def test_a_picture_with_a_senseless_exif_block_is_read_as_stored(tmp_path):
 def test_frames_that_last_for_days_are_not_written_out(tmp_path, monkeypatch, fps):
     Video(gradient(3), 0.01).save(tmp_path / "a.mp4")
     monkeypatch.setattr(phenaki.video_files, "MAX_FRAMES", 2000)
-    with pytest.raises(VideoError, match=rf"3 frames at 0\.01 fps last 300 s: at {fps} fps they are {300 * fps}, at most 2000 are read"):
+    with pytest.raises(VideoError, match=rf": 3 frames at 0\.01 fps last 300 s: at {fps} fps they are {300 * fps}, at most 2000 are read"):
         read_video(tmp_path / "a.mp4", fps=fps)
     with pytest.raises(VideoError, match="at most 2000"):
         FrameSource.of(tmp_path / "a.mp4").numbers(fps)
