@@ -101,8 +101,7 @@ def generate_one(
     for note in unfamiliar(told.plan, info):
         tell(note)
     written = generate_to_file(load(model, **loading), story, output, resume=resume, on_note=tell, **options)
-    figures = f"{written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s"
-    tell(f"{output}: {figures}")
+    tell(f"{output}: {written}")
 
 
 def render_scripts(scripts: Path, output: Path, values: dict[str, Any], ending: str, workers: int | None, ray: str | None) -> None:
@@ -150,7 +149,7 @@ def edit_command(
         source = FrameSource.of(clip)
         check_replaceable(check_result_path(output, source, mask), overwrite)
         written = edit_to_file(load(model, device, dtype.value), source, told, output, on_note=tell)
-        tell(f"{output}: {written.num_frames} frames, {written.video_seconds:.2f} s of video in {written.wall_seconds:.1f} s")
+        tell(f"{output}: {written}")
 
 
 @app.command(name="plan")

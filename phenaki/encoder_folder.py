@@ -37,8 +37,13 @@ def find_folder(source: str) -> Path:
     """
     if source == MINILM:
         return check_minilm(find_minilm())
-    folder = Path(os.path.expanduser(source))  # Path's own fails for ~nobody
+    folder = local_folder(source)
     return folder if folder.is_dir() else download(source)
+
+
+def local_folder(source: str) -> Path:
+    """Where an encoder of this source would lie here."""
+    return find_minilm() if source == MINILM else Path(os.path.expanduser(source))  # Path's own fails for ~nobody
 
 
 def find_minilm() -> Path:

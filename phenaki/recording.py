@@ -38,6 +38,9 @@ class Written:
     video_seconds: float
     wall_seconds: float
 
+    def __str__(self) -> str:
+        return f"{self.num_frames} frames, {self.video_seconds:.2f} s of video in {self.wall_seconds:.1f} s"
+
 
 def generate_to_file(
     phenaki: Phenaki,

@@ -5,7 +5,6 @@ Axes: b prompts, l tokens of the longest prompt, d width.
 
 from __future__ import annotations
 
-import os
 from bisect import bisect
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
@@ -23,9 +22,9 @@ from phenaki.encoder_folder import (
     MINILM_SHA256,
     TokenizerFile,
     find_folder,
-    find_minilm,
     load_model,
     load_tokenizer,
+    local_folder,
     max_positions,
     shorten,
     weights_sha256,
@@ -219,7 +218,7 @@ def check_known(prompt: str, ids: list[int], tokenizer, config: TextConfig) -> N
 
 def load_checker(config: TextConfig) -> Callable[[str], None] | None:
     """What `TextEncoder.check` does, without the encoder; None where its folder is not here, or has no tokenizer.json."""
-    folder = find_minilm() if config.source == MINILM else Path(os.path.expanduser(config.source))  # Path's own fails for ~nobody
+    folder = local_folder(config.source)
     if not (folder / "tokenizer.json").is_file():
         return None
     try:

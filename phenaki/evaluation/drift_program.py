@@ -1,12 +1,11 @@
 """What `phenaki evaluate drift` does, from a model's name to the file of figures and its picture."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phenaki.atomic import write_bytes, write_text
+from phenaki.atomic import write_bytes
 from phenaki.data.storybook import StorybookWorld
 from phenaki.evaluation.drift import FVD_FRAMES, Judge, num_windows, read_windows, shortest_window, watch
 from phenaki.evaluation.drift_figures import END_SHARE, mode_figures
@@ -23,7 +22,7 @@ from phenaki.evaluation.exam import (
     world_for,
 )  # fmt: skip
 from phenaki.evaluation.networks import MetricNetworks
-from phenaki.evaluation.outputs import check_outputs
+from phenaki.evaluation.outputs import check_outputs, write_figures
 from phenaki.evaluation.story import FrameJudge
 from phenaki.evaluation.story_figures import DRAWN_TRUTH, referee_cautions
 from phenaki.evaluation.story_work import WorkFolder
@@ -88,7 +87,7 @@ def run_drift_evaluation(
         figures = {"command": command, **settings, "modes": list(exam.settings.modes), "stories": exam.settings.stories, "contexts": found}
         figures["not_measured"] = not_measured(networks)
         figures["cautions"] = cautions(figures, drawn)
-        write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        write_figures(output, figures)
         write_bytes(plot, drift_plot(figures))
     return figures
 

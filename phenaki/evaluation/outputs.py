@@ -1,13 +1,15 @@
 """What all evaluations need for their output: a check of the paths, the name of the machine, and the frame of an HTML page."""
 
+import json
 import platform
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from phenaki.atomic import check_file, check_folder
+from phenaki.atomic import check_file, check_folder, write_text
 
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 STYLE = """
@@ -31,6 +33,11 @@ def check_outputs(output: Path, html: Path | None = None, picture: Path | None =
             check_file(path, ending)
     if work is not None:
         check_folder(work)
+
+
+def write_figures(path: Path, figures: dict[str, Any]) -> None:
+    """Figures as JSON, whole or not at all. ValueError for NaN and infinity, which JSON does not have."""
+    write_text(path, json.dumps(figures, indent=2, allow_nan=False) + "\n")
 
 
 def machine(device: str) -> str:

@@ -1,6 +1,5 @@
 """What `phenaki evaluate story` does, from a model's name to the files of figures."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from phenaki.evaluation.exam import (
     world_for,
 )  # fmt: skip
 from phenaki.evaluation.networks import MetricNetworks
-from phenaki.evaluation.outputs import check_outputs
+from phenaki.evaluation.outputs import check_outputs, write_figures
 from phenaki.evaluation.story import FrameJudge, evaluate_stories, tell
 from phenaki.evaluation.story_figures import DRAWN_TRUTH, cautions, story_figures
 from phenaki.evaluation.story_report import story_report
@@ -76,7 +75,7 @@ def run_story_evaluation(
         measured = story_figures(scripts, folder.record, world.config.fps)
         figures = {"command": command, **settings, **measured, "not_measured": not_measured(networks)}
         figures["cautions"] = cautions(measured, len(scripts), USUAL_SCRIPTS, drawn)
-        write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        write_figures(output, figures)
         if html is not None:
             write_text(html, story_report(figures, scripts, folder, world.config.fps))
     return figures

@@ -1,6 +1,5 @@
 """What `phenaki evaluate tokenizer` does, from a model's name to the files of figures."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from phenaki.checkpoint import load_model
 from phenaki.data.clip_source import ClipSource
 from phenaki.data.order import EVALUATION_SEED
 from phenaki.evaluation.networks import MetricNetworks, load_networks
-from phenaki.evaluation.outputs import check_outputs, machine
+from phenaki.evaluation.outputs import check_outputs, machine, write_figures
 from phenaki.evaluation.tokenizer import EvaluationSettings, check_settings, evaluate_tokenizer
 from phenaki.evaluation.tokenizer_report import html_report
 
@@ -46,7 +45,7 @@ def run_tokenizer_evaluation(
     evaluation = evaluate_tokenizer(ready, source, settings, networks or load_networks(device), on_progress)
     data = source.fingerprint[:200]
     figures = {"command": command, **evaluation.figures, "data": data, "batch_size": settings.batch_size, "machine": machine(device)}
-    write_text(output, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    write_figures(output, figures)
     if html is not None:
         write_text(html, html_report(figures, evaluation.first, evaluation.worst))
     return figures
