@@ -1,0 +1,37 @@
+"""What `phenaki plan` says a story will take: the operations of its networks, over this machine's speed."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import phenaki
+from phenaki import planning
+from phenaki.checkpoint import PRETRAINED
+from phenaki.pipeline import apply_overrides, plan_story, sampling_options
+from phenaki.planning import BFLOAT16_GAIN, EFFICIENCY, START_SECONDS, expected_seconds, story_operations
+from phenaki.story import Story
+
+STORY = Story.of([("a bear walks on the beach", 0.5)])
+shipped = pytest.mark.skipif(not (PRETRAINED / "storybook").is_dir(), reason="no trained weights in this checkout")
+
+
+@shipped
+@pytest.mark.parametrize("options", [{"num_steps": 1}, {"num_steps": 1, "context": "frames"}, {"num_steps": 1, "guidance_scale": 1}], ids=str)
+def test_operations_are_about_those_that_torch_counts(options):
+    """torch counts two thirds: attention on a CPU is not among its operations. A pass, a branch or a factor of two too many would show."""
+    model = phenaki.load()
+    with FlopCounterMode(display=False) as counted:
+        model.generate_story(STORY, progress=False, **options)
+    story = apply_overrides(STORY, **options)
+    expected = story_operations(plan_story(story, model.info), model.info, sampling_options(story, model.info))
+    assert 0.55 < counted.get_total_flops() / expected < 0.85
+
+
+@shipped
+@pytest.mark.parametrize(("dtype", "gain"), [(torch.float32, 1.0), (torch.bfloat16, BFLOAT16_GAIN)])
+def test_seconds_are_operations_over_speed(monkeypatch, dtype, gain):
+    info = phenaki.pipeline.model_info()
+    plan, options = plan_story(STORY, info), sampling_options(STORY, info)
+    monkeypatch.setattr(planning, "matrix_speed", lambda: 2e9)
+    monkeypatch.setattr(planning, "choose_dtype", lambda *_: dtype)
+    assert expected_seconds(plan, info, options) == START_SECONDS + story_operations(plan, info, options) / (EFFICIENCY * gain * 2e9)
