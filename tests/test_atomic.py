@@ -23,10 +23,16 @@ def test_contents_reach_the_disk_before_the_name_and_the_name_before_it_is_said_
     assert (folder / "final").read_text() == "new" and not (folder / "new.part").exists()
 
 
-def test_files_and_folders_can_be_synced(tmp_path):
+def test_files_and_folders_are_synced_and_closed(tmp_path, monkeypatch):
     (tmp_path / "a").write_text("a")
-    atomic.sync(tmp_path / "a")
-    atomic.sync(tmp_path)
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append((handle, os.fstat(handle).st_ino)), fsync(handle)))
+    for path in (tmp_path / "a", tmp_path):
+        atomic.sync(path)
+        handle, number = synced.pop()
+        assert number == path.stat().st_ino and not synced
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(handle)
 
 
 def test_what_cannot_have_its_name_leaves_no_part_behind(tmp_path):

@@ -139,14 +139,28 @@ def test_the_system_is_read_core_by_core(tmp_path, monkeypatch):
 
 
 @linux
+@pytest.mark.parametrize(("own", "others", "free"), [(12, 0, 8), (0, 12, 2), (6, 9, 3.5)])
+def test_own_work_is_not_another_s(tmp_path, monkeypatch, eight, own, others, free):
+    """Two seconds on eight cores, in which this process used `own` and others `others` seconds of CPU time."""
+    stat, clocks = tmp_path / "stat", {"monotonic": 100.0, "process_time": 7.0}
+    for name in clocks:
+        monkeypatch.setattr(free_cores.time, name, lambda name=name: clocks[name])
+    stat.write_text("cpu0 0 0 0 0\ncpu1 0 0 0 0\n")
+    watch = FreeCores(stat)
+    assert watch.look() is None
+    clocks.update(monotonic=102.0, process_time=7.0 + own)
+    stat.write_text(f"cpu0 {own * free_cores.TICKS} 0 0 0\ncpu1 {others * free_cores.TICKS} 0 0 0\n")
+    assert watch.look() == pytest.approx(free)
+    assert watch.last.own == 7.0 + own
+
+
+@linux
 def test_a_busy_program_is_seen():
-    """This process's own work is not another's."""
+    """By the real clocks and the real /proc/stat."""
     watch = FreeCores()
     watch.look()
-    until = time.monotonic() + 0.5
-    while time.monotonic() < until:
+    before, until = watch.last, time.process_time() + 0.3
+    while time.process_time() < until:
         pass
-    alone = watch.look()
-    number = len(os.sched_getaffinity(0))
-    assert 0 <= alone <= number
-    assert watch.last.own >= 0.1
+    assert 0 <= watch.look() <= len(os.sched_getaffinity(0))
+    assert watch.last.own - before.own >= 0.3

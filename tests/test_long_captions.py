@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from phenaki.checkpoint import ModelInfo, save_model
 from phenaki.cvivit import CViViT
@@ -13,7 +14,7 @@ from phenaki.text import TextConfig, TextEncoder
 from phenaki.training.generator import run_generator_training
 from phenaki.training.settings import load_settings
 from phenaki.training.stories import tokenize_data
-from phenaki.video import Video
+from phenaki.video import LABEL_HEIGHT, Video
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/tiny.toml"
 pytestmark = pytest.mark.usefixtures("synced")
@@ -71,7 +72,8 @@ def test_long_captions_of_footage_are_cut_counted_and_trained_on(footage, tmp_pa
 
     out = tmp_path / "out"
     run_generator_training(CONFIG, out, data=path, tokenizer=tmp_path / "model", steps=1, on_log=notes.append, on_note=notes.append)
-    assert (out / "generator/sample-0000001.png").exists(), "looks are told what was learnt from"
+    looks = np.asarray(Image.open(out / "generator/sample-0000001.png"))
+    assert looks.shape == (4 * (LABEL_HEIGHT + 32), 13 * 32, 3), "looks are told what was learnt from"
 
 
 MISSING = "a model learns to follow prompts from them alone; write NAME.txt beside NAME.mp4"

@@ -3,8 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from phenaki.checkpoint import Model, ModelInfo, save_model
 from phenaki.cvivit import CViViT
@@ -15,6 +17,7 @@ from phenaki.text import TextConfig, TextEncoder
 from phenaki.training import story_samples
 from phenaki.training.generator import run_generator_training
 from phenaki.training.settings import load_settings
+from phenaki.video import LABEL_HEIGHT, read_video
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/tiny.toml"
 UNTOLD = {  # what it is -> a caption, what is told in its place
@@ -57,7 +60,11 @@ def test_a_look_shows_captions_that_no_script_may_have(base, encoder, tmp_path):
     generator = MaskGIT(load_settings(CONFIG).generator).eval()
     stories = [[(caption, 0.5)] for caption, _ in UNTOLD.values()]
     story_samples.save_story_sample(stories, generator, base, encoder, SamplingOptions(num_steps=1), tmp_path / "look")
-    assert (tmp_path / "look.png").stat().st_size > 100 and (tmp_path / "look.mp4").stat().st_size > 100
+    sheet, video = np.asarray(Image.open(tmp_path / "look.png")), read_video(tmp_path / "look.mp4")
+    height = LABEL_HEIGHT + 32  # of a story's row: its prompts, and every second of its four frames
+    assert sheet.shape == (len(stories) * height, 13 * 32, 3) and video.frames.shape == (4, len(stories) * 32, 32, 3) and video.fps == 8
+    for row in sheet.reshape(len(stories), height, 13, 32, 3)[:, LABEL_HEIGHT:]:
+        assert [bool((row[:, column] != 255).any()) for column in range(13)] == [True, True, *[False] * 11]
 
 
 @pytest.mark.usefixtures("synced")

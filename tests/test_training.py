@@ -40,6 +40,7 @@ from phenaki.training.settings import GeneratorTraining, ModelSettings, Tokenize
 from phenaki.training.start import start_from
 from phenaki.training.tasks import PLAIN as PLAIN_TASK
 from phenaki.training.tokenizer import TokenizerTask, data_hash, distinct_share, run_tokenizer_training
+from phenaki.video import LABEL_HEIGHT, read_video
 
 pytestmark = pytest.mark.usefixtures("synced")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -846,7 +847,9 @@ def test_both_programs_end_in_a_model_that_loads(trained):
     for network, part in ((model.tokenizer, "tokenizer"), (model.generator, "generator")):
         averaged = load_file(trained[1] / part / "checkpoints/step-0000002" / f"{part}.safetensors")
         assert all(torch.equal(tensor, averaged[name]) for name, tensor in network.state_dict().items()), part
-        assert (trained[1] / part / "sample-0000002.png").stat().st_size > 100
+        shape = {"tokenizer": (8 * 32, 5 * 32, 3), "generator": (4 * (LABEL_HEIGHT + 32), 13 * 32, 3)}[part]  # truth and made; prompts and made
+        sample, video = (trained[1] / part / f"sample-0000002.{ending}" for ending in ("png", "mp4"))
+        assert np.asarray(Image.open(sample)).shape == shape and read_video(video).frames.shape[2:] == (32, 3)
     assert model.info.text_encoder.startswith("bert sha256:")
     assert [line["step"] for line in trained[2] if isinstance(line, dict)] == [2, 2]
 
@@ -971,7 +974,7 @@ def test_validation_in_parts_is_that_of_the_whole(world, monkeypatch):
     own = TokenizerTraining(num_slices=2, losses=PLAIN, optimizer=settings(batch_size=4))
     task = replace(tokenizer_task(CViViT(TINY.tokenizer).eval(), world, own), held_out=world)
     whole, parts = task.validate(task.model, 2, 1), task.validate(task.model, 2, 4)
-    assert parts["l2"] == pytest.approx(whole["l2"], rel=1e-5) and parts["psnr"] == pytest.approx(whole["psnr"], abs=1e-5)
+    assert whole["loss"] == pytest.approx(whole["l2"] + 0.1 * whole["l1"]) and parts["l2"] == pytest.approx(whole["l2"], rel=1e-5) and parts["psnr"] == pytest.approx(whole["psnr"], abs=1e-5)
     seeds, held_out = [], type(task.criterion).held_out
     with monkeypatch.context() as patched:
         noted = lambda self, result, video, rng: seeds.append(rng.initial_seed()) or held_out(self, result, video, rng)
