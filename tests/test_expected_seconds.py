@@ -35,3 +35,16 @@ def test_seconds_are_operations_over_speed(monkeypatch, dtype, gain):
     monkeypatch.setattr(planning, "matrix_speed", lambda: 2e9)
     monkeypatch.setattr(planning, "choose_dtype", lambda *_: dtype)
     assert expected_seconds(plan, info, options) == START_SECONDS + story_operations(plan, info, options) / (EFFICIENCY * gain * 2e9)
+
+
+@pytest.mark.parametrize(("seconds", "best"), [({1: 2e-3, 4: 1e-3}, 1e-3), ({1: 2e-3, 4: 50e-3}, 2e-3)], ids=["quiet", "beside other work"])
+def test_threads_that_wait_for_each_other_are_no_measure_of_a_machine(monkeypatch, seconds, best):
+    monkeypatch.setattr(planning, "product_seconds", seconds.__getitem__)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    assert planning.matrix_speed() == 2 * planning.PRODUCT_SIDE**3 / best
+
+
+def test_a_measured_speed_leaves_the_threads_as_they_were():
+    before = torch.get_num_threads()
+    assert planning.matrix_speed() > 1e8 and torch.get_num_threads() == before
