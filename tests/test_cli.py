@@ -103,6 +103,8 @@ def test_generates_options_reach_the_video(script, model, tmp_path):
     run("generate", script, "-o", tmp_path / "a.webm", "--model", model, *(part for pair in options.items() for part in pair))
     video = read_video(tmp_path / "a.webm")
     assert len(video) == 42 and video.fps == 12 and video.script["seed"] == 5 and video.script["negative"] == "a red house"
+    sampling = video.script["made_with"]["sampling"]
+    assert (sampling["guidance_scale"], sampling["num_steps"]) == (2.0, 2)
 
 
 def test_generate_goes_on_where_it_was_stopped(script, model, tmp_path, monkeypatch):
@@ -240,12 +242,19 @@ def test_edit_writes_the_video(clip, model, tmp_path):
 
 
 def test_edit_takes_a_mask_and_keeps_a_share(clip, model, tmp_path):
-    Image.new("L", (40, 32), "white").save(tmp_path / "mask.png")
+    """A mask whose right half is white; of the clip the model sees columns 4 .. 35."""
+    Image.fromarray(np.repeat([[0, 255]], 20, axis=1).repeat(32, axis=0).astype(np.uint8)).save(tmp_path / "mask.png")
     before = (tmp_path / "mask.png").read_bytes()
     told = fails("edit", clip, "a bear", "-o", tmp_path / "mask.png", "--model", model, "--mask", tmp_path / "mask.png", "--keep", 0.3)
     assert "would write over mask.png, which it is made from" in told and (tmp_path / "mask.png").read_bytes() == before
-    run("edit", clip, "a bear", "-o", tmp_path / "b.mp4", "--model", model, "--mask", tmp_path / "mask.png", "--keep", 0.3)
-    assert read_video(tmp_path / "b.mp4").script["edit"]["mask"] is True
+    options = ["--mask", tmp_path / "mask.png", "--keep", 0.3, "--negative", "rain", "--guidance-scale", 1.5, "--num-steps", 2, "--dtype", "float32"]
+    run("edit", clip, "a bear", "-o", tmp_path / "b.mp4", "--model", model, "--device", "cpu", *options)
+    video = read_video(tmp_path / "b.mp4")
+    edited, told = video.script["edit"], {"negative": "rain", "guidance_scale": 1.5, "num_steps": 2}
+    assert (edited["mask"], edited["box"], edited["keep"], edited["extend"], edited["paste"]) == (True, None, 0.3, 0.0, True)
+    assert {name: video.script[name] for name in told} == told
+    change = np.abs(video.frames.astype(float) - read_video(clip).frames[:, :, 4:36]).mean(axis=(0, 1, 3))
+    assert change[:16].max() < 10 and change[16:].min() > 30, "what is black in the mask stays"
 
 
 @pytest.mark.parametrize(
@@ -400,6 +409,9 @@ def test_a_video_stands_for_its_script(script, model, tmp_path):
     assert np.array_equal(first.frames, second.frames) and second.script == first.script
     run("generate", tmp_path / "a.mp4", "-o", tmp_path / "c.mp4", "--model", model, "--device", "cpu", "--num-steps", 1)
     assert read_video(tmp_path / "c.mp4").script["made_with"]["sampling"]["num_steps"] == 1, "what is asked for goes first"
+    for name in ("odd.mp4", "odd.gif"):
+        Video(np.zeros((4, 16, 16, 3), np.uint8), 8, script={"scenes": []}).save(tmp_path / name)
+        assert f"{name}: its script cannot be told again: scenes = []: needs a list of" in fails("plan", tmp_path / name, "--model", model)
     Video(np.zeros((4, 16, 16, 3), np.uint8), 8).save(tmp_path / "bare.mp4")
     assert "bare.mp4: holds no script" in fails("plan", tmp_path / "bare.mp4", "--model", model)
     assert "none.mp4: no such file" in fails("plan", tmp_path / "none.mp4", "--model", model)
@@ -421,10 +433,12 @@ def test_a_prompt_may_be_longer_than_a_name_and_end_as_one(model, tmp_path):
 def test_style_and_context_are_options_as_the_others_are(script, model, tmp_path):
     for command in (("plan",), ("generate", "-o", tmp_path / "a.mp4")):
         assert "style = " in fails(*command, script, "--model", model, "--style", "x" * 1001)
-    told = run("plan", script, "--model", model, "--style", "in oils", "--context", "frames")
+    options = ["--style", "in oils", "--context", "frames", "--num-steps", 2]
+    told = run("plan", script, "--model", model, *options)
     assert "in oils" in told
-    run("generate", script, "-o", tmp_path / "a.mp4", "--model", model, "--device", "cpu", "--style", "in oils", "--num-steps", 1)
-    assert read_video(tmp_path / "a.mp4").script["style"] == "in oils"
+    run("generate", script, "-o", tmp_path / "a.mp4", "--model", model, "--device", "cpu", *options)
+    made = read_video(tmp_path / "a.mp4").script
+    assert made["style"] == "in oils" and (made["made_with"]["sampling"]["context"], made["made_with"]["sampling"]["num_steps"]) == ("frames", 2)
 
 
 def test_plan_refuses_what_generate_refuses(script, model, tmp_path):
@@ -574,6 +588,8 @@ def test_tokens_of_another_tokenizer_are_refused(config, model, tokens, tmp_path
 @pytest.mark.parametrize(
     "harm, said",
     [
+        (lambda stories: replace(stories, tokens=stories.tokens.clamp(min=300)), "holds the token 300, the tokenizer has 256"),
+        (lambda stories: with_pictures(stories, 4, 4, 256), "holds the token 256, the tokenizer has 256"),
         (lambda stories: replace(stories, tokens=stories.tokens[:, :, :3]), "slices of (3, 4) tokens, the tokenizer's are (4, 4)"),
         (lambda stories: with_pictures(stories, 3, 3), "slices of (3, 3) tokens, the tokenizer's are (4, 4)"),
         (lambda stories: replace(stories, texts=stories.texts[:, :100]), "texts 100 wide, the text encoder's are 384"),
@@ -587,13 +603,13 @@ def test_tokens_of_other_shapes_and_texts_that_are_no_numbers_are_refused(model,
         prepared_tokens(tmp_path / "a.safetensors", load_model(model), TextEncoder.load())
 
 
-def with_pictures(stories: StoryTokens, height: int, width: int) -> StoryTokens:
-    """The same with two still pictures of so many tokens."""
-    return replace(stories, images=torch.zeros(2, height, width, dtype=torch.int32), image_caption=torch.zeros(2, dtype=torch.int64))
+def with_pictures(stories: StoryTokens, height: int, width: int, token: int = 0) -> StoryTokens:
+    """The same with two still pictures of so many tokens, all of them `token`."""
+    return replace(stories, images=torch.full((2, height, width), token, dtype=torch.int32), image_caption=torch.zeros(2, dtype=torch.int64))
 
 
 def test_tokens_with_pictures_of_the_tokenizers_size_are_taken(model, tokens, tmp_path):
-    with_pictures(StoryTokens.load(tokens), 4, 4).save(tmp_path / "a.safetensors")
+    with_pictures(StoryTokens.load(tokens), 4, 4, 255).save(tmp_path / "a.safetensors")
     assert len(prepared_tokens(tmp_path / "a.safetensors", load_model(model), TextEncoder.load()).images) == 2
 
 

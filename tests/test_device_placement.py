@@ -279,7 +279,7 @@ def test_layers_of_a_kind_share_few_graphs_whatever_the_shapes(graphs):
             context = one.encode_context(tokens[:, :1].expand(-1, recent, -1, -1), torch.zeros(recent, dtype=torch.long)) if recent else None
             made.append(one.features(tokens, cache, context, not recent))
         torch.testing.assert_close(*made)
-    assert len(graphs) == 999  # not one for each of three layers and six shapes
+    assert 0 < len(graphs) <= 7  # not one for each of three layers and six shapes
 
 
 def test_every_step_is_compiled_the_first_of_a_process_too(tmp_path, monkeypatch):

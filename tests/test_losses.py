@@ -110,6 +110,17 @@ def test_the_loss_is_the_weighted_sum_of_what_is_logged(networks):
     assert all(value.shape == () for value in out.values())
 
 
+def test_losses_on_held_out_clips_are_likeness_alone():
+    """Off by 1/2 in the first of three frames, by 1/4 in the others: first frames three times as heavy, of weights whose mean is 1."""
+    losses = TokenizerLosses(replace(ADVERSARIAL, first_frame_weight=3.0, l2_weight=2.0))
+    truth = torch.zeros(2, 3, 3, 16, 16)
+    made = truth + torch.tensor([0.5, -0.25, 0.25])[:, None, None]
+    out = losses.held_out(Reconstruction(made, torch.zeros(2, 2, 2, 2).long(), torch.tensor(7.0)), truth, torch.Generator())
+    l2, l1 = (1.8 * 0.25 + 1.2 * 0.0625) / 3, (1.8 * 0.5 + 1.2 * 0.25) / 3
+    expected = {"loss": 2 * l2 + 0.3 * l1, "l2": l2, "l1": l1, "squared_error": (0.25 + 2 * 0.0625) / 3}
+    assert {name: value.item() for name, value in out.items()} == pytest.approx(expected)
+
+
 def test_a_weight_of_zero_leaves_its_part_out():
     plain = LossSettings(lpips_weight=0, i3d_weight=0, adversarial_weight=0)
     trainee = Trainee(plain)

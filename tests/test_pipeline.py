@@ -563,6 +563,15 @@ def test_weights_that_were_rounded_are_not_saved_as_if_they_were_not(folder, tmp
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+def test_a_scene_is_recalled_by_a_model_with_an_anchor_alone(ready, folder):
+    story = Story.of([{"prompt": "a bear", "remember": "bear"}, {"prompt": "a house"}, {"prompt": "the bear", "recall": "bear"}])
+    without = replace(ready.info, generator=replace(ready.info.generator, anchor=False))
+    assert pipeline.checked_plan(story, ready.info).scenes[2].recall == "bear"
+    with pytest.raises(ValueError, match=r"scenes\[2\]\.recall: model 'tiny' was trained without an anchor slice; leave recall out"):
+        pipeline.checked_plan(story, without)
+    pipeline.checked_plan(Story.of(TWO), without)
+
+
 # ---- to a file -----------------------------------------------------------------------------------------------------
 
 

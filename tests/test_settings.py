@@ -79,6 +79,9 @@ def test_numbers_without_a_sense_are_refused_by_name(cls, name, kind):
         ("world", "places = []", "places (): needed one at least"),
         ("footage", "flip_prob = nan", "flip_prob nan: needed a finite number"),
         ("footage", "min_zoom = 0", "min_zoom 0.0: needed above 0 and at most 1"),
+        ("world", "size = 64", "size is that of [tokenizer] image_size; set it there"),
+        ("footage", "size = 64", "size is that of [tokenizer] image_size; set it there"),
+        ("footage", "fps = 8", "fps is that of [world] fps; set it there"),
     ],
 )  # fmt: skip
 def test_a_file_with_such_a_number_is_refused_by_section_and_key(tmp_path, section, text, said):

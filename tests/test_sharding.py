@@ -242,6 +242,16 @@ def test_any_damaged_byte_of_a_shards_clip_is_found(footage, tmp_path, pool):
     assert {entry.kind for entry in open_quietly(out, pool).unusable.values()} == {"checksum"}
 
 
+def test_footage_of_which_nothing_can_be_used_makes_no_shards(tmp_path):
+    folder, notes = tmp_path / "footage", []
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.mp4").write_bytes(b"<html>")
+    with pytest.raises(ValueError, match=r"footage: none of 2 files can be used; look at what phenaki data check says of it"):
+        make_shards(folder, tmp_path / "out", ShardSettings(16), on_note=notes.append)
+    assert not list((tmp_path / "out").glob("*.tar"))
+
+
 def test_shards_do_not_land_in_the_footage(footage, tmp_path):
     before = sorted(footage.rglob("*"))
     (tmp_path / "link").symlink_to(footage)

@@ -94,6 +94,20 @@ def test_a_table_without_captions_tells_its_columns(tmp_path, kind):
     assert told.startswith(f"metadata.{kind} has no column text or caption, ") and told.endswith("its columns are file_name, Description")
 
 
+@pytest.mark.parametrize("harm", [lambda whole: b"file_name,text\na.mp4,a bear\n", lambda whole: whole[:-9], lambda _: b""], ids=["csv", "cut", ""])
+def test_a_broken_parquet_table_is_told_by_name(tmp_path, harm):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    (tmp_path / "a.mp4").write_bytes(b"1")
+    path = tmp_path / "metadata.parquet"
+    parquet.write_table(arrow.Table.from_pylist([{"file_name": "a.mp4", "text": "a bear"}]), path)
+    assert captions(tmp_path) == {"a.mp4": "a bear"}
+    path.write_bytes(harm(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"metadata\.parquet: not a parquet table \("):
+        captions(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["file_name,text\n", "", "\n\n"])
 def test_a_table_without_rows_is_told_by_name(tmp_path, text):
     (tmp_path / "a.mp4").write_bytes(b"1")

@@ -258,6 +258,24 @@ def test_a_damaged_encoder_is_told(tmp_path, name, damage, said):
         TextEncoder.load(str(folder))
 
 
+def test_a_folder_without_a_config_is_told(tmp_path):
+    folder = copy_without_weights(tmp_path / "model")
+    shutil.copy(find_minilm() / "model.safetensors", folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"model has no config\.json: give a folder that save_pretrained of transformers wrote"):
+        TextEncoder.load(str(folder))
+
+
+def test_an_encoder_of_more_than_text_is_refused(tmp_path):
+    from transformers import CLIPConfig
+
+    folder = copy_without_weights(tmp_path / "model")
+    shutil.copy(find_minilm() / "model.safetensors", folder)
+    CLIPConfig().save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"model holds a clip, which reads more than text: give an encoder of text alone"):
+        TextEncoder.load(str(folder))
+
+
 @pytest.fixture(scope="module")
 def bert_folder(tmp_path_factory):
     """A tiny BERT of two layers in shards, with the default encoder's tokenizer."""

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from training_toys import PLAIN, Stop, log, newest, settings, state
+from training_toys import PLAIN, Stop, Toy, little, log, newest, settings, state
 
 from phenaki.checkpoint import ModelInfo, load_model, save_model, sha256
 from phenaki.cvivit import CViViT, Reconstruction
@@ -33,7 +33,8 @@ from phenaki.training.generator import GeneratorTask, run_generator_training
 from phenaki.training.generator_losses import generator_loss, validation_loss
 from phenaki.training.losses import TokenizerLosses, with_psnr
 from phenaki.training.optimizers import OptimizerSettings, generator_for, make_optimizers
-from phenaki.training.run import Run
+from phenaki.training.parallel import Group
+from phenaki.training.run import Run, TrainingError
 from phenaki.training.same_tokens import freeze_tokens
 from phenaki.training.samples import save_video_rows
 from phenaki.training.settings import GeneratorTraining, ModelSettings, TokenizerTraining, load_settings
@@ -969,12 +970,44 @@ def test_a_decoder_of_other_tokens_is_refused(trained, tmp_path):
         run_tokenizer_training(own, tmp_path / "out", steps=1, init_from=str(out / "model"), on_note=lambda note: None)
 
 
+@pytest.mark.parametrize(
+    ("keys", "losses", "optimizer", "told"),
+    [
+        ("", "revive_after = 5", "sharded = true", "revive_after needs the whole codebook in every process: not with sharded = true"),
+        ("decoder_only = true", "revive_after = 5", "", "decoder_only = true keeps the tokens, revive_after changes them"),
+        ("decoder_only = true", "", "", "decoder_only = true needs --init-from MODEL"),
+    ],
+)
+def test_settings_of_a_tokenizer_that_exclude_each_other_are_told_before_any_work(tmp_path, keys, losses, optimizer, told):
+    text = (CONFIGS / "tiny.toml").read_text()
+    for section, lines in (("train_tokenizer", keys), ("train_tokenizer.losses", losses), ("train_tokenizer.optimizer", optimizer)):
+        text = text.replace(f"[{section}]\n", f"[{section}]\n{lines}\n")
+    (tmp_path / "odd.toml").write_text(text)
+    with pytest.raises(ValueError, match=rf"odd\.toml: {told}"):
+        run_tokenizer_training(tmp_path / "odd.toml", tmp_path / "out", steps=1, on_note=print)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_folder_that_other_processes_see_elsewhere_is_refused(tmp_path):
+    class Apart(Group):
+        """Its other processes stand at no step of this one's."""
+
+        def agrees(self, value: float) -> bool:
+            return value == 1234
+
+    little(tmp_path, num_steps=5)
+    told = r"here it stands at step 5, in other processes elsewhere: all must see the same run folder"
+    with pytest.raises(TrainingError, match=told):
+        Run(tmp_path, Toy(), settings(num_steps=5), group=Apart())
+
+
 def test_validation_in_parts_is_that_of_the_whole(world, monkeypatch):
     torch.manual_seed(0)
     own = TokenizerTraining(num_slices=2, losses=PLAIN, optimizer=settings(batch_size=4))
     task = replace(tokenizer_task(CViViT(TINY.tokenizer).eval(), world, own), held_out=world)
     whole, parts = task.validate(task.model, 2, 1), task.validate(task.model, 2, 4)
-    assert whole["loss"] == pytest.approx(whole["l2"] + 0.1 * whole["l1"]) and parts["l2"] == pytest.approx(whole["l2"], rel=1e-5) and parts["psnr"] == pytest.approx(whole["psnr"], abs=1e-5)
+    assert whole["loss"] == pytest.approx(whole["l2"] + 0.1 * whole["l1"])
+    assert parts["l2"] == pytest.approx(whole["l2"], rel=1e-5) and parts["psnr"] == pytest.approx(whole["psnr"], abs=1e-5)
     seeds, held_out = [], type(task.criterion).held_out
     with monkeypatch.context() as patched:
         noted = lambda self, result, video, rng: seeds.append(rng.initial_seed()) or held_out(self, result, video, rng)

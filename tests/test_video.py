@@ -26,7 +26,7 @@ from phenaki.story import MAX_SIZE
 from phenaki.story_formats import FILE_FIELDS
 from phenaki.video import Video, VideoError, VideoScene, VideoWriter, check_output_path, contact_sheet, pictures_in, read_image, read_video
 from phenaki.video_encoders import part_path
-from phenaki.video_files import MAX_SIDE, check_spares, parse_script, resampled_indices, stacked
+from phenaki.video_files import FRAMES_TAG, MAX_SIDE, check_spares, parse_script, resampled_indices, stacked
 
 FILES = ("mp4", "webm", "gif")
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -49,6 +49,17 @@ def noise(num_frames: int, size: int = 32) -> np.ndarray:
 
 def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.abs(a.astype(int) - b.astype(int))
+
+
+def encoded(container, frames, codec: str = "mpeg4", rate: int = 8, metadata: dict | None = None) -> None:
+    """Writes frames (f h w 3) into an open file, as another program might."""
+    stream = container.add_stream(codec, rate=rate)
+    stream.height, stream.width = frames.shape[1:3] if len(frames) else (32, 32)
+    stream.pix_fmt = "yuv420p"
+    stream.metadata.update(metadata or {})
+    container.start_encoding()
+    for frame in [*(av.VideoFrame.from_ndarray(pixels, format="rgb24") for pixels in frames), *[None] * bool(len(frames))]:
+        container.mux(stream.encode(frame))
 
 
 def frames_before_the_end(path: Path) -> int:
@@ -862,6 +873,39 @@ def test_another_programs_video_is_read(tmp_path):
             container.mux(stream.encode(None))
         read = read_video(tmp_path / name)
         assert read.frames.shape == (30, 32, 48, 3) and read.fps == 25 and read.script is None and read.scenes == ()
+
+
+def test_a_video_without_a_frame_is_refused(tmp_path):
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        encoded(container, [])
+    refused(tmp_path / "a.avi", "holds no frames")
+
+
+def test_fewer_or_more_frames_than_the_header_promises_are_refused(tmp_path):
+    for promised in (4, 5, 6):
+        with av.open(str(tmp_path / "a.webm"), "w") as container:
+            encoded(container, gradient(5), "libvpx", metadata={FRAMES_TAG: str(promised)})
+        if promised == 5:
+            assert len(read_video(tmp_path / "a.webm")) == 5
+        else:
+            refused(tmp_path / "a.webm", f"its header promises {promised} frames, 5 could be decoded: it is damaged")
+
+
+def test_frames_that_change_their_size_are_refused(tmp_path):
+    whole = b""
+    for side in (32, 48):
+        with av.open(str(tmp_path / "part.ts"), "w") as container:
+            encoded(container, gradient(3, side, side), "libx264")
+        whole += (tmp_path / "part.ts").read_bytes()
+    (tmp_path / "a.ts").write_bytes(whole)
+    refused(tmp_path / "a.ts", "its frames change their size")
+
+
+@pytest.mark.parametrize(("rate", "told"), [(2000, "2000.0 frames a second is not a rate"), (1000, "1000.0 frames a second is not a rate")])
+def test_a_rate_that_no_video_has_is_refused(tmp_path, rate, told):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        encoded(container, gradient(3), "libx264", rate=rate)
+    refused(tmp_path / "a.mkv", told)
 
 
 def test_words_in_another_encoding_do_not_keep_a_video_from_being_read(tmp_path):
