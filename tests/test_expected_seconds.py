@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import phenaki
@@ -18,9 +19,9 @@ shipped = pytest.mark.skipif(not (PRETRAINED / "storybook").is_dir(), reason="no
 @shipped
 @pytest.mark.parametrize("options", [{"num_steps": 1}, {"num_steps": 1, "context": "frames"}, {"num_steps": 1, "guidance_scale": 1}], ids=str)
 def test_operations_are_about_those_that_torch_counts(options):
-    """torch counts two thirds: attention on a CPU is not among its operations. A pass, a branch or a factor of two too many would show."""
+    """The estimate is up to two thirds too high, most for short stories; a pass, a branch or a factor of two too many would show."""
     model = phenaki.load()
-    with FlopCounterMode(display=False) as counted:
+    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):  # the only attention whose operations it counts on a CPU
         model.generate_story(STORY, progress=False, **options)
     story = apply_overrides(STORY, **options)
     expected = story_operations(plan_story(story, model.info), model.info, sampling_options(story, model.info))
