@@ -35,9 +35,9 @@ def find_folder(source: str) -> Path:
         FileNotFoundError: nothing under that source.
         ValueError: the default's weights are not the known ones.
     """
-    if source == MINILM:
-        return check_minilm(find_minilm())
     folder = local_folder(source)
+    if source == MINILM:
+        return check_minilm(folder)
     return folder if folder.is_dir() else download(source)
 
 

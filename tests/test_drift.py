@@ -22,6 +22,7 @@ from phenaki.cli import app
 from phenaki.data.storybook import draw_art
 from phenaki.data.world import StoryTruth
 from phenaki.evaluation import drift_program
+from phenaki.evaluation import exam as exam_module
 from phenaki.evaluation.drift import Judge, JudgedTokens, Side, Window, made_windows, num_windows, read_windows, shortest_window, watch, window_chunks
 from phenaki.evaluation.drift_figures import LOOKS, mode_figures, ratio_interval, trend
 from phenaki.evaluation.drift_plot import COLOURS, ROWS, drift_plot
@@ -368,7 +369,7 @@ def run(*arguments) -> tuple[int, str]:
 def no_networks(monkeypatch):
     monkeypatch.setattr(drift_program, "shipped_referee", lambda world, device: Blind())
     missing = MetricNetworks(missing={"i3d": "not measured: run `phenaki metrics install`"})
-    monkeypatch.setattr(drift_program, "video_network", lambda fvd, device: missing)
+    monkeypatch.setattr(exam_module, "video_network", lambda fvd, device: missing)
 
 
 def test_the_command_compares_contexts_and_makes_nothing_twice(folder, atlas, no_networks, monkeypatch, tmp_path):  # noqa: F811

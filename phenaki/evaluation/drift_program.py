@@ -11,16 +11,7 @@ from phenaki.evaluation.drift import FVD_FRAMES, Judge, num_windows, read_window
 from phenaki.evaluation.drift_figures import END_SHARE, mode_figures
 from phenaki.evaluation.drift_plot import drift_plot
 from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, DriftSettings, LongScript, draw_long_script
-from phenaki.evaluation.exam import (
-    NO_REFERENCE,
-    is_drawn,
-    not_measured,
-    shipped_referee,
-    surroundings,
-    video_network,
-    with_sampling,
-    world_for,
-)  # fmt: skip
+from phenaki.evaluation.exam import examined_model, is_drawn, networks_for, not_measured, shipped_referee, surroundings, world_for
 from phenaki.evaluation.networks import MetricNetworks
 from phenaki.evaluation.outputs import check_outputs, write_figures
 from phenaki.evaluation.story import FrameJudge
@@ -72,13 +63,12 @@ def run_drift_evaluation(
     check_outputs(output, picture=plot, work=work)
     if drawn := is_drawn(exam.atlas, referee):
         on_note(DRAWN_TRUTH)
-    phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device, dtype=exam.dtype), exam.sampling)
+    phenaki = examined_model(exam)
     contexts = tuple(dict.fromkeys([phenaki.info.sampling.context, *exam.contexts]))
     referee = referee or shipped_referee(exam.world, exam.device)
     world = world_for(phenaki, exam.world, exam.atlas, exam.device, omit_prob=0.0)  # a scene is judged by its own prompt
     scripts = [draw_long_script(world, exam.settings, mode, index) for mode in exam.settings.modes for index in range(exam.settings.stories)]
-    networks = NO_REFERENCE if drawn else networks or video_network(exam.fvd, exam.device)
-    networks = networks.fitting(min(shortest_window(phenaki, script) for script in scripts), world.config.size)
+    networks = networks_for(exam, networks, drawn).fitting(min(shortest_window(phenaki, script) for script in scripts), world.config.size)
     settings = settings_of(exam, phenaki, world, referee)
     kept = WorkFolder(work, {**settings, "fvd": networks.i3d is not None})
     with kept.told_when_stopped():

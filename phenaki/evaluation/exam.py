@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from phenaki.data.storybook import StorybookWorld, open_world
 from phenaki.data.world import named_world
@@ -16,10 +16,26 @@ from phenaki.sampling import ARITHMETIC
 NO_REFERENCE = MetricNetworks(missing={"i3d": "not measured: without --data truth is drawn by code, other pictures than the model's"})
 
 
-def with_sampling(phenaki: Phenaki, changed: dict[str, Any]) -> Phenaki:
-    """The model with other defaults of sampling; ValueError says what is allowed."""
-    phenaki.info = replace(phenaki.info, sampling=replace(phenaki.info.sampling, **changed))
+class Exam(Protocol):
+    """What `StoryExam` and `DriftExam` both ask for of a model and its networks."""
+
+    model: str | Path
+    sampling: dict[str, Any]
+    device: str
+    dtype: str
+    fvd: bool
+
+
+def examined_model(exam: Exam) -> Phenaki:
+    """The model, with the exam's defaults of sampling in place of its own; ValueError says what is allowed."""
+    phenaki = Phenaki.from_pretrained(exam.model, device=exam.device, dtype=exam.dtype)
+    phenaki.info = replace(phenaki.info, sampling=replace(phenaki.info.sampling, **exam.sampling))
     return phenaki
+
+
+def networks_for(exam: Exam, given: MetricNetworks | None, drawn: bool) -> MetricNetworks:
+    """The networks that FVD needs: those given, or what is installed; none where truth is drawn by code (`is_drawn`)."""
+    return NO_REFERENCE if drawn else given or video_network(exam.fvd, exam.device)
 
 
 def world_for(phenaki: Phenaki, name: str, atlas: Path | None, device: str, **changed: Any) -> StorybookWorld:

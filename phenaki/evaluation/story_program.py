@@ -8,16 +8,7 @@ from typing import Any
 from phenaki.atomic import write_text
 from phenaki.data.storybook import StorybookWorld
 from phenaki.evaluation.adherence import MOTION_MARGIN_SECONDS, SETTLING_SECONDS, STEADY_FRAMES
-from phenaki.evaluation.exam import (
-    NO_REFERENCE,
-    is_drawn,
-    not_measured,
-    shipped_referee,
-    surroundings,
-    video_network,
-    with_sampling,
-    world_for,
-)  # fmt: skip
+from phenaki.evaluation.exam import examined_model, is_drawn, networks_for, not_measured, shipped_referee, surroundings, world_for
 from phenaki.evaluation.networks import MetricNetworks
 from phenaki.evaluation.outputs import check_outputs, write_figures
 from phenaki.evaluation.story import FrameJudge, evaluate_stories, tell
@@ -60,11 +51,11 @@ def run_story_evaluation(
     check_outputs(output, html, work=work)
     if drawn := is_drawn(exam.atlas, referee):
         on_note(DRAWN_TRUTH)
-    phenaki = with_sampling(Phenaki.from_pretrained(exam.model, device=exam.device, dtype=exam.dtype), exam.sampling)
+    phenaki = examined_model(exam)
     lengths = scene_lengths(phenaki, exam.scripts)
     referee = referee or shipped_referee(exam.world, exam.device)
     world = world_for(phenaki, exam.world, exam.atlas, exam.device)
-    networks = (NO_REFERENCE if drawn else networks or video_network(exam.fvd, exam.device)).fitting(sum(lengths), world.config.size)
+    networks = networks_for(exam, networks, drawn).fitting(sum(lengths), world.config.size)
     scripts = [draw_script(world, exam.scripts, index, lengths) for index in range(exam.scripts.scripts)]
     settings = settings_of(exam, phenaki, world, referee, lengths)
     folder = WorkFolder(work, work_settings(settings, networks))

@@ -31,14 +31,13 @@ def save_story_sample(stories: Prompts, model: MaskGIT, base: Model, text_encode
     base: the model whose tokenizer it was trained on. sampling: the options that the trained model will have.
     """
     tokenizer = base.info.tokenizer
-    side = tokenizer.image_size // tokenizer.patch_size
     rows, scenes = [], []
     for index, story in enumerate(stories):
         script = Story.of([(tellable(prompt, text_encoder), seconds) for prompt, seconds in story])
         planned = plan(script, fps=base.info.fps, temporal_patch_size=tokenizer.temporal_patch_size, chunk_slices=model.config.chunk_slices)
         encoded = [text_encoder.encode([scene.prompt]).to(next(model.parameters()).device) for scene in planned.scenes]
         texts = [SceneText(one.text, one.text_mask) for one in encoded]
-        chunks = direct(planned, base.tokenizer, model, texts, sampling, index, (side, side))
+        chunks = direct(planned, base.tokenizer, model, texts, sampling, index, tokenizer.grid)
         rows.append(to_pixels(torch.cat([chunk.frames for chunk in chunks]), tokenizer.image_size))
         scenes.append(" | ".join(scene.prompt for scene in planned.scenes))
     shown, starts = [row[::2] for row in rows], np.cumsum([0] + [len(row[::2]) for row in rows])
