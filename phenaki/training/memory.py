@@ -1,6 +1,6 @@
 """Whether a training step fits into memory, checked before the first one: a run that does not fit would be killed without a word.
 
-Computed is the least that a step must hold at once. Weights, gradients, optimiser state and averages are counted to the byte.
+What is computed is the least that a step must hold at once. Weights, gradients, optimiser state and averages are counted to the byte.
 What the forward pass keeps for the backward one is found by a rehearsal on tensors without memory (torch's FakeTensorMode),
 to the byte too; it leaves out the losses' own networks, temporary buffers and what torch keeps in reserve, so a run that just
 fits by these figures may still not. The rehearsal also counts the operations from which the log's "mfu" is computed.
