@@ -63,9 +63,13 @@ def measure(model: MaskGIT, stories: StoryTokens, training: GeneratorTraining, n
 
 
 def compare(
-    config: Path, stories: Path, held_out: Path, work: Path, texts: list[str], num_batches: int, init_from: str | None = None
-) -> dict[str, Any]:
-    """Figures by variant. ValueError for variants that are none, before anything is trained."""
+    config: Path, stories: Path, held_out: Path, work: Path, texts: list[str], num_batches: int,
+    tokenizer: str = "storybook", init_from: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Figures by variant. ValueError for variants that are none, before anything is trained.
+
+    tokenizer, init_from: models, by folder or name: whose tokens the stories hold, and which all trainings go on from.
+    """
     kinds = (MaskGITConfig, GeneratorTraining, OptimizerSettings)
     variants = {OWN: {}} | {text: read_variant(text, *kinds) for text in texts}
     reference = load_settings(config).train_generator
@@ -75,8 +79,9 @@ def compare(
         folder = work / name.replace(" ", "-").replace("/", "-")
         settings = folder / "settings.json"
         write_json(settings, changed_settings(config, changes))
-        options = {"tokenizer": "storybook", "data": stories, "init_from": init_from}
-        trained = run_generator_training(settings, folder / "run", on_log=partial(print, name), **options)
+        trained = run_generator_training(
+            settings, folder / "run", tokenizer=tokenizer, data=stories, init_from=init_from, on_log=partial(print, name)
+        )
         model = load_model(trained).generator
         found[name] = {"model": str(trained), "nats_a_token": measure(model, held, reference, num_batches)}
         print(name, json.dumps(found[name]), flush=True)
@@ -86,7 +91,8 @@ def compare(
 def table(found: dict[str, Any]) -> str:
     """In Markdown: the differences to the first row, but its own figures there."""
     columns = [(test, key) for test, losses in found[OWN]["nats_a_token"].items() for key in losses]
-    rows = [f"| variant | {' | '.join(f'{test}: {key.removeprefix('loss_')}' for test, key in columns)} |", "|---" * (1 + len(columns)) + "|"]
+    heads = (f"{test}: {key.removeprefix('loss_')}" for test, key in columns)
+    rows = [f"| variant | {' | '.join(heads)} |", "|---" * (1 + len(columns)) + "|"]
     for name, one in found.items():
         values = [one["nats_a_token"][test][key] for test, key in columns]
         if name != OWN:
@@ -101,13 +107,16 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--stories", type=Path, required=True, help="file of `phenaki data tokenize`, to train on")
     parser.add_argument("--held-out", type=Path, required=True, help="another, to measure on")
+    parser.add_argument("--tokenizer", default="storybook", help="model whose tokens these are")
     parser.add_argument("--init-from", help="model that all go on from")
     parser.add_argument("--batches", type=int, default=48, help="held-out batches of each test")
     parser.add_argument("--work", type=Path, required=True, help="folder of the trained models")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    found = compare(options.config, options.stories, options.held_out, options.work, options.variants, options.batches, options.init_from)
+    found = compare(
+        options.config, options.stories, options.held_out, options.work, options.variants, options.batches, options.tokenizer, options.init_from
+    )
     print(table(found))
     if options.output:
         write_results(options.output, {"variants": found})
