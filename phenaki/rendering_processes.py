@@ -7,19 +7,17 @@ not depend on how many processes there are.
 import contextlib
 import json
 import os
-import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, replace
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import torch
 
+from phenaki.child_process import end_in_words, start_module
 from phenaki.devices import choose_device
 from phenaki.rendering import Outcome, RenderError, RenderSettings, Watcher, settled_dtype
 from phenaki.script_folder import Job
@@ -90,12 +88,7 @@ class RenderWorker:
             return
         if self.stopped:
             raise EOFError  # a job that was still waiting when all were stopped begins nothing
-        command = [sys.executable, "-P", "-m", "phenaki.rendering_worker"]  # -P: not from the working folder
-        path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(self.num_threads)}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.last_words, env=environment, encoding="utf-8", start_new_session=True
-        )
+        self.process = start_module("phenaki.rendering_worker", num_threads=self.num_threads, stderr=self.last_words, encoding="utf-8")
         if self.stopped:
             self.process.kill()
         self._send({**asdict(self.settings), "num_threads": self.num_threads})
@@ -121,7 +114,7 @@ class RenderWorker:
         code = self.process.wait()
         self.last_words.seek(max(self.last_words.seek(0, os.SEEK_END) - MAX_TOLD, 0))
         words = self.last_words.read().decode(errors="replace").strip().splitlines()
-        return signal.Signals(-code).name if code < 0 else ": ".join([f"status {code}", *words[-1:]])
+        return ": ".join([end_in_words(code), *(words[-1:] if code >= 0 else [])])
 
 
 def render_in_processes(jobs: Sequence[Job], settings: RenderSettings, watcher: Watcher, num_workers: int) -> Iterator[Outcome]:

@@ -70,7 +70,7 @@ ALLOWED = {
         "video_files",
     },
     "rendering_worker": {"pipeline", "rendering", "script_folder"},
-    "rendering_processes": {"devices", "pipeline", "rendering", "script_folder"},
+    "rendering_processes": {"child_process", "devices", "pipeline", "rendering", "script_folder"},
     "rendering_ray": {"atomic", "checkpoint", "pipeline", "rendering", "rendering_processes", "script_folder", "story"},
     "rendering_display": {"rendering", "script_folder"},
     "rendering_program": {"rendering", "rendering_display", "rendering_processes", "rendering_ray"},
@@ -166,7 +166,8 @@ ALLOWED = {
     "data/listing": {"data/clip_files", "data/table"},
     "data/clip_decoder": {"data/clip_files", "video", "video_encoders", "video_files"},
     "data/decoding_worker": {"atomic", "data/clip_decoder", "data/clip_files", "data/shards", "video_files"},
-    "data/decoding": {"data/clip_decoder", "data/clip_files", "video_files"},
+    "child_process": set(),
+    "data/decoding": {"child_process", "data/clip_decoder", "data/clip_files", "video_files"},
     "cache": set(),
     "data/check": {"atomic", "cache", "data/clip_decoder", "data/clip_files", "data/decoding", "data/listing", "locks"},
 }

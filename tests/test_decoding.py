@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phenaki.data import clip_decoder, decoding_worker
+from phenaki.child_process import start_module
+from phenaki.data import clip_decoder, decoding, decoding_worker
 from phenaki.data.check import PASSING
 from phenaki.data.clip_decoder import Cut, frames_at
 from phenaki.data.clip_files import ClipFile, clip_file
@@ -65,6 +66,12 @@ def test_a_file_that_wants_more_memory_than_there_is(tmp_path, good):
             pool.check(clip_file(tmp_path / "wide.png", "wide.png", "")).result()
         assert error.value.kind == "too much memory"
         assert pool.check(good).result().num_frames == 12
+
+
+def test_a_worker_that_cannot_start_is_told_from_a_file_that_is_bad(good, monkeypatch):
+    monkeypatch.setattr(decoding, "start_module", lambda *words: start_module("phenaki.no_such_module", *words))
+    with DecodingPool(1) as pool, pytest.raises(ChildProcessError, match=r"does not start: .+ -P -m phenaki\.no_such_module"):
+        pool.check(good).result()
 
 
 @pytest.mark.parametrize("refusal", [None, ValueError("current limit exceeds maximum limit"), OSError("not permitted")], ids=repr)

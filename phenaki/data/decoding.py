@@ -8,9 +8,7 @@ import contextlib
 import json
 import os
 import queue
-import signal
 import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from phenaki.child_process import end_in_words, start_module
 from phenaki.data.clip_decoder import ClipFacts, Cut
 from phenaki.data.clip_files import ClipFile, Listing, Unusable, clip_file
 from phenaki.video_files import MAX_FRAMES, VideoError, check_regular, parse_script
@@ -96,27 +95,22 @@ class Worker:
         if self.process is not None and self.process.poll() is None:
             return
         self.stop()
-        command = [sys.executable, "-P", "-m", "phenaki.data.decoding_worker", str(self.memory_limit)]  # -P: not from the working folder
-        package = Path(__file__).resolve().parents[2]
-        path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
-        )
+        self.process = start_module("phenaki.data.decoding_worker", str(self.memory_limit))
         try:
             self._line(time.monotonic() + START_LIMIT)
         except (TimeoutError, EOFError, ValueError) as error:
+            command = " ".join(self.process.args)
             self.stop()
-            raise ChildProcessError(f"the decoding worker does not start: {' '.join(command)}") from error
+            raise ChildProcessError(f"the decoding worker does not start: {command}") from error
 
     def _end(self) -> str:
         """How the process ended, in words."""
         try:
-            code = self.process.wait(timeout=1)
+            end = end_in_words(self.process.wait(timeout=1))
         except subprocess.TimeoutExpired:
-            code = 0
+            end = "it answered nonsense"
         self.stop()
-        return signal.Signals(-code).name if code < 0 else f"it answered nonsense or left with status {code}"
+        return end
 
     def _line(self, deadline: float) -> dict[str, Any]:
         while b"\n" not in self.buffer:
