@@ -14,9 +14,14 @@ def test_other_forms_short_words_and_those_of_grammar_are_familiar():
     known = familiar(["bear", "hops", "walks", "snow", "runs", "sunny"])
     assert unfamiliar_words("While bears are hopping, walked or run through the snowy sun with them", known) == []
     assert unfamiliar_words("A wizard hops, the Wizard brews", known) == ["wizard", "brews"]
+    assert unfamiliar_words("He and his two men are in it, but who has an ox, a gun?", known) == ["men", "gun"], "three letters can say a thing"
+    forms = familiar(["dances", "makes", "mane", "house"])
+    assert unfamiliar_words("They dance, dancing and danced; who makes, making houses to make?", forms) == []
+    assert unfamiliar_words("A man, the manes", forms) == ["man"]
 
 
 def test_the_shipped_model_knows_its_own_world():
     words = familiar(read_info(PRETRAINED / "storybook").words)
     assert unfamiliar_words("A teddy bear walks to the right on the beach at sunset", words) == []
     assert unfamiliar_words("A wizard brews a potion in the kitchen", words) == ["wizard", "brews", "potion", "kitchen"]
+    assert unfamiliar_words("A man and a boy watch their dog", words) == ["man", "boy", "watch"]
