@@ -1,4 +1,4 @@
-"""The figures of benchmark.py as a page in Markdown: one table a size, and what was asked beside what was measured."""
+"""The figures of benchmark.py as a page in Markdown: one table a size, and targets beside what was measured."""
 
 from alternation import PEER
 
@@ -34,7 +34,7 @@ def page(results: dict) -> str:
 
 
 def _table(size: str, found: dict) -> list[str]:
-    rows = ["| | ours, CPU s | peer, CPU s | ours, s | peer, s | times faster | asked |", "|---|---|---|---|---|---|---|"]
+    rows = ["| | ours, CPU s | peer, CPU s | ours, s | peer, s | times faster | target |", "|---|---|---|---|---|---|---|"]
     for case, told in TOLD.items():
         for name in ("ours", "ours compiled"):
             if name in found.get(case, {}):
@@ -42,11 +42,11 @@ def _table(size: str, found: dict) -> list[str]:
     return rows
 
 
-def _row(told: str, figures: dict, name: str, asked: float | None) -> str:
+def _row(told: str, figures: dict, name: str, target: float | None) -> str:
     pairs = [(side, clock) for clock in ("cpu_seconds", "wall_seconds") for side in (name, PEER)]
     cells = [_spread(figures[side][clock]) if side in figures else "not measured" for side, clock in pairs]
     faster = figures.get("times_faster")
-    return f"| {told} | {' | '.join(cells)} | {_spread(faster[name]) if faster else 'not measured'} | {f'{asked:g}' if asked else ''} |"
+    return f"| {told} | {' | '.join(cells)} | {_spread(faster[name]) if faster else 'not measured'} | {f'{target:g}' if target else ''} |"
 
 
 def _spread(values: dict[str, float]) -> str:
@@ -65,8 +65,8 @@ def _below(size: str, found: dict, on_cpu: bool) -> list[str]:
         peaks = [f"{side} {found['memory'][side]['peak_mib']} MiB" for side in ("ours", PEER) if side in found["memory"]]
         lines.append(f"- Peak memory of a process that makes the story: {', '.join(peaks)}.")
         if "share_of_peer" in found["memory"]:
-            asked = f", asked at most {ASKED_SHARE}" if any(size == name for name, _ in ASKED) else ""
-            lines.append(f"- Its share of the peer's: {found['memory']['share_of_peer']}{asked}.")
+            target = f", target at most {ASKED_SHARE}" if any(size == name for name, _ in ASKED) else ""
+            lines.append(f"- Its share of the peer's: {found['memory']['share_of_peer']}{target}.")
     for side, parameters in found["parameters"].items():
         lines.append(f"- Parameters, {side}: " + ", ".join(f"{network} {count / 1e6:.1f} million" for network, count in parameters.items()) + ".")
     return lines

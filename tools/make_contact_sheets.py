@@ -1,4 +1,4 @@
-"""Generates the README's story, every actor and every place with the shipped model and writes contact sheets to docs/sheets/.
+"""Generates the README's story, every actor and every place with the shipped model: contact sheets, and the story as a GIF, in docs/sheets/.
 
     python tools/make_contact_sheets.py [--model storybook] [--output docs/sheets]
 
@@ -52,8 +52,9 @@ def main() -> None:
     places = {name: f"{phrase('actor', 'penguin')} stands still {phrase('place', name)} by day" for name in WIDE_WORLD.places}
     for name, prompts in (("actors", actors), ("places", places)):
         sheet(prompts, model).save(options.output / f"{name}.png", optimize=True)
-    picture = model.generate_story(STORY).contact_sheet(columns=8)
-    Image.fromarray(np.ascontiguousarray(picture)).save(options.output / f"{STORY.stem}.png", optimize=True)
+    video = model.generate_story(STORY)
+    video.save(options.output / f"{STORY.stem}.gif")
+    Image.fromarray(np.ascontiguousarray(video.contact_sheet(columns=8))).save(options.output / f"{STORY.stem}.png", optimize=True)
 
 
 if __name__ == "__main__":
