@@ -104,15 +104,15 @@ def rows(text: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in cells[1:]}
 
 
-ASKED_AT_SMALL = {"story": "3", "tokenizer_step": "1.5", "generator_step": "2"}
+TARGETS_AT_SMALL = {"story": "3", "tokenizer_step": "1.5", "generator_step": "2"}
 
 
-def test_the_page_says_what_was_asked_only_where_it_was():
+def test_the_page_says_a_target_only_where_there_is_one():
     small, tiny = page(made_up("small")), page(made_up("tiny"))
     spreads = ["0.5 (0.25-1)", "2 (1-4)", "0.25 (0.25-0.25)", "1 (1-1)", "4 (3.9-4.1)"]
-    assert rows(small) == {told: [*spreads, ASKED_AT_SMALL.get(case, "")] for case, told in TOLD.items()}
+    assert rows(small) == {told: [*spreads, TARGETS_AT_SMALL.get(case, "")] for case, told in TOLD.items()}
     assert rows(tiny) == {told: [*spreads, ""] for told in TOLD.values()}
-    assert "Its share of the peer's: 0.5, asked at most 0.5." in small and "Its share of the peer's: 0.5.\n" in tiny
+    assert "Its share of the peer's: 0.5, target at most 0.5." in small and "Its share of the peer's: 0.5.\n" in tiny
     assert rows(page(made_up("large")))[TOLD["chunk"]][-1] == "2.5" and small.count("## ") == 1
 
 

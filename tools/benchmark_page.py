@@ -12,11 +12,11 @@ TOLD = {
     "tokenizer_step": "training step, tokenizer",
     "generator_step": "training step, generator",
 }
-ASKED = {  # times faster than the peer, at least
+TARGETS = {  # times faster than the peer, at least
     ("small", "story"): 3.0, ("large", "chunk"): 2.5, ("small", "tokenizer_step"): 1.5, ("large", "tokenizer_step"): 1.5,
     ("small", "generator_step"): 2.0, ("large", "generator_step"): 2.0,
 }  # fmt: skip
-ASKED_SHARE = 0.5  # of the peer's peak memory, at most, at the sizes of ASKED
+TARGET_SHARE = 0.5  # of the peer's peak memory, at most, at the sizes of TARGETS
 ALIKE = {"parameters": "parameters", "width": "the named width of feed-forward layers"}  # --match
 
 
@@ -38,7 +38,7 @@ def _table(size: str, found: dict) -> list[str]:
     for case, told in TOLD.items():
         for name in ("ours", "ours compiled"):
             if name in found.get(case, {}):
-                rows.append(_row(told if name == "ours" else f"{told}, compiled", found[case], name, ASKED.get((size, case))))
+                rows.append(_row(told if name == "ours" else f"{told}, compiled", found[case], name, TARGETS.get((size, case))))
     return rows
 
 
@@ -65,7 +65,7 @@ def _below(size: str, found: dict, on_cpu: bool) -> list[str]:
         peaks = [f"{side} {found['memory'][side]['peak_mib']} MiB" for side in ("ours", PEER) if side in found["memory"]]
         lines.append(f"- Peak memory of a process that makes the story: {', '.join(peaks)}.")
         if "share_of_peer" in found["memory"]:
-            target = f", target at most {ASKED_SHARE}" if any(size == name for name, _ in ASKED) else ""
+            target = f", target at most {TARGET_SHARE}" if any(size == name for name, _ in TARGETS) else ""
             lines.append(f"- Its share of the peer's: {found['memory']['share_of_peer']}{target}.")
     for side, parameters in found["parameters"].items():
         lines.append(f"- Parameters, {side}: " + ", ".join(f"{network} {count / 1e6:.1f} million" for network, count in parameters.items()) + ".")
