@@ -61,6 +61,12 @@ class Scene(BaseModel):
 
     _squeezed = field_validator("prompt", "negative", "remember", "recall", mode="before")(one_line)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _prompt_alone(cls, value: Any) -> Any:
+        """A text in place of a mapping is the prompt of a scene with defaults."""
+        return {"prompt": value} if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _starts_once(self) -> Scene:
         if self.image is not None and self.video is not None:
@@ -149,7 +155,7 @@ class Story(BaseModel):
         if parse is None:
             raise StoryError(f"ending {path.suffix!r} is not a story's: allowed are {' '.join(PARSERS)}", file=str(path))
         try:
-            parsed = parse(_read_text(path))
+            parsed = _with_scenes(parse(_read_text(path)))
             return _with_files(_checked(parsed), parsed, path.parent)
         except StoryError as error:
             raise StoryError(error.problem, file=str(path), line=error.line) from None
@@ -176,8 +182,11 @@ class Story(BaseModel):
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        """The JSON Schema (2020-12) of a story file, as published in docs/story.schema.json."""
-        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **cls.model_json_schema()}
+        """The JSON Schema (2020-12) of a story file, as published in docs/story.schema.json; a scene may be its prompt alone."""
+        schema = cls.model_json_schema()
+        scenes, prompt = schema["properties"]["scenes"], schema["$defs"]["Scene"]["properties"]["prompt"]
+        scenes["items"] = {"anyOf": [scenes["items"], {name: prompt[name] for name in ("type", "minLength", "maxLength")}]}
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _error_at(loc: tuple[str | int, ...], value: Any, problem: str) -> ValidationError:
@@ -192,11 +201,9 @@ def _looks_like_path(text: str) -> bool:
     return "\n" not in text.strip() and Path(text.strip()).suffix.lower() in PARSERS
 
 
-def _scene_of(item: Any, index: int) -> Scene | dict[str, Any]:
-    if isinstance(item, (Scene, dict)):
+def _scene_of(item: Any, index: int) -> Scene | dict[str, Any] | str:
+    if isinstance(item, (Scene, dict, str)):
         return item
-    if isinstance(item, str):
-        return {"prompt": item}
     if isinstance(item, (list, tuple)) and len(item) == 2:
         return {"prompt": item[0], "seconds": item[1]}
     raise StoryError(f"scenes[{index}] = {_shown(item)}: needs a prompt, (prompt, seconds), a Scene or a dict")
@@ -233,6 +240,13 @@ def _as_made(data: dict[str, Any]) -> dict[str, Any]:
     made_with = data.get("made_with")
     sampling = made_with.get("sampling") if isinstance(made_with, dict) else None
     return {name: sampling[name] for name in SAMPLING if name in sampling} | own if isinstance(sampling, dict) else own
+
+
+def _with_scenes(parsed: Parsed) -> Parsed:
+    """What a file says, a list taken for that of a story's scenes."""
+    if not isinstance(parsed.data, list):
+        return parsed
+    return Parsed({"scenes": parsed.data}, lambda: {(): 1} | {("scenes", *loc): line for loc, line in parsed.lines.items()})
 
 
 def _with_files(story: Story, parsed: Parsed, folder: Path) -> Story:
@@ -295,9 +309,9 @@ def _problem(error: dict[str, Any]) -> str:
     if kind == "missing":
         return f"{name} is missing: it needs {fields[loc[-1]].description}"
     if not loc:
-        return f"{_shown(error['input'])} is not a story: needs a mapping with `scenes`"
+        return f"{_shown(error['input'])} is not a story: needs a list of scenes, or a mapping with `scenes`"
     known = fields.get(loc[-1])
-    allowed = known.description if known else "a mapping with a `prompt`" if isinstance(loc[-1], int) else error["msg"]
+    allowed = known.description if known else "a prompt, or a mapping with a `prompt`" if isinstance(loc[-1], int) else error["msg"]
     size = f" ({len(error['input'])} long)" if kind in ("string_too_long", "too_long") else ""
     return f"{name} = {_shown(error['input'])}{size}: needs {allowed}"
 

@@ -223,6 +223,7 @@ def _parse_header(rows: list[tuple[int, str]]) -> tuple[dict[str, Any], dict[Loc
 
 
 _LIST_MARK = re.compile(r"(?:[-*\u2022]|\d{1,4}[.)])\s+", re.ASCII)
+_SECONDS_BEFORE = re.compile(r"\(?\s*(\d+(?:\.\d*)?)\s*s(?:ec|econds?)?\s*[):]\s*(?=\S)", re.ASCII | re.IGNORECASE)
 _OPTIONS_BEHIND = re.compile(r"\[\s*(?:\d+(?:\.\d*)?s|cut)\b[^\[\]]*\]$", re.ASCII | re.IGNORECASE)
 
 
@@ -230,6 +231,8 @@ def _parse_prompt_line(line: str, number: int) -> dict[str, Any]:
     line = _LIST_MARK.sub("", line, count=1) if _LIST_MARK.match(line) else line
     if (behind := _OPTIONS_BEHIND.search(line)) and behind.start():
         raise StoryError(f"{behind[0]!r:.80} stands behind its prompt: write `{behind[0]:.80} prompt`", line=number)
+    if seconds := _SECONDS_BEFORE.match(line):
+        raise StoryError(f"{seconds[0].strip()!r} before a prompt: write `[{seconds[1]}s] {line[seconds.end():]:.80}`", line=number)
     if not line.startswith("["):
         return {"prompt": line}
     inside, closed, prompt = line[1:].partition("]")

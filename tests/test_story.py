@@ -233,6 +233,37 @@ def test_plain_text_as_people_write_it():
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        ("a.yaml", "- a bear\n- prompt: a panda\n  seconds: 2\n"),
+        ("a.yaml", "scenes:\n- a bear\n- {prompt: a panda, seconds: 2}\n"),
+        ("a.json", '["a bear", {"prompt": "a panda", "seconds": 2}]'),
+    ],
+    ids=str,
+)
+def test_a_scene_is_a_prompt_alone_and_a_story_a_list_where_that_says_all(tmp_path, name, content):
+    assert Story.load(write(tmp_path, name, content)) == Story.of(["a bear", ("a panda", 2.0)])
+    assert Story.from_dict({"scenes": ["a bear", {"prompt": "a panda", "seconds": 2}]}) == Story.of(["a bear", ("a panda", 2)])
+    items = Story.json_schema()["properties"]["scenes"]["items"]["anyOf"]
+    assert items == [{"$ref": "#/$defs/Scene"}, {"type": "string", "minLength": 1, "maxLength": 1000}]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("- a bear\n- 3\n", r"a\.yaml:2: scenes\[1\] = 3: needs a prompt, or a mapping with a `prompt`"),
+        ("- a bear\n- seconds: x\n", r"a\.yaml:2: scenes\[1\]\.prompt is missing"),
+        ("- a bear\n- ''\n", r"a\.yaml:2: scenes\[1\]\.prompt = ''"),
+        ("3\n", r"3 is not a story: needs a list of scenes, or a mapping with `scenes`"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_in_a_list_of_scenes_is_told_with_its_line(tmp_path, content, said):
+    with pytest.raises(StoryError, match=said):
+        Story.load(write(tmp_path, "a.yaml", content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
         ("a.yaml", "scenes: [" + "1," * 500_000 + "1]"),
         ("a.json", '{"scenes": [' + "1," * 500_000 + "1]}"),
         ("a.yaml", "scenes: [" + ("[" + "1," * 9_000 + "1]," * 50) + "1]"),
@@ -373,7 +404,7 @@ def test_bad_scene_fields(fields_and_words):
         ({"titel": "x"}, ["unknown key 'titel'", "did you mean 'title'", "known keys"]),
         ({"scenes": []}, ["scenes = []", "1 to 10000"]),
         ({"scenes": "a bear"}, ["scenes = 'a bear'", "list"]),
-        ({"scenes": ["a bear"]}, ["scenes[0] = 'a bear'", "`prompt`"]),
+        ({"scenes": [["a bear"]]}, ["scenes[0] = ['a bear']", "`prompt`"]),
         ({"scenes": [{"seconds": 3}]}, ["scenes[0].prompt is missing"]),
         ({"scenes": [{"prompt": "a"}] * 10_001}, ["scenes", "10001 of them", "10000"]),
         ({"scenes": [{"prompt": "a", "seconds": 3600}] * 25}, ["90000 s", "86400 s", "24 hours"]),
@@ -401,6 +432,8 @@ def test_bad_story_fields(fields, words):
         ("a bear\n\n[-4s] a panda", ["line 3", "scenes[1].seconds = -4.0", "above 0"]),
         ("[4s]", ["line 1", "scenes[0].prompt = ''"]),
         ("a bear\na panda hops [4s, cut]", ["line 2", "'[4s, cut]' stands behind its prompt", "`[4s, cut] prompt`"]),
+        ("a bear\n(3 s) A fox hops", ["line 2", "'(3 s)' before a prompt", "write `[3s] A fox hops`"]),
+        ("- 2.5s: A fox", ["line 1", "'2.5s:'", "write `[2.5s] A fox`"]),
         ("Title: x\na bear", ["line 1", "Title", "`---`"]),
         ("title: x\na bear", ["line 1", "title", "`---`"]),
         ("titel: x\n---\na bear", ["line 1", "titel", "key: value"]),
@@ -437,7 +470,7 @@ BEAR = "scenes:\n  - prompt: a bear\n"
         ("a.yaml", "title: a\x07b\n", ["a.yaml:1", "not YAML"]),
         ("a.yaml", "? [a]\n: b\n", ["a.yaml:1", "not YAML"]),
         ("a.yaml", "", ["a.yaml", "empty"]),
-        ("a.yaml", "- a bear\n", ["a.yaml:1", "mapping with `scenes`"]),
+        ("a.yaml", "a bear\n", ["a.yaml:1", "mapping with `scenes`"]),
         ("a.yaml", b"\x00\x00\x00 ftypisom\x00", ["a.yaml:1", "not a .yaml file", "binary"]),
         ("a.yml", b"title: x\nscenes: \xff\xfe", ["a.yml:2", "not a .yml file", "UTF-8"]),
         ("a.yaml", b"#" * (1 << 20) + b"#", ["a.yaml", "1 MiB"]),
