@@ -5,12 +5,14 @@
 A piece is a run of frames that can be decoded without the others, in movie fragments (ISO/IEC 14496-12, 8.8). Behind each
 stands a record, a box of type `uuid` (11.1 there) that players pass over: how many frames, a note of the writer's, and a
 checksum of it all. The file only grows, by one write a piece, so whatever ends it, it is whole up to some record; what
-stands behind that is cut off by whoever goes on. The first record is the label: what this video is to become.
+stands behind that is cut off by whoever goes on (a copy is kept where whole pieces may lie there). The first record is the label: what this video is to become.
 """
 
 import json
 import os
+import shutil
 import struct
+import warnings
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
@@ -91,6 +93,17 @@ def entries(file: BinaryIO) -> Iterator[Entry]:
         of_piece = 0
 
 
+def has_record(file: BinaryIO, start: int) -> bool:
+    """Whether a record's mark stands anywhere from byte `start` on: a piece whose writing was cut short has none."""
+    mark, before = b"uuid" + RECORD, b""
+    file.seek(start)
+    while block := file.read(READ_BYTES):
+        if mark in before + block:
+            return True
+        before = block[-len(mark) :]
+    return False
+
+
 def _checksum_of_bytes(file: BinaryIO, at: int, length: int, before: int) -> int:
     """The CRC-32 of `length` bytes from `at` on, carried on from that of what stands before them."""
     file.seek(at)
@@ -138,6 +151,8 @@ class PartFile:
     def go_on(self, start: bytes, label: dict[str, Any]) -> Notes:
         """Keeps the whole pieces, cuts off what stands behind them and returns their notes; begins anew where none is whole.
 
+        Where records stand behind the last whole piece, the disk has lost something in the middle: a copy of the file as it was
+        is kept beside it first, with a warning that says so.
         OtherPartError where the file was to become something else, or is damaged where that is said; it is then left as it is.
         """
         whole, notes = entries(self.file), Notes(self.file)
@@ -152,6 +167,10 @@ class PartFile:
         for entry in whole:
             notes.add(entry.note_at, len(entry.note))
             self.end, self.num_frames = entry.end, self.num_frames + entry.num_frames
+        if has_record(self.file, self.end):
+            aside = free_name(self.path)
+            shutil.copyfile(self.path, aside)
+            warnings.warn(f"{self.path}: is damaged behind byte {self.end}, and made anew from there; as it was it is kept as {aside}", stacklevel=2)
         self.file.truncate(self.end)
         return notes
 

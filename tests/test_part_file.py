@@ -5,6 +5,7 @@ import os
 import random
 import struct
 import tracemalloc
+import warnings
 
 import pytest
 
@@ -70,12 +71,19 @@ def test_a_file_cut_at_any_byte_is_whole_up_to_a_record(path):
 
 
 def test_any_damaged_byte_drops_its_piece_and_what_follows(path):
-    whole, cuts, draw = path.read_bytes(), ends(path), random.Random(0)
+    whole, cuts, draw, aside = path.read_bytes(), ends(path), random.Random(0), path.with_name("part-1.mp4")
     for at in range(cuts[0], len(whole)):
         damaged = bytearray(whole)
         damaged[at] ^= 1 << draw.randrange(8)
         path.write_bytes(damaged)
-        assert gone_on(path)[2] == max(cut for cut in cuts if cut <= at)
+        with warnings.catch_warnings(record=True) as told:
+            assert gone_on(path)[2] == max(cut for cut in cuts if cut <= at)
+        for warning in told:
+            assert f"made anew from there; as it was it is kept as {aside}" in str(warning.message)
+        assert aside.exists() == bool(told) and (told or at >= cuts[-2]), "only of the last piece alone nothing need be kept"
+        if told:
+            assert aside.read_bytes() == damaged
+            aside.unlink()
 
 
 def test_bytes_that_are_no_part_file_are_begun_anew(tmp_path):
