@@ -23,6 +23,8 @@ from phenaki.video_files import (
     stacked,
 )  # fmt: skip
 
+# What Pillow raises for bytes that are no GIF, or only half of one.
+DAMAGE = (OSError, ValueError, SyntaxError, LookupError, EOFError, AssertionError, TypeError, AttributeError, struct.error)
 MAX_PIXELS = 1 << 35  # of all pictures of a GIF, which are decoded one after the other: some minutes
 
 
@@ -80,7 +82,7 @@ def _pictures(path: Path) -> Iterator[Image.Image]:
         raise
     except Image.DecompressionBombError as error:
         raise VideoError(f"{path}: too many pixels; at most {MAX_SIDE} a side are read") from error
-    except (OSError, ValueError, SyntaxError, IndexError, EOFError, struct.error) as error:
+    except DAMAGE as error:
         raise VideoError(f"{path}: not a whole GIF ({error})") from error
 
 

@@ -5,7 +5,8 @@
 A piece is a run of frames that can be decoded without the others, in movie fragments (ISO/IEC 14496-12, 8.8). Behind each
 stands a record, a box of type `uuid` (11.1 there) that players pass over: how many frames, a note of the writer's, and a
 checksum of it all. The file only grows, by one write a piece, so whatever ends it, it is whole up to some record; what
-stands behind that is cut off by whoever goes on (a copy is kept where whole pieces may lie there). The first record is the label: what this video is to become.
+stands behind that is cut off by whoever goes on (a copy is kept where whole pieces may lie there). The first record is the
+label: what this video is to become.
 """
 
 import json

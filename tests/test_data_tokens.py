@@ -1,14 +1,18 @@
 """Truths of tokenised stories: every slice has the tokens, the scene and the words of the story it was made of."""
 
+import hashlib
+import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from phenaki.data.storybook import StorybookWorld, open_world
-from phenaki.data.tokens import StoryTokens, TokensError, make_story_tokens, slice_scenes, words_of
+from phenaki.data.tensor_file import NO_HASH, save_tensors
+from phenaki.data.tokens import COLUMNS, FORMAT, StoryTokens, TokensError, make_story_tokens, slice_scenes, words_of
 from phenaki.data.world import SMALL_WORLD, StoryTruth
 
 NUM_STORIES, NUM_SLICES, PT, SEED = 20, 7, 2, 3  # 20 stories: more than are painted at once
@@ -123,6 +127,9 @@ def test_what_is_saved_comes_back(stories, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["stories.safetensors"]
 
 
+BY_SLICE = ("tokens", "scene_start", "scene_end", "caption")
+
+
 def damaged(column: Tensor, place: tuple[int, ...], value: int) -> Tensor:
     column = column.clone()
     column[place] = value
@@ -143,6 +150,46 @@ def test_tokens_that_do_not_fit_together_are_told(stories, tmp_path, told):
     path = tmp_path / "stories.safetensors"
     replace(stories, **MISFITS[told](stories)).save(path)
     with pytest.raises(TokensError, match=told):
+        StoryTokens.load(path)
+
+
+def other_file(stories: StoryTokens, path: Path, description: str | None = "d", **columns: Tensor | None) -> None:
+    """A file that says it is one of story tokens, with other columns (None: without that one)."""
+    tensors = {name: value for name, value in {**stories.tensors(), **columns}.items() if value is not None}
+    save_tensors(path, tensors, {"format": FORMAT} | ({} if description is None else {"description": description}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"extra": torch.zeros(1)}, "its columns are not those of story tokens: extra"),
+        ({"tokens": None, "words": None}, "its columns are not those of story tokens: tokens, words"),
+        ({"description": None}, "it has no description"),
+        ({"caption": torch.zeros(3, 2)}, r"caption is torch\.float32 of shape \(3, 2\)"),
+        ({"tokens": torch.zeros(4, 3, 0, 0, dtype=torch.int32)}, "3 slices of 0x0 tokens; needed 1 to"),
+        ({name: torch.zeros(0, 1 << 26, *[2] * (2 * (name == "tokens")), dtype=COLUMNS[name][0]) for name in BY_SLICE}, "67108864 slices of 2x2"),
+    ],
+    ids=["extra", "missing", "nameless", "kind", "grid", "endless"],
+)
+def test_files_of_other_columns_are_refused_by_name(stories, tmp_path, changes, told):
+    other_file(stories, tmp_path / "stories.safetensors", **changes)
+    with pytest.raises(TokensError, match=rf"stories\.safetensors: {'.*' * (told[0].isdigit())}{told}"):
+        StoryTokens.load(tmp_path / "stories.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("entry", "digest"),
+    [({"dtype": "I32", "shape": [0, 2**63 - 1, 2, 2], "data_offsets": [0, 0]}, None), ({}, "\ud800"), ({}, 5)],
+    ids=["shape", "surrogate", "number"],
+)
+def test_headers_that_no_tensor_fits_are_refused(tmp_path, entry, digest):
+    def header(digest) -> bytes:
+        text = json.dumps({"__metadata__": {"format": FORMAT, "sha256": digest}} | ({"tokens": entry} if entry else {})).encode()
+        return len(text).to_bytes(8, "little") + text
+
+    path = tmp_path / "stories.safetensors"
+    path.write_bytes(header(digest or hashlib.sha256(header(NO_HASH)).hexdigest()))
+    with pytest.raises(TokensError, match=rf"stories\.safetensors: {'not a whole' if entry else 'damaged or cut short'}"):
         StoryTokens.load(path)
 
 

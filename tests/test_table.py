@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import resource
 import tarfile
 
 import numpy as np
@@ -11,6 +12,7 @@ from phenaki.data.check import check_source, summary_lines
 from phenaki.data.clip_files import MAX_CAPTION_BYTES
 from phenaki.data.listing import list_clips
 from phenaki.data.shards import index_shard
+from phenaki.data.table import read_table
 from phenaki.video import Video
 
 
@@ -159,3 +161,29 @@ def test_a_long_caption_may_be_cut_inside_a_letter(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"1")
     (tmp_path / "a.txt").write_bytes("xä".encode() + "ä".encode() * MAX_CAPTION_BYTES)
     assert captions(tmp_path) == {"a.mp4": "x" + "ä" * ((MAX_CAPTION_BYTES - 1) // 2)}
+
+
+def test_a_parquet_table_does_not_unfold_in_memory(tmp_path):
+    """A few hundred bytes that say one long text for each of many rows."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path, many = tmp_path / "metadata.parquet", 3_000
+    texts = arrow.DictionaryArray.from_arrays(arrow.array([0] * many, arrow.int32()), arrow.array(["x" * (4 << 20)]))
+    parquet.write_table(arrow.table({"file_name": [f"{n}.mp4" for n in range(many)], "text": texts}), path, compression="zstd")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"metadata\.parquet: column text has a text of 4194304 bytes; at most 1048576 are read"):
+        read_table(path)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 100, "MiB; 64 rows of it are 256"
+
+    parquet.write_table(arrow.table({"file_name": ["a.mp4"] * 100_000}), path)
+    with pytest.raises(ValueError, match=r"metadata\.parquet: 100000 rows in \d+ bytes"):
+        read_table(path)
+
+
+def test_a_csv_of_columns_without_end_is_refused(tmp_path):
+    path = tmp_path / "metadata.csv"
+    path.write_text(",".join(f"c{n}" for n in range(300)) + "\n" + "x\n" * 300)
+    with pytest.raises(ValueError, match=r"metadata\.csv: has 300 columns; at most 256 are read"):
+        read_table(path)
+    path.write_text(",".join(f"c{n}" for n in range(200)) + "\nx\n")
+    (row,) = read_table(path).unusable
+    assert row.reason.endswith("'c18', 'c19', ..."), "not all of them in each row's reason"

@@ -1,5 +1,6 @@
 """Video files: what is written comes back frame for frame, half a file never bears its final name, bad files are told why."""
 
+import contextlib
 import json
 import os
 import random
@@ -604,6 +605,30 @@ def test_a_gif_cut_anywhere_is_refused_or_read(tmp_path):
             assert "not a whole GIF" in str(error), length
             refusals += 1
     assert refusals > len(data) // 2
+
+
+@pytest.mark.parametrize("error", [AssertionError(), TypeError("no palette"), AttributeError("palette")], ids=repr)
+def test_a_gif_that_pillow_stumbles_over_is_refused(tmp_path, monkeypatch, error):
+    """As over one whose first picture has no colours while a later one has."""
+    Image.new("RGB", (9, 11)).save(tmp_path / "a.gif")
+
+    def convert(*_):
+        raise error
+
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(VideoError, match=r"a\.gif: not a whole GIF"):
+        read_video(tmp_path / "a.gif")
+
+
+def test_a_gif_whose_colours_are_said_to_be_others_is_refused_or_read(tmp_path):
+    grey, other = (Image.fromarray(np.random.default_rng(seed).integers(0, 255, (9, 11, 3), np.uint8)).quantize(16) for seed in (0, 1))
+    grey.save(tmp_path / "a.gif", save_all=True, append_images=[other])
+    data = bytearray((tmp_path / "a.gif").read_bytes())
+    for bits in range(256):
+        data[10] = bits
+        (tmp_path / "a.gif").write_bytes(data)
+        with contextlib.suppress(VideoError):
+            read_video(tmp_path / "a.gif")
 
 
 def test_a_gif_of_billions_of_pixels_is_refused(tmp_path):

@@ -30,10 +30,13 @@ from phenaki.data.clip_files import (
 NAME_COLUMNS = ("file_name", "video_path", "path")
 CAPTION_COLUMNS = ("text", "caption")
 DELIMITERS = (",", ";", "\t")  # of a .csv
-MAX_COLUMNS = 20  # named in a note about a table
+MAX_COLUMNS = 256  # of a .csv: every row has them all
+MAX_COLUMNS_TOLD = 20  # named in a note about a table
 MAX_LINE = 1 << 24  # characters of a row
 MAX_HEADER = 1 << 16  # characters of a .csv's first line that its delimiter is looked for in
-ROWS_AT_ONCE = 64  # of a .parquet table: it may be compressed, so that a few bytes become a long caption in each row
+MAX_CELL_BYTES = 1 << 20  # of a .parquet table, which may be compressed, so that a few bytes become a long caption in each row
+ROWS_AT_ONCE = 64  # of the same
+NOT_DECODED = re.compile("[\udc80-\udcff]")  # half surrogate pairs, of `open_text`
 
 
 def read_table(path: Path) -> Listing:
@@ -43,7 +46,7 @@ def read_table(path: Path) -> Listing:
     unusable: list[Unusable] = []
     columns: dict[str, None] = {}
     for number, row in readers[path.suffix.lower()](path):
-        if isinstance(row, dict) and len(columns) < MAX_COLUMNS:
+        if isinstance(row, dict) and len(columns) < MAX_COLUMNS_TOLD:
             columns |= dict.fromkeys(key for key in row if key is not None)
         found = row_clip(path.parent, f"{path.name}, row {number}", row)
         (clips if isinstance(found, ClipFile) else unusable).append(found)
@@ -56,7 +59,7 @@ def caption_notes(path: Path, clips: list[ClipFile], columns: list[str]) -> tupl
     """A note where a table has no column of captions, else none."""
     if not clips or any(clip.caption for clip in clips) or any(plain(column) in CAPTION_COLUMNS for column in columns):
         return ()
-    told = tidy(some(columns, MAX_COLUMNS))
+    told = tidy(some(columns, MAX_COLUMNS_TOLD))
     return (
         f"{path.name} has no column {' or '.join(CAPTION_COLUMNS)}, so its clips have no captions (where there is a table, .txt files are not "
         f"read); its columns are {told}",
@@ -71,7 +74,8 @@ def row_clip(root: Path, where: str, row: Any) -> ClipFile | Unusable:
         return Unusable(where, "bad row", f"{len(row) + len(surplus)} cells, {len(row)} columns; put captions with commas in quotes")
     name = first_of(row, NAME_COLUMNS)
     if not isinstance(name, str) or not name:
-        return Unusable(where, "bad row", f"needed a file name in {', '.join(NAME_COLUMNS)}; columns are {', '.join(map(ascii, row))}")
+        columns = some([ascii(column) for column in row], MAX_COLUMNS_TOLD)
+        return Unusable(where, "bad row", f"needed a file name in {', '.join(NAME_COLUMNS)}; columns are {columns}")
     if (refusal := bad_name(name)) is not None:
         return refusal
     if leaves_folder(name):
@@ -108,7 +112,7 @@ def open_text(path: Path, newline: str | None = None) -> TextIO:
 
 def is_encoded(text: str) -> bool:
     """Whether a text of `open_text` holds no bytes that could not be decoded."""
-    return not any("\udc80" <= letter <= "\udcff" for letter in text)
+    return NOT_DECODED.search(text) is None
 
 
 def lines_of(file: TextIO, path: Path) -> Iterator[str]:
@@ -138,6 +142,8 @@ def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
         file.seek(0)
         rows = csv.DictReader(lines_of(file, path), strict=True, delimiter=delimiter)
         try:
+            if len(rows.fieldnames or ()) > MAX_COLUMNS:
+                raise ValueError(f"{path}: has {len(rows.fieldnames)} columns; at most {MAX_COLUMNS} are read, leave out what is not needed")
             yield from enumerate(rows, start=1)
         except csv.Error as error:  # line_num is still that of the row before
             remedy = "Close every quote that is opened, and write a quote inside quotes twice"
@@ -161,8 +167,13 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
         raise ValueError(f"{path}: reading .parquet needs pyarrow: pip install pyarrow, or save the table as .jsonl or .csv") from error
     try:
         with parquet.ParquetFile(path) as file:
-            number, others = 0, dict.fromkeys(file.schema_arrow.names[:MAX_COLUMNS])  # a column that is not read has no value in any row
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=text_columns(path, file.schema_arrow)):
+            schema, num_rows = file.schema_arrow, file.metadata.num_rows
+        if num_rows > path.stat().st_size:
+            raise ValueError(f"{path}: {num_rows} rows in {path.stat().st_size} bytes; no table that names as many clips is as small")
+        texts = text_columns(path, schema)
+        number, others = 0, dict.fromkeys(schema.names[:MAX_COLUMNS_TOLD])  # a column that is not read has no value in any row
+        with parquet.ParquetFile(path, read_dictionary=texts) as file:  # a text that many rows share is in memory once
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=texts):
                 for row in batch_rows(path, batch):
                     number += 1
                     yield number, others | row
@@ -189,9 +200,15 @@ def text_columns(path: Path, schema: Any) -> list[str]:
 
 
 def batch_rows(path: Path, batch: Any) -> list[dict[str, Any]]:
-    """The rows of some text columns; ValueError names a column that is not UTF-8."""
+    """The rows of some text columns; ValueError names a column that is not UTF-8, or has a longer text than is read."""
+    from pyarrow import compute, types
+
     rows: list[dict[str, Any]] = [{} for _ in range(batch.num_rows)]
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        values = column.dictionary if types.is_dictionary(column.type) else column
+        longest = None if types.is_null(values.type) else compute.max(compute.binary_length(values)).as_py()
+        if (longest or 0) > MAX_CELL_BYTES:
+            raise ValueError(f"{path}: column {name} has a text of {longest} bytes; at most {MAX_CELL_BYTES} are read")
         try:
             cells = column.to_pylist()
         except UnicodeDecodeError as error:

@@ -123,12 +123,12 @@ def _header_text(file: BinaryIO) -> bytes:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file of `write_tensors`, after checking its hash. TensorFileError says what is wrong."""
     digest = (read_metadata(path) or {}).get("sha256")
-    if not isinstance(digest, str) or _digest(path, digest) != digest:
+    if not isinstance(digest, str) or not digest.isascii() or _digest(path, digest) != digest:
         raise TensorFileError(f"{path}: damaged or cut short, its SHA-256 is not the one written in it")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError, OverflowError, TypeError) as error:  # the last three of torch, for a shape or dtype that it has not
         raise TensorFileError(f"{path}: not a whole safetensors file ({error})") from error
 
 

@@ -82,11 +82,13 @@ class StoryTokens:
         if not is_story_tokens(path):
             raise TokensError(f"{path}: not a file of story tokens, or one of another version")
         try:
-            stories = cls(**read_tensors(path), description=(read_metadata(path) or {})["description"])
-        except (TensorFileError, KeyError, TypeError) as error:
+            tensors, description = read_tensors(path), (read_metadata(path) or {}).get("description")
+        except TensorFileError as error:
             raise TokensError(str(error)) from error
-        problem = _problem(stories)
-        if problem:
+        problem = "" if isinstance(description, str) else "it has no description"
+        problem = problem or _problem_of_kinds(tensors)
+        stories = None if problem else cls(**tensors, description=description)
+        if problem := problem or _problem(stories):
             raise TokensError(f"{path}: {problem}")
         return stories
 
@@ -113,11 +115,26 @@ COLUMNS = {  # dtype and number of axes
 }  # fmt: skip
 
 
-def _problem(stories: StoryTokens) -> str:
-    """What is wrong with the tensors, "" where nothing is."""
-    for name, value in stories.tensors().items():
+LATER_COLUMNS = {"images", "image_caption"}  # which files without pictures may lack
+MAX_SLICES, MAX_GRID = 1 << 20, 4096  # of a story; of its slices, a side
+
+
+def _problem_of_kinds(tensors: dict[str, Tensor]) -> str:
+    """What is wrong with the names, dtypes and sizes of a file's columns, "" where nothing is."""
+    needed = COLUMNS.keys() - (LATER_COLUMNS - tensors.keys())
+    if other := sorted(tensors.keys() ^ needed):
+        return f"its columns are not those of story tokens: {', '.join(other)}"
+    for name, value in tensors.items():
         if (value.dtype, value.ndim) != COLUMNS[name]:
             return f"{name} is {value.dtype} of shape {tuple(value.shape)}"
+    num_stories, num_slices, *grid = tensors["tokens"].shape
+    if not 1 <= num_slices <= MAX_SLICES or not all(1 <= side <= MAX_GRID for side in grid):
+        return f"its stories have {num_slices} slices of {grid[0]}x{grid[1]} tokens; needed 1 to {MAX_SLICES}, and 1 to {MAX_GRID} a side"
+    return ""
+
+
+def _problem(stories: StoryTokens) -> str:
+    """What is wrong with the tensors' values, "" where nothing is."""
     by_slice = (stories.scene_start, stories.scene_end, stories.caption)
     if any(column.shape != stories.tokens.shape[:2] for column in by_slice) or len(stories.images) != len(stories.image_caption):
         return "its columns are of different lengths"
