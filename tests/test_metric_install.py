@@ -138,6 +138,17 @@ def test_a_failing_write_leaves_nothing(cache, monkeypatch):
     assert list(cache.iterdir()) == []
 
 
+def compressed_otherwise(path: Path) -> None:
+    """Says of each file of an archive that LZMA packed it, which it did not."""
+    data = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        at = data.find(mark)
+        while at >= 0:
+            data[at + place : at + place + 2] = zipfile.ZIP_LZMA.to_bytes(2, "little")
+            at = data.find(mark, at + 4)
+    path.write_bytes(data)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -149,6 +160,7 @@ def test_a_failing_write_leaves_nothing(cache, monkeypatch):
         (lambda folder: (path := wheel(folder)).write_bytes(path.read_bytes()[:-40]), "not a whole archive"),
         (lambda folder: (path := sdist(folder, np.random.default_rng(0).bytes(5000))).write_bytes(path.read_bytes()[:2000]), "not a whole archive"),
         (lambda folder: sdist(folder).write_bytes(b"no archive"), "not a whole archive"),
+        (lambda folder: compressed_otherwise(wheel(folder)), "not a whole archive"),
     ],
 )
 def test_archives_that_cannot_be_used_are_named(make, message, tmp_path, cache):

@@ -1,5 +1,6 @@
 """Truths of `phenaki.text`. The encoder is the real default: 22M parameters, from its package."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -235,6 +236,16 @@ def test_weights_that_lack_a_part_are_refused(tmp_path):
     del weights["encoder.layer.3.output.dense.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lack 1 tensors of BertModel, such as encoder.layer.3.output.dense.weight"):
+        TextEncoder.load(str(folder))
+
+
+def test_a_config_that_speaks_of_far_more_than_the_weights_hold_takes_no_memory(tmp_path, monkeypatch):
+    folder = copy_without_weights(tmp_path / "model")
+    shutil.copy(find_minilm() / "model.safetensors", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 20_000_000}))
+    monkeypatch.setattr("transformers.BertModel.from_pretrained", None)  # which would take 370 GB
+    with pytest.raises(ValueError, match=r"config\.json speaks of 92,\d\d\d,\d\d\d,\d\d\d weights, where the files hold 22,\d\d\d,\d\d\d: get both"):
         TextEncoder.load(str(folder))
 
 

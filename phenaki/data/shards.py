@@ -27,7 +27,7 @@ from phenaki.data.clip_files import (
 )
 
 TEXT_ENDINGS = (".txt", ".json")
-TAR_ERRORS = (tarfile.TarError, OSError, ValueError, EOFError, OverflowError)
+TAR_ERRORS = (tarfile.TarError, OSError, ValueError, EOFError, OverflowError, RecursionError)  # the last: a long name for a long name for ...
 
 
 def index_shard(path: Path, on_progress: Callable[[], None] = lambda: None) -> Listing:

