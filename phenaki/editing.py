@@ -26,7 +26,7 @@ from phenaki.pipeline import DEFAULT_MODEL, Phenaki, StoryChunk, all_frames, che
 from phenaki.pixels import to_pixels
 from phenaki.progress import story_progress
 from phenaki.recording import Written, keep_unfinished
-from phenaki.regions import ClipRegion, Region, RegionError
+from phenaki.regions import ClipRegion, Region, RegionError, seen_square
 from phenaki.repainting import Repainter, plan_chunks
 from phenaki.story import MAX_SCENE_SECONDS, Story
 from phenaki.video import Video, VideoScene, VideoWriter, check_output_path, check_spares, middle_square
@@ -135,7 +135,8 @@ def plan_edit(source: FrameSource, told: Edit, phenaki: Phenaki) -> EditPlan:
     hidden = [plan.hidden(index, index + 1) for index in range(plan.own_slices)]
     touched = [bool(grid.any()) for grid in hidden]
     if region is not None and not any(touched):
-        seen = f"the middle square of {min(source.height, source.width)} pixels a side, {fps:g} frames a second"
+        top, left, short = seen_square(source.height, source.width)
+        seen = f"the middle square, x from {left} to {left + short} and y from {top} to {top + short}, {fps:g} frames a second"
         raise RegionError(f"the region is nowhere in what the model sees of the clip ({seen}): make it larger, or move it")
     if not told.keep and all(bool(grid.all()) for grid in hidden):
         raise RegionError("the region is all of the clip, nothing would be left of it: make it smaller, keep some (keep=0.3), or generate a story")

@@ -99,9 +99,14 @@ class ClipRegion:
         return picture
 
 
+def seen_square(height: int, width: int) -> tuple[int, int, int]:
+    """The square of a picture that a model sees, in pixels: its top, its left, its side."""
+    short = min(height, width)
+    return (height - short) // 2, (width - short) // 2, short
+
+
 def _square_grid(picture: np.ndarray, side: int) -> Tensor:
     """The middle square of a mask (h w) on a grid (side side): True where any pixel that a place covers is."""
-    short = min(picture.shape)
-    top, left = ((length - short) // 2 for length in picture.shape)
+    top, left, short = seen_square(*picture.shape)
     square = torch.from_numpy(np.ascontiguousarray(picture[top : top + short, left : left + short]))
     return F.adaptive_max_pool2d(square[None].float(), side)[0] > 0
