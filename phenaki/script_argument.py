@@ -43,6 +43,8 @@ def story_of_video(path: Path) -> Story:
     script = script_in(path)
     if script is None:
         raise StoryError(f"holds no script: only videos made of one do. A script ends in {' '.join(PARSERS)}", file=str(path))
+    if "edit" in script:
+        raise StoryError("is an edit of a clip, which its prompt alone does not make again; edit the clip anew by `phenaki edit`", file=str(path))
     try:
         return Story.from_dict(script, folder=path.parent)
     except StoryError as error:

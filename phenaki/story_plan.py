@@ -86,7 +86,7 @@ def plan(story: Story, *, fps: float, temporal_patch_size: int, chunk_slices: in
 
     fps: frames a second. temporal_patch_size: frames a token slice. chunk_slices: most slices filled in one sampling call.
     A scene ends on the frame nearest to the running sum of seconds (halves go up), so the total is exact; inside a segment the
-    ends then move to the nearest slice, at most `temporal_patch_size` frames away. Raises StoryError for a scene without a slice.
+    ends then move to that of the slice they lie in, less than `temporal_patch_size` frames on. Raises StoryError for a scene without a slice.
     """
     if not (math.isfinite(fps) and fps > 0 and temporal_patch_size >= 1 and chunk_slices >= 1):
         raise ValueError(f"{fps=}, {temporal_patch_size=}, {chunk_slices=}: all must be above 0")
@@ -122,9 +122,8 @@ def _segments(story: Story) -> list[tuple[int, int]]:
 
 
 def _slice_ends(frame_ends: list[int], patch: int) -> list[int]:
-    """Slices of a segment up to the end of each scene: the nearest (halves go up), and for the last enough for every frame."""
-    nearest = [1 + math.floor(Fraction(at - 1, patch) + Fraction(1, 2)) for at in frame_ends[:-1]]
-    return [*nearest, 1 + math.ceil(Fraction(frame_ends[-1] - 1, patch))]
+    """Slices of a segment up to the end of each scene: enough for every frame, whatever scene follows."""
+    return [1 + math.ceil(Fraction(at - 1, patch)) for at in frame_ends]
 
 
 def _frames_of(num_slices: int, patch: int) -> int:

@@ -237,6 +237,7 @@ def test_edit_writes_the_video(clip, model, tmp_path):
     video = read_video(tmp_path / "b.mp4")
     assert told.startswith(f"{tmp_path / 'b.mp4'}: 13 frames, 1.62 s of video in ") and video.frames.shape == (13, 48, 48, 3)
     edited = video.script["edit"]
+    assert "b.mp4: is an edit of a clip, which its prompt alone does not make again" in fails("plan", tmp_path / "b.mp4")
     assert video.script["seed"] == 3 and video.script["scenes"][0]["prompt"] == "a [bold]bear[/]" and edited["clip"] == clip.name
     assert (edited["box"], edited["outside"], edited["frames"], edited["paste"]) == ([8, 8, 16, 8], True, [2, 6], False)
 

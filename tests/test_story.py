@@ -347,6 +347,18 @@ def test_examples_load_and_plan(path):
     assert plan(story, fps=story.fps or 8, temporal_patch_size=2, chunk_slices=5).num_frames == round(story.seconds * 8)
 
 
+@pytest.mark.parametrize("patch", [1, 2, 3, 4])
+def test_what_follows_a_scene_changes_nothing_of_its_plan(patch):
+    """Whether the next scene carries on, cuts, or is not there."""
+    for quarters in range(8, 40):
+        first = Scene(prompt="a bear", seconds=quarters / 4)
+        found = [
+            plan(Story(scenes=(first, *more)), fps=8, temporal_patch_size=patch, chunk_slices=4).scenes[0].chunks
+            for more in ((), (Scene(prompt="a panda"),), (Scene(prompt="a panda", cut=True),))
+        ]
+        assert found[0] == found[1] == found[2], quarters
+
+
 def test_published_schema_is_current():
     assert json.loads((ROOT / "docs" / "story.schema.json").read_text()) == Story.json_schema()
 
