@@ -99,7 +99,7 @@ def test_long_scripts_are_the_same_for_a_seed_and_name_all_that_is_asked(world):
     for mode in MODES:
         script = draw_long_script(world, MINUTE, mode, 2)
         assert script == draw_long_script(world, MINUTE, mode, 2) != draw_long_script(world, MINUTE, mode, 1)
-        assert script == draw_long_script(world, replace(MINUTE, stories=9), mode, 2), "more stories leave those before as they were"
+        assert script == draw_long_script(world, replace(MINUTE, num_stories=9), mode, 2), "more stories leave those before as they were"
         assert script.story.seconds == 60 and script.story.seed == 2
         assert {"actor", "place", "motion"} <= set(script.scenes[0].told) and all("actor" in scene.told for scene in script.scenes)
     held = [draw_long_script(world, MINUTE, HELD, index) for index in range(9)]
@@ -121,7 +121,7 @@ def test_the_first_prompt_returns_after_each_ten(world):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"minutes": 0.1}, "0.5 to 60"), ({"minutes": 61.0}, "0.5 to 60"), ({"stories": 0}, "needed 1 to"),
+        ({"minutes": 0.1}, "0.5 to 60"), ({"minutes": 61.0}, "0.5 to 60"), ({"num_stories": 0}, "needed 1 to"),
         ({"modes": ("loud",)}, "allowed are held"), ({"seed": -1}, "seed -1"),
     ],
 )

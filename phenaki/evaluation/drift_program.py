@@ -60,14 +60,14 @@ def run_drift_evaluation(
     contexts = tuple(dict.fromkeys([phenaki.info.sampling.context, *exam.contexts]))
     referee = referee or shipped_referee(exam)
     world = world_for(exam, phenaki, omit_prob=0.0)  # a scene is judged by its own prompt
-    scripts = [draw_long_script(world, exam.settings, mode, index) for mode in exam.settings.modes for index in range(exam.settings.stories)]
+    scripts = [draw_long_script(world, exam.settings, mode, index) for mode in exam.settings.modes for index in range(exam.settings.num_stories)]
     networks = networks_for(exam, networks, drawn).fitting(min(shortest_window(phenaki, script) for script in scripts), world.config.size)
     settings = settings_of(exam, phenaki, world, referee)
     kept = WorkFolder(work, {**settings, "fvd": networks.i3d is not None})
     with kept.told_when_stopped():
         watch_all(phenaki, contexts, scripts, Judge(world, referee, networks.i3d), kept.folder, settings, on_window)
         found = {context: {mode: figures_of(phenaki, context, scripts, mode, kept.folder) for mode in exam.settings.modes} for context in contexts}
-        figures = {"command": command, **settings, "modes": list(exam.settings.modes), "stories": exam.settings.stories, "contexts": found}
+        figures = {"command": command, **settings, "modes": list(exam.settings.modes), "stories": exam.settings.num_stories, "contexts": found}
         figures["not_measured"] = not_measured(networks)
         figures["cautions"] = cautions(figures, drawn)
         write_figures(output, figures)
