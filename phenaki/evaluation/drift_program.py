@@ -96,8 +96,8 @@ def story_path(folder: Path, context: str, mode: str, index: int) -> Path:
 def figures_of(phenaki: Phenaki, context: str, scripts: Sequence[LongScript], mode: str, folder: Path) -> dict[str, Any]:
     """The figures of the scripts of one mode in one context, from the work folder."""
     of_mode = [script for script in scripts if script.mode == mode]
-    lines = [story_path(folder, context, mode, script.index).with_suffix(".jsonl") for script in of_mode]
-    windows = [read_windows(path, num_windows(phenaki, script)) for path, script in zip(lines, of_mode, strict=True)]
+    paths = [story_path(folder, context, mode, script.index).with_suffix(".jsonl") for script in of_mode]
+    windows = [read_windows(path, num_windows(phenaki, script)) for path, script in zip(paths, of_mode, strict=True)]
     return mode_figures(windows, mode, phenaki.info.fps)
 
 

@@ -54,7 +54,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class Example:
-    """A clip to look at: number in the evaluation, PSNR, truth and reconstruction (c f h w) on the CPU."""
+    """A clip to look at: number in the evaluation, PSNR in dB, truth and reconstruction (c f h w) in [-1, 1], on the CPU."""
 
     index: int
     psnr: float
@@ -68,7 +68,7 @@ class Sums:
 
     num_clips: int = 0
     by_frame: dict[str, Tensor] = field(default_factory=dict)  # sums over clips of (f,) figures, float64
-    by_clip: dict[str, float] = field(default_factory=dict)  # sums over clips
+    totals: dict[str, float] = field(default_factory=dict)  # sums over clips of one figure each
     features: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # (b d) of truth and of reconstruction
     tokens: TokenCounts = field(default_factory=TokenCounts)
     first: list[Example] = field(default_factory=list)
@@ -79,7 +79,8 @@ class Sums:
         self.by_frame[name] = self.by_frame.get(name, 0) + values.double().sum(dim=0).cpu()
 
     def add_clips(self, name: str, value: float) -> None:
-        self.by_clip[name] = self.by_clip.get(name, 0.0) + value
+        """value: the sum over a batch."""
+        self.totals[name] = self.totals.get(name, 0.0) + value
 
     def add_examples(self, truth: Tensor, made: Tensor, errors: Tensor) -> None:
         """Keeps the first clips and the worst ones; errors: (b f)."""
@@ -139,14 +140,14 @@ def check_settings(tokenizer: CViViT, settings: EvaluationSettings) -> None:
 
 
 def batches(source: ClipSource, settings: EvaluationSettings, count: int, align: int) -> Iterator[Tensor]:
-    """Clips 0 .. count - 1, (b c f h w) in [-1, 1]."""
+    """Clips 0 .. count - 1, (b c f h w) in [-1, 1]; a scene may change at frames 1 + align*k."""
     draw = lambda first: source.clips(settings.seed, first, min(settings.batch_size, count - first), settings.num_frames, align)
     return drawn_ahead(draw, range(0, count, settings.batch_size))
 
 
 @torch.no_grad()
 def measure_batch(tokenizer: CViViT, truth: Tensor, networks: MetricNetworks, sums: Sums) -> None:
-    """Adds a batch (b c f h w) to the sums."""
+    """Adds a batch (b c f h w) in [-1, 1] to the sums."""
     started = _now(truth.device)
     tokens = tokenizer.encode(truth)
     encoded = _now(truth.device)
@@ -178,7 +179,7 @@ def as_shown(video: Tensor) -> Tensor:
 def figures(model: Model, settings: EvaluationSettings, networks: MetricNetworks, sums: Sums, clips: dict[str, int | None]) -> dict[str, Any]:
     """Everything measured, as plain values; clips: how many were measured, asked for, there (None = no end), and replaced by others."""
     by_frame = {name: total / sums.num_clips for name, total in sums.by_frame.items()}
-    by_clip = {name: total / sums.num_clips for name, total in sums.by_clip.items()}
+    means = {name: total / sums.num_clips for name, total in sums.totals.items()}
     error = by_frame.pop("squared_error")
     curves = {"psnr": psnr(error), **by_frame}
     frechet = bootstrap_frechet(*(torch.cat(side) for side in zip(*sums.features, strict=True))) if sums.features and sums.num_clips > 1 else None
@@ -194,17 +195,17 @@ def figures(model: Model, settings: EvaluationSettings, networks: MetricNetworks
         "rfvd": rfvd(frechet, settings, sums.num_clips) if frechet else None,
         "not_measured": {FIGURES[name]: reason for name, reason in networks.missing.items()},
         "by_frame": {name: [number(value) for value in curve] for name, curve in curves.items()},
-        "flicker": {"flicker": number(by_clip["flicker"]), "made_change": number(by_clip["made"]), "true_change": number(by_clip["truth"])},
+        "flicker": {"flicker": number(means["flicker"]), "made_change": number(means["made"]), "true_change": number(means["truth"])},
         "codebook": {"tokens": sums.tokens.total, "use": [use_figures(use) for use in codebook_use(model, sums.tokens)]},
-        "seconds_per_clip": {name: number(by_clip[f"{name}_seconds"], 5) for name in ("encode", "decode")},
+        "seconds_per_clip": {name: number(means[f"{name}_seconds"], 5) for name in ("encode", "decode")},
         "cautions": cautions(settings, sums.num_clips, clips["replaced"], frechet),
     }
 
 
-def rfvd(frechet: Interval, settings: EvaluationSettings, clips: int) -> dict[str, Any]:
+def rfvd(frechet: Interval, settings: EvaluationSettings, num_clips: int) -> dict[str, Any]:
     """A Frechet video distance with what it means nothing without."""
     distance = {name: number(value, 2) for name, value in asdict(frechet).items()}
-    return {**distance, "clips": clips, "frames": settings.num_frames, "size": settings.size}
+    return {**distance, "clips": num_clips, "frames": settings.num_frames, "size": settings.size}
 
 
 def codebook_use(model: Model, counts: TokenCounts) -> list[CodebookUse]:
@@ -222,16 +223,16 @@ def use_figures(use: CodebookUse) -> dict[str, Any]:
     return {**asdict(use), "perplexity": number(use.perplexity, 2), "share": number(use.share)}
 
 
-def cautions(settings: EvaluationSettings, clips: int, replaced: int, frechet: Interval | None) -> list[str]:
-    """Sentences that a reader of the figures must know."""
+def cautions(settings: EvaluationSettings, num_clips: int, replaced: int, frechet: Interval | None) -> list[str]:
+    """Sentences that a reader of the figures must know. num_clips: measured; replaced: files that were found damaged."""
     said = []
-    if clips < settings.num_clips:
-        said.append(f"{settings.num_clips} clips were asked for; the data has {clips}, each was taken once.")
+    if num_clips < settings.num_clips:
+        said.append(f"{settings.num_clips} clips were asked for; the data has {num_clips}, each was taken once.")
     if replaced:
         said.append(f"Files found damaged on the way: {replaced}. Where one was due the next clip was shown, which therefore counts twice.")
-    if frechet is not None and clips < USUAL_CLIPS:
+    if frechet is not None and num_clips < USUAL_CLIPS:
         said.append(
-            f"rFVD is of {clips} clips: it is biased upward for few clips, so compare it only with values of as many clips, "
+            f"rFVD is of {num_clips} clips: it is biased upward for few clips, so compare it only with values of as many clips, "
             f"of {settings.num_frames} frames at {settings.size}x{settings.size}; published values usually take {USUAL_CLIPS} or more."
         )
     return said
