@@ -99,7 +99,7 @@ def evaluate_story_command(
 
         sampling = asked_for(num_steps=num_steps, guidance_scale=guidance_scale, order=order, temperature=temperature)
         settings = ScriptSettings(scripts, seconds=seconds, seed=seed)
-        exam = StoryExam(model, world.value, data, settings, sampling, str(choose_device(device)), dtype.value, fvd)
+        exam = StoryExam(model, world.value, data, sampling, str(choose_device(device)), dtype.value, fvd, scripts=settings)
         with count_progress("stories") as show:
             figures = run_story_evaluation(exam, output, html=html, work=work, on_story=show, on_note=tell, command=command_line())
         typer.echo("\n".join(summary(figures)))
@@ -139,7 +139,7 @@ def evaluate_drift_command(
         sampling = asked_for(num_steps=num_steps, guidance_scale=guidance_scale)
         settings = DriftSettings(minutes, tuple(one.value for one in mode), stories, seed)
         contexts, place = tuple(one.value for one in context), str(choose_device(device))
-        exam = DriftExam(model, world.value, data, settings, contexts, sampling, place, dtype.value, fvd)
+        exam = DriftExam(model, world.value, data, sampling, place, dtype.value, fvd, settings=settings, contexts=contexts)
         with count_progress("windows") as show:
             figures = run_drift_evaluation(exam, output, plot=plot, work=work, on_window=show, on_note=tell, command=command_line())
         typer.echo("\n".join(summary(figures)))

@@ -129,8 +129,7 @@ class SpaceTimeLayer(nn.Module):
         """x: (b t h w d); turns: of the h*w positions."""
         b, _, h, w, _ = x.shape
         flat = rearrange(self.attention_norm(x), "b t h w d -> (b t) (h w) d")
-        source = self.attention.keys_values(flat)
-        source = KeysValues(rotate(source.keys, turns), source.values)
+        source = self.attention.keys_values(flat).turned(turns)
         out = self.attention.attend(rotate(self.attention.queries(flat), turns), source)
         return self._feed(x + rearrange(out, "(b t) (h w) d -> b t h w d", b=b, h=h))
 
@@ -142,11 +141,9 @@ class SpaceTimeLayer(nn.Module):
         source = past.followed_by(source) if past is not None else source
         length = source.keys.shape[2]
         queries = rotate(self.attention.queries(flat), turns[:, length - t :])
-        rotated = KeysValues(rotate(source.keys, turns), source.values)
-        out = self.attention.attend(queries, rotated, self._window_mask(t, length, x.device))
+        out = self.attention.attend(queries, source.turned(turns), self._window_mask(t, length, x.device))
         out = self._feed(x + rearrange(out, "(b h w) t d -> b t h w d", b=b, h=h))
-        kept = self.window - 1 if self.window else length
-        return out, KeysValues(source.keys[:, :, max(length - kept, 0) :], source.values[:, :, max(length - kept, 0) :])
+        return out, source.last(self.window - 1 if self.window else length)
 
     def _window_mask(self, t: int, length: int, device: torch.device) -> Tensor:
         """(t, length), True = seen: no later slice, and none further back than the window."""

@@ -35,6 +35,15 @@ class KeysValues:
         """Keys and values of a batch `times` as large: copies one after the other."""
         return KeysValues(self.keys.repeat(times, 1, 1, 1), self.values.repeat(times, 1, 1, 1))
 
+    def turned(self, turns: Tensor) -> "KeysValues":
+        """With the keys at their positions: turned by the angles of `turns`, (2, n, head_dim / 2)."""
+        return KeysValues(rotate(self.keys, turns), self.values)
+
+    def last(self, count: int) -> "KeysValues":
+        """Of the last `count` positions: of all where there are fewer, of none for 0."""
+        begin = max(self.keys.shape[2] - count, 0)
+        return KeysValues(self.keys[:, :, begin:], self.values[:, :, begin:])
+
 
 def rotary_angles(positions: Tensor, head_dim: int) -> Tensor:
     """Angles of the rotary embedding for positions on any number of axes.

@@ -120,8 +120,7 @@ class MaskedLayer(nn.Module):
 
     def _attend(self, x: Tensor, turns: Tensor, past: KeysValues | None) -> tuple[Tensor, KeysValues]:
         normed = self.attention_norm(x)
-        own = self.attention.keys_values(normed)
-        own = KeysValues(rotate(own.keys, turns), own.values)
+        own = self.attention.keys_values(normed).turned(turns)
         queries = rotate(self.attention.queries(normed), turns)
         return self.attention.attend(queries, past.followed_by(own) if past else own), own
 

@@ -127,7 +127,7 @@ def test_evaluate_tokenizer(received, monkeypatch):
     words = ["--clips", 5, "--frames", 9, "--size", 96, "--batch-size", 4, "--seed", 3, "--html", "a.html", "--device", "cpu", "--world", "wide"]
     words += ["-o", "a.json", "--model", "m", "--data", "d"]
     given = received("evaluation.tokenizer_program.run_tokenizer_evaluation", "evaluate", "tokenizer", *words)
-    assert given["wishes"] == Wishes(clips=5, frames=9, size=96, batch_size=4, seed=3)
+    assert given["wishes"] == Wishes(num_clips=5, num_frames=9, size=96, batch_size=4, seed=3)
     assert (given["model"], given["output"], given["html"], given["device"]) == ("m", Path("a.json"), Path("a.html"), "cpu")
     given["open_source"](12.0, 96)
     ((world, *rest),) = opened
@@ -152,7 +152,7 @@ def test_evaluate_drift(received):
     words += ["--guidance-scale", 1.5, "--no-fvd", "--plot", "a.png", "--work", "w", "--device", "cpu", "--dtype", "float16", "--world", "full"]
     given = received("evaluation.drift_program.run_drift_evaluation", "evaluate", "drift", "-o", "a.json", "--model", "m", "--data", "d", *words)
     assert given["exam"] == DriftExam(
-        model="m", world="full", atlas=Path("d"), settings=DriftSettings(minutes=1.5, modes=("recalling", "held"), stories=2, seed=3),
+        model="m", world="full", atlas=Path("d"), settings=DriftSettings(minutes=1.5, modes=("recalling", "held"), num_stories=2, seed=3),
         contexts=("frames",), sampling={"num_steps": 4, "guidance_scale": 1.5}, device="cpu", dtype="float16", fvd=False,
     )  # fmt: skip
     assert (given["output"], given["plot"], given["work"]) == (Path("a.json"), Path("a.png"), Path("w"))

@@ -99,7 +99,7 @@ def test_long_scripts_are_the_same_for_a_seed_and_name_all_that_is_asked(world):
     for mode in MODES:
         script = draw_long_script(world, MINUTE, mode, 2)
         assert script == draw_long_script(world, MINUTE, mode, 2) != draw_long_script(world, MINUTE, mode, 1)
-        assert script == draw_long_script(world, replace(MINUTE, stories=9), mode, 2), "more stories leave those before as they were"
+        assert script == draw_long_script(world, replace(MINUTE, num_stories=9), mode, 2), "more stories leave those before as they were"
         assert script.story.seconds == 60 and script.story.seed == 2
         assert {"actor", "place", "motion"} <= set(script.scenes[0].told) and all("actor" in scene.told for scene in script.scenes)
     held = [draw_long_script(world, MINUTE, HELD, index) for index in range(9)]
@@ -121,7 +121,7 @@ def test_the_first_prompt_returns_after_each_ten(world):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"minutes": 0.1}, "0.5 to 60"), ({"minutes": 61.0}, "0.5 to 60"), ({"stories": 0}, "needed 1 to"),
+        ({"minutes": 0.1}, "0.5 to 60"), ({"minutes": 61.0}, "0.5 to 60"), ({"num_stories": 0}, "needed 1 to"),
         ({"modes": ("loud",)}, "allowed are held"), ({"seed": -1}, "seed -1"),
     ],
 )
@@ -367,9 +367,9 @@ def run(*arguments) -> tuple[int, str]:
 
 @pytest.fixture
 def no_networks(monkeypatch):
-    monkeypatch.setattr(drift_program, "shipped_referee", lambda world, device: Blind())
+    monkeypatch.setattr(drift_program, "shipped_referee", lambda exam: Blind())
     missing = MetricNetworks(missing={"i3d": "not measured: run `phenaki metrics install`"})
-    monkeypatch.setattr(exam_module, "video_network", lambda fvd, device: missing)
+    monkeypatch.setattr(exam_module, "video_network", lambda exam: missing)
 
 
 def test_the_command_compares_contexts_and_makes_nothing_twice(folder, atlas, no_networks, monkeypatch, tmp_path):  # noqa: F811
@@ -411,7 +411,7 @@ def test_truth_drawn_by_code_is_told_before_the_work_and_blamed_on_nobody(folder
 
 def test_a_stopped_command_says_what_is_kept_and_goes_on_from_there(folder, atlas, no_networks, monkeypatch, tmp_path):  # noqa: F811
     arguments = ("--model", folder, "--data", atlas, "--minutes", 0.5, "--mode", "switching", "-o", tmp_path / "a.json")
-    monkeypatch.setattr(drift_program, "shipped_referee", lambda world, device: Blind(dies_at=6))
+    monkeypatch.setattr(drift_program, "shipped_referee", lambda exam: Blind(dies_at=6))
     code, said = run(*arguments)
     work = tmp_path / "a-work"
     part, kept = part_path(work / "tokens-switching-0000.mp4"), f"what was judged is kept in {work}: the same command goes on from there"
@@ -419,12 +419,12 @@ def test_a_stopped_command_says_what_is_kept_and_goes_on_from_there(folder, atla
     assert not (tmp_path / "a.json").exists() and part.exists()
 
     blind = Blind()
-    monkeypatch.setattr(drift_program, "shipped_referee", lambda world, device: blind)
+    monkeypatch.setattr(drift_program, "shipped_referee", lambda exam: blind)
     assert run(*arguments)[0] == 0 and blind.shown == 2 * (8 - 2), "two of eight windows were judged before"
 
 
 def test_stopped_before_the_first_story_nothing_is_said_to_be_kept(folder, atlas, no_networks, monkeypatch, tmp_path):  # noqa: F811
-    def stops(world, device):
+    def stops(exam):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(drift_program, "shipped_referee", stops)

@@ -299,12 +299,12 @@ def test_storybook_world_is_endless(model):
 @pytest.mark.parametrize(
     ("wishes", "said"),
     [
-        (Wishes(frames=10), "10 frames: C-ViViT needs 1 \\+ 2k frames, so 9 or 11"),
+        (Wishes(num_frames=10), "10 frames: C-ViViT needs 1 \\+ 2k frames, so 9 or 11"),
         (Wishes(size=36), "size 36.*so the size may be 32 or 40"),
         (Wishes(size=8), "at least 11 pixels"),
-        (Wishes(clips=0), "clips 0: needed at least 1"),
+        (Wishes(num_clips=0), "clips 0: needed at least 1"),
         (Wishes(batch_size=-1), "batch_size -1"),
-        (Wishes(frames=1), "at least 2 frames"),
+        (Wishes(num_frames=1), "at least 2 frames"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_the_work(folder, tmp_path, wishes, said):
@@ -317,7 +317,7 @@ def test_what_cannot_be_measured_is_refused_before_the_work(folder, tmp_path, wi
 
 
 def test_default_frames_suit_the_model():
-    assert [settings_for(pt, 64, Wishes()).frames for pt in (1, 2, 3, 4, 20)] == [17, 17, 16, 17, 21]
+    assert [settings_for(pt, 64, Wishes()).num_frames for pt in (1, 2, 3, 4, 20)] == [17, 17, 16, 17, 21]
 
 
 def run(*arguments) -> tuple[int, str]:

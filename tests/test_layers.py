@@ -108,6 +108,20 @@ def test_keys_in_two_parts_are_the_keys_of_the_whole():
     assert isinstance(twice, KeysValues) and torch.equal(twice.keys, torch.cat([whole.keys, whole.keys]))
 
 
+@pytest.mark.parametrize(("count", "kept"), [(0, 0), (2, 2), (5, 5), (6, 5)])
+def test_the_last_keys_are_at_most_those_there_are(count, kept):
+    whole = KeysValues(torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4))
+    last = whole.last(count)
+    assert torch.equal(last.keys, whole.keys[:, :, 5 - kept :]) and torch.equal(last.values, whole.values[:, :, 5 - kept :])
+
+
+def test_keys_are_turned_and_values_are_not():
+    whole, turns = KeysValues(torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)), rotary_turns(torch.arange(5.0)[:, None], 4)
+    turned = whole.turned(turns)
+    assert torch.equal(turned.keys, rotate(whole.keys, turns)) and not torch.equal(turned.keys, whole.keys)
+    assert turned.values is whole.values
+
+
 @pytest.mark.parametrize(("dim", "heads"), [(10, 3), (12, 4)])
 def test_attention_refuses_heads_without_a_whole_even_width(dim, heads):
     with pytest.raises(ValueError, match=f"heads {heads}: each needs a whole, even part of dim {dim}"):

@@ -425,7 +425,7 @@ def atlas(tmp_path_factory) -> Path:
 @pytest.fixture
 def no_networks(monkeypatch):
     """The referee that reads pixels; I3D is not installed."""
-    monkeypatch.setattr(story_program, "shipped_referee", lambda world, device: Reader())
+    monkeypatch.setattr(story_program, "shipped_referee", lambda exam: Reader())
     missing = MetricNetworks(missing={"i3d": "not measured: run `phenaki metrics install`"})
     monkeypatch.setattr("phenaki.evaluation.exam.load_i3d_network", lambda device: missing)
 

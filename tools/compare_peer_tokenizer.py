@@ -58,6 +58,9 @@ from phenaki.training.tokenizer import TokenizerTask
 MOST_APART = 0.05  # of the sizes of the two networks
 TIMED_STEPS = 10
 SHOWN_CLIPS = 4
+REPLICATES = 1000  # drawings of clips, for an interval
+WIDTH, HEIGHT, MARGIN = 640, 320, 48  # pixels of the picture of curves, and of the room around them
+COLOURS = ("#1f6fb2", "#c2542d", "#5c8a3a", "#8a5ca8")  # of the curves
 Reconstruct = Callable[[Tensor], Tensor]  # video (b c f h w) in [-1, 1] -> what comes back
 
 
@@ -223,9 +226,9 @@ def measure(reconstruct: Reconstruct, clips: ClipArray, options: argparse.Namesp
     return figures, error.mean(dim=1)
 
 
-def advantage(ours: Tensor, theirs: Tensor, replicates: int = 1000) -> dict[str, float]:
+def advantage(ours: Tensor, theirs: Tensor) -> dict[str, float]:
     """PSNR of ours less theirs with a 95% interval, by drawing clips with replacement, the same for both; errors (v,)."""
-    draws = torch.randint(len(ours), (replicates, len(ours)), generator=torch.Generator().manual_seed(0))
+    draws = torch.randint(len(ours), (REPLICATES, len(ours)), generator=torch.Generator().manual_seed(0))
     low, high = (psnr(ours[draws].mean(dim=1)) - psnr(theirs[draws].mean(dim=1))).quantile(torch.tensor([0.025, 0.975])).tolist()
     return {"decibels": round(float(psnr(ours.mean()) - psnr(theirs.mean())), 2), "low": round(low, 2), "high": round(high, 2)}
 
@@ -261,26 +264,23 @@ def evaluate(options: argparse.Namespace, clips: ClipArray) -> dict:
     return figures
 
 
-COLOURS = ("#1f6fb2", "#c2542d", "#5c8a3a", "#8a5ca8")
-
-
-def drawn_curves(sides: dict[str, dict], width: int = 640, height: int = 320, margin: int = 48) -> str:
+def drawn_curves(sides: dict[str, dict]) -> str:
     """An SVG of what each side's training batches came to over its seconds of training, in dB."""
     points = {name: side["curve"] for name, side in sides.items() if not name.endswith("averaged")}  # the same run twice
     last = max(at for curve in points.values() for at, _ in curve)
     low, high = (bound(value for curve in points.values() for _, value in curve) for bound in (min, max))
-    across = lambda at: margin + (width - 2 * margin) * at / last
-    down = lambda value: height - margin - (height - 2 * margin) * (value - low) / max(high - low, 1e-6)
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="12">']
-    parts.append(f'<rect width="{width}" height="{height}" fill="white"/>')
+    across = lambda at: MARGIN + (WIDTH - 2 * MARGIN) * at / last
+    down = lambda value: HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * (value - low) / max(high - low, 1e-6)
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12">']
+    parts.append(f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>')
     for value in (low, (low + high) / 2, high):
         parts.append(f'<text x="4" y="{down(value):.0f}">{value:.1f} dB</text>')
     for minute in range(int(last // 60) + 1):
-        parts.append(f'<text x="{across(60 * minute):.0f}" y="{height - 16}">{minute} min</text>')
+        parts.append(f'<text x="{across(60 * minute):.0f}" y="{HEIGHT - 16}">{minute} min</text>')
     for index, (name, curve) in enumerate(points.items()):
         line = " ".join(f"{across(at):.1f},{down(value):.1f}" for at, value in curve)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{COLOURS[index]}" stroke-width="2"/>')
-        parts.append(f'<text x="{margin + 160 * index}" y="16" fill="{COLOURS[index]}">{name}</text>')
+        parts.append(f'<text x="{MARGIN + 160 * index}" y="16" fill="{COLOURS[index]}">{name}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

@@ -116,7 +116,7 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     settings = DriftSettings(options.minutes, tuple(options.modes), options.stories)
-    exam = DriftExam(options.model, options.world, options.data, settings, device=options.device, fvd=not options.no_fvd)
+    exam = DriftExam(options.model, options.world, options.data, device=options.device, settings=settings, fvd=not options.no_fvd)
     found = measure(exam, options.variants, options.models, options.work)
     print(table(found))
     write_found(found, options.output)

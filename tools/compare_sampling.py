@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--scripts", type=int, default=24, help="a third of each kind")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    exam = StoryExam(options.model, options.world, options.data, ScriptSettings(options.scripts), device=options.device, fvd=False)
+    exam = StoryExam(options.model, options.world, options.data, device=options.device, scripts=ScriptSettings(options.scripts), fvd=False)
     found = measure(exam, options.variants, options.work)
     print(table(found))
     write_found(found, options.output)

@@ -32,6 +32,7 @@ from phenaki.recording import note_of, tokens_of_note
 from phenaki.story_plan import StoryPlan
 from phenaki.video import VideoWriter
 
+MOST_WINDOWS = 10_000  # of a story, which has 900 an hour: so far apart are the numbers of the first windows of two stories
 FVD_FRAMES = 16  # the last ones of a window: the first may still show the change to it
 
 
@@ -72,14 +73,14 @@ class Judge:
     def window(self, script: LongScript, index: int, start_frame: int, video: Tensor) -> Window:
         """video: (c f h w) in [-1, 1], as the model made it."""
         scene = replace(script.scene(index), num_frames=video.shape[1])
-        truth = self.world.started_anew(StoryTruth((scene,), 0.0, 0.0, 0), 10_000 * script.index + index)
+        truth = self.world.started_anew(alone(scene), MOST_WINDOWS * script.index + index)
         rendered = as_shown(self.world.render([truth]))[0].cpu()
         return Window(index, start_frame, video.shape[1], self.side(video, scene), self.side(rendered, scene))
 
     @torch.no_grad()
     def side(self, video: Tensor, scene: SceneTruth) -> Side:
-        """Judges one video (c f h w) of a scene."""
-        case = scene_cases(StoryTruth((scene,), 0.0, 0.0, 0), tuple(self.referee.labels))[0]
+        """Judges one video (c f h w) in [-1, 1] of a scene."""
+        case = scene_cases(alone(scene), tuple(self.referee.labels))[0]
         logits = self.referee(video[None].to(self.world.device))
         seen = {name: clips[0] for name, clips in likeliest(self.referee.labels, logits).items()}
         found = scenes_seen([case], seen, self.world.config.fps)
@@ -87,6 +88,11 @@ class Judge:
         means = [logits[name][0].float().cpu()[list(judged_frames(name, case, self.world.config.fps))].mean(0) for name in self.referee.labels]
         impression = [round(value, 4) for value in torch.cat(means).tolist()]
         return Side(found[0], right, looks_of(video), impression, features_of(self.i3d, video[:, -FVD_FRAMES:], self.world.device))
+
+
+def alone(scene: SceneTruth) -> StoryTruth:
+    """A story of one scene. Where its actor starts is yet to be drawn (`started_anew`), or does not matter."""
+    return StoryTruth((scene,), start_x=0.0, baseline=0.0, phase=0)
 
 
 def window_chunks(plan: StoryPlan, mode: str) -> list[int]:
@@ -112,21 +118,24 @@ def num_windows(phenaki: Phenaki, script: LongScript) -> int:
 
 
 class JudgedTokens(Sequence[Tensor]):
-    """The tokens (t h w) of the chunks of all judged windows, read from the video's part file when they are asked for."""
+    """The tokens (t h w) of the chunks of all judged windows, read from the video's part file when they are asked for.
+
+    notes: those of the judged windows. chunks: how many each window of the whole story has. grid: h, w.
+    """
 
     def __init__(self, notes: Sequence[bytes], chunks: Sequence[int], plan: StoryPlan, grid: tuple[int, int]):
         self.notes, self.grid = notes, grid
-        self.sizes = [chunk.num_slices for scene in plan.scenes for chunk in scene.chunks]
-        self.starts = [0, *accumulate(chunks)]
-        self.windows = [window for window, count in enumerate(chunks) for _ in range(count)]
+        self.num_slices = [chunk.num_slices for scene in plan.scenes for chunk in scene.chunks]  # of each chunk
+        self.first_chunks = [0, *accumulate(chunks)]  # of each window
+        self.window_of = [window for window, count in enumerate(chunks) for _ in range(count)]  # each chunk
 
     def __len__(self) -> int:
-        return self.starts[len(self.notes)]
+        return self.first_chunks[len(self.notes)]
 
     def __getitem__(self, index: int) -> Tensor:
-        window = self.windows[index]
-        before = sum(self.sizes[self.starts[window] : index])
-        return tokens_of_note(self.notes[window], self.grid)[before : before + self.sizes[index]]
+        window = self.window_of[index]
+        before = sum(self.num_slices[self.first_chunks[window] : index])
+        return tokens_of_note(self.notes[window], self.grid)[before : before + self.num_slices[index]]
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,10 @@ class MadeWindow:
 
 
 def made_windows(phenaki: Phenaki, prepared: Prepared, chunks: Sequence[int], notes: Sequence[bytes]) -> Iterator[MadeWindow]:
-    """Makes the windows of a story one by one, after those that are in the video already. notes: those of the video, one for each window."""
+    """Makes the windows of a story one by one, after those that are in the video already.
+
+    chunks: how many each window has. notes: those of the video, one for each window that it has.
+    """
     done = len(notes)
     stream = phenaki.stream(prepared, JudgedTokens(notes, chunks, prepared.plan, phenaki.grid))
     for index, count in enumerate(chunks[done:], done):
@@ -164,9 +176,9 @@ def watch(
     is called with the number of judged windows. ValueError where what was begun there is another story, or where lines of it are missing.
     """
     prepared = phenaki.prepare(script.story, context=context)
-    chunks, lines, size = window_chunks(prepared.plan, script.mode), path.with_suffix(".jsonl"), phenaki.picture_size(prepared.story)
+    chunks, lines_path, size = window_chunks(prepared.plan, script.mode), path.with_suffix(".jsonl"), phenaki.picture_size(prepared.story)
     if path.is_file():
-        on_window(len(read_windows(lines, len(chunks))))
+        on_window(len(read_windows(lines_path, len(chunks))))
         return
     label = {**settings, "context": context, "script": script.story.to_dict()}
     about = {"scenes": phenaki.video_scenes(prepared), "script": phenaki.script(prepared), "label": label}
@@ -175,15 +187,15 @@ def watch(
     except OtherPartError as error:
         raise ValueError(f"{error.problem}. Remove the folder {path.parent}, and run again") from error
     with video as writer:
-        keep_lines(lines, len(writer.notes))
-        with open(lines, "a", encoding="utf-8") as file:
+        keep_lines(lines_path, len(writer.notes))
+        with open(lines_path, "a", encoding="utf-8") as file:
             for window in made_windows(phenaki, prepared, chunks, writer.notes):
                 file.write(json.dumps(asdict(judge.window(script, window.index, window.start_frame, window.video))) + "\n")
                 file.flush()  # before the frames: a window whose frames are there has its line
                 writer.write(window.frames, note_of(window.tokens))
                 on_window(window.index + 1)
-        sync(lines)  # before the video has its name: a whole video has all of its lines, also when the power goes
-        sync(lines.parent)
+        sync(lines_path)  # before the video has its name: a whole video has all of its lines, also when the power goes
+        sync(lines_path.parent)
 
 
 def keep_lines(path: Path, count: int) -> None:

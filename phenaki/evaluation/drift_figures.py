@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from phenaki.evaluation.bootstrap import Estimate, mean_estimate, slope_estimate
-from phenaki.evaluation.drift import Side, Window
+from phenaki.evaluation.drift import MOST_WINDOWS, Side, Window
 from phenaki.evaluation.drift_scripts import RECALLING, RETURN_AFTER, RETURNING
 from phenaki.evaluation.looks import Looks
 from phenaki.evaluation.story_figures import frechet_figures, plain
@@ -103,7 +103,7 @@ def trend(stories: Stories, name: str, fps: float, like_windows: bool = False) -
         for index, window in enumerate(story):
             made, truth = (getattr(getattr(window, side).looks, name) for side in SIDES)
             if truth > LEAST_TRUTH * mean:
-                groups.append(10_000 * number + int(window.start_frame / fps // 60))
+                groups.append(MOST_WINDOWS * number + int(window.start_frame / fps // 60))
                 lines.append(number)
                 times.append(index / max(len(story) - 1, 1))
                 ratios.append(math.log(max(made / truth, LEAST_RATIO)))  # of a black picture, or one that stands still

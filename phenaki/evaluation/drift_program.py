@@ -11,7 +11,7 @@ from phenaki.evaluation.drift import FVD_FRAMES, Judge, num_windows, read_window
 from phenaki.evaluation.drift_figures import END_SHARE, mode_figures
 from phenaki.evaluation.drift_plot import drift_plot
 from phenaki.evaluation.drift_scripts import HELD, WINDOW_SECONDS, DriftSettings, LongScript, draw_long_script
-from phenaki.evaluation.exam import examined_model, is_drawn, networks_for, not_measured, shipped_referee, surroundings, world_for
+from phenaki.evaluation.exam import Exam, examined_model, is_drawn, networks_for, not_measured, shipped_referee, surroundings, world_for
 from phenaki.evaluation.networks import MetricNetworks
 from phenaki.evaluation.outputs import check_outputs, write_figures
 from phenaki.evaluation.story import FrameJudge
@@ -26,18 +26,11 @@ SHOWN = ("adherence", "fvd", "sharpness", "brightness", "colourfulness", "motion
 
 
 @dataclass(frozen=True)
-class DriftExam:
-    """What is examined, and how."""
+class DriftExam(Exam):
+    """An exam of long stories."""
 
-    model: str | Path
-    world: str = "small"
-    atlas: Path | None = None  # None: pictures drawn by code
     settings: DriftSettings = field(default_factory=DriftSettings)
     contexts: tuple[str, ...] = ()  # compared with the model's own: "tokens", "frames"
-    sampling: dict[str, Any] = field(default_factory=dict)  # fields of SamplingOptions in place of the model's own
-    device: str = "cpu"
-    dtype: str = "auto"  # what the model computes in (`choose_dtype`)
-    fvd: bool = True
 
     def __post_init__(self):
         if unknown := [context for context in self.contexts if context not in CONTEXTS]:
@@ -65,16 +58,16 @@ def run_drift_evaluation(
         on_note(DRAWN_TRUTH)
     phenaki = examined_model(exam)
     contexts = tuple(dict.fromkeys([phenaki.info.sampling.context, *exam.contexts]))
-    referee = referee or shipped_referee(exam.world, exam.device)
-    world = world_for(phenaki, exam.world, exam.atlas, exam.device, omit_prob=0.0)  # a scene is judged by its own prompt
-    scripts = [draw_long_script(world, exam.settings, mode, index) for mode in exam.settings.modes for index in range(exam.settings.stories)]
+    referee = referee or shipped_referee(exam)
+    world = world_for(exam, phenaki, omit_prob=0.0)  # a scene is judged by its own prompt
+    scripts = [draw_long_script(world, exam.settings, mode, index) for mode in exam.settings.modes for index in range(exam.settings.num_stories)]
     networks = networks_for(exam, networks, drawn).fitting(min(shortest_window(phenaki, script) for script in scripts), world.config.size)
     settings = settings_of(exam, phenaki, world, referee)
     kept = WorkFolder(work, {**settings, "fvd": networks.i3d is not None})
     with kept.told_when_stopped():
         watch_all(phenaki, contexts, scripts, Judge(world, referee, networks.i3d), kept.folder, settings, on_window)
         found = {context: {mode: figures_of(phenaki, context, scripts, mode, kept.folder) for mode in exam.settings.modes} for context in contexts}
-        figures = {"command": command, **settings, "modes": list(exam.settings.modes), "stories": exam.settings.stories, "contexts": found}
+        figures = {"command": command, **settings, "modes": list(exam.settings.modes), "stories": exam.settings.num_stories, "contexts": found}
         figures["not_measured"] = not_measured(networks)
         figures["cautions"] = cautions(figures, drawn)
         write_figures(output, figures)
@@ -103,15 +96,15 @@ def story_path(folder: Path, context: str, mode: str, index: int) -> Path:
 def figures_of(phenaki: Phenaki, context: str, scripts: Sequence[LongScript], mode: str, folder: Path) -> dict[str, Any]:
     """The figures of the scripts of one mode in one context, from the work folder."""
     of_mode = [script for script in scripts if script.mode == mode]
-    lines = [story_path(folder, context, mode, script.index).with_suffix(".jsonl") for script in of_mode]
-    windows = [read_windows(path, num_windows(phenaki, script)) for path, script in zip(lines, of_mode, strict=True)]
+    paths = [story_path(folder, context, mode, script.index).with_suffix(".jsonl") for script in of_mode]
+    windows = [read_windows(path, num_windows(phenaki, script)) for path, script in zip(paths, of_mode, strict=True)]
     return mode_figures(windows, mode, phenaki.info.fps)
 
 
 def settings_of(exam: DriftExam, phenaki: Phenaki, world: StorybookWorld, referee: FrameJudge) -> dict[str, Any]:
     """All that a story depends on, as plain values; modes, contexts and the number of stories are not among it and may be added to."""
     return {
-        **surroundings(phenaki, exam.world, world, referee, exam.device),
+        **surroundings(exam, phenaki, world, referee),
         "sampling": {name: value for name, value in asdict(phenaki.info.sampling).items() if name != "context"},
         "minutes": exam.settings.minutes,
         "seed": exam.settings.seed,

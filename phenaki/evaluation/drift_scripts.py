@@ -33,15 +33,15 @@ class DriftSettings:
 
     minutes: float = 10.0
     modes: tuple[str, ...] = (HELD, SWITCHING, RETURNING)
-    stories: int = 1  # of each mode
+    num_stories: int = 1  # of each mode
     seed: int = EVALUATION_SEED
 
     def __post_init__(self):
         check_range(self, "seed", at_least=0)
         if not LEAST_MINUTES <= self.minutes <= MOST_MINUTES:
             raise ValueError(f"{self.minutes:g} minutes: needed {LEAST_MINUTES:g} to {MOST_MINUTES:g}")
-        if not 1 <= self.stories <= MOST_STORIES:
-            raise ValueError(f"{self.stories} stories: needed 1 to {MOST_STORIES}")
+        if not 1 <= self.num_stories <= MOST_STORIES:
+            raise ValueError(f"{self.num_stories} stories: needed 1 to {MOST_STORIES}")
         if not self.modes or set(self.modes) - set(MODES):
             raise ValueError(f"modes {', '.join(self.modes) or 'none'}: allowed are {', '.join(MODES)}")
 

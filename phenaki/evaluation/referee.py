@@ -57,7 +57,7 @@ WIDER = RefereeConfig(attends=True, width=48, motion_width=24)  # for worlds wit
 
 def labels_of(config: WorldConfig) -> dict[str, tuple[str, ...]]:
     """What can be told apart in a world: attribute -> names, each once, "" first. Attributes with no choice are left out."""
-    drawn = {
+    choices = {
         "actor": config.actors,
         "place": config.places,
         "time": config.times,
@@ -66,7 +66,7 @@ def labels_of(config: WorldConfig) -> dict[str, tuple[str, ...]]:
         "companion": config.actors if config.companion_prob else (),
         "object": config.objects,
     }
-    names = {name: tuple(dict.fromkeys(choices)) for name, choices in drawn.items()}
+    names = {name: tuple(dict.fromkeys(of_attribute)) for name, of_attribute in choices.items()}
     optional = {"companion", "object"}  # here "" is a choice of the world itself
     return {name: ("", *names[name]) for name in ATTRIBUTES if len(names[name]) + (name in optional) > 1}
 
@@ -98,8 +98,8 @@ class FrameTrunk(nn.Module):
         self.dim = 2 * widths[-1]
         layers: list[nn.Module] = []
         for depth, (before, after) in enumerate(pairwise(widths)):
-            side = 5 if depth == 0 else 3
-            layers.append(normed(nn.Conv2d(before, after, side, stride=2, padding=side // 2, bias=False)))
+            kernel_size = 5 if depth == 0 else 3
+            layers.append(normed(nn.Conv2d(before, after, kernel_size, stride=2, padding=kernel_size // 2, bias=False)))
             if depth:
                 layers.append(Residual(after))
         self.layers = nn.Sequential(*layers)
@@ -176,9 +176,9 @@ class AttentiveTrunk(nn.Module):
         self.over_time = nn.Conv1d(num_attributes * self.dim, num_attributes * self.dim, 9, padding=4, groups=num_attributes * self.dim)
 
     def forward(self, video: Tensor) -> Tensor:
-        """video: (b 3 f 64 64) -> (b f a d)."""
+        """video: (b 3 f 64 64) -> (b f a d), a = attributes. Inside, n = b*f frames, k = num_heads looks of an attribute, p = 8x8 places."""
         b, f = video.shape[0], video.shape[2]
-        x = self.layers(rearrange(with_change(video), "b c f h w -> (b f) c h w"))  # (n c 8 8)
+        x = self.layers(rearrange(with_change(video), "b c f h w -> (b f) c h w"))  # (n c h w), h = w = 8
         x = rearrange(self.neighbours(rearrange(x, "(b f) c h w -> b c f h w", b=b)), "b c f h w -> (b f) c h w")
         looks = rearrange(self.looks(x + self.position), "n (a k) h w -> n a k (h w)", k=self.num_heads).float().softmax(-1).to(x.dtype)
         seen = einsum(looks, rearrange(x, "n c h w -> n c (h w)"), "n a k p, n c p -> n a k c")
@@ -267,10 +267,10 @@ def likeliest(labels: dict[str, tuple[str, ...]], logits: dict[str, Tensor]) -> 
 def save_referee(referee: Referee, path: Path) -> str:
     """Writes a referee in half precision, whole or not at all; returns its SHA-256."""
     state = {name: value.half() if value.is_floating_point() else value for name, value in referee.state_dict().items()}
-    said = {"labels": json.dumps(referee.labels)}
+    metadata = {"labels": json.dumps(referee.labels)}
     if referee.config != RefereeConfig():
-        said["config"] = json.dumps(asdict(referee.config))
-    save_tensors(path, state, said)
+        metadata["config"] = json.dumps(asdict(referee.config))
+    save_tensors(path, state, metadata)
     return sha256(path)
 
 
@@ -282,8 +282,8 @@ def load_referee(path: Path, expected: str | None = None) -> Referee:
         raise RefereeError(f"{path}: damaged or changed, its SHA-256 is not the shipped one. Install phenaki again")
     try:
         with safe_open(path, framework="pt") as file:
-            said = file.metadata() or {}
-            labels, config = _checked(json.loads(said["labels"])), build(RefereeConfig, json.loads(said.get("config", "{}")), str(path))
+            metadata = file.metadata() or {}
+            labels, config = _checked(json.loads(metadata["labels"])), build(RefereeConfig, json.loads(metadata.get("config", "{}")), str(path))
             weights = {name: file.get_tensor(name) for name in file.keys()}
         referee = outline(lambda: Referee(labels, config))  # memory is taken only for weights that are in the file, whatever sizes it states
         own = referee.state_dict()

@@ -78,10 +78,10 @@ def judge_story(script: Script, made: MadeStory, world: StorybookWorld, referee:
     if made.video.shape != truth.shape:
         raise ValueError(f"story {script.index}: a video of shape {tuple(made.video.shape)}; its script needs {tuple(truth.shape)}")
     again = as_shown(world.render([world.started_anew(script.truth, script.index)]))[0].cpu()
-    starts = {case.start for case in scene_cases(script.truth, ())}
+    scene_starts = {case.start for case in scene_cases(script.truth, ())}
 
     def judged(video: Tensor) -> Judged:
-        seams = seam_parts(video, made.chunk_starts, starts, made.slice_starts)
+        seams = seam_parts(video, made.chunk_starts, scene_starts, made.slice_starts)
         return Judged(see(referee, video, world.device), seams, features_of(i3d, video, world.device))
 
     seconds = truth.shape[1] / world.config.fps
@@ -89,13 +89,13 @@ def judge_story(script: Script, made: MadeStory, world: StorybookWorld, referee:
 
 
 def see(referee: FrameJudge, video: Tensor, device: torch.device) -> Seen:
-    """The referee's likeliest label of every attribute in every frame; video: (c f h w)."""
+    """The referee's likeliest label of every attribute in every frame; video: (c f h w) in [-1, 1]."""
     return {name: clips[0] for name, clips in judge(referee, video[None].to(device)).items()}
 
 
 @torch.no_grad()
 def features_of(i3d: VideoFeatures | None, video: Tensor, device: torch.device) -> list[float]:
-    """video: (c f h w) -> its features; an empty list where there is no network."""
+    """video: (c f h w) in [-1, 1] -> its features; an empty list where there is no network."""
     return [] if i3d is None else [round(value, 5) for value in i3d(video[None].to(device))[0].tolist()]
 
 

@@ -47,10 +47,10 @@ def story_figures(scripts: Sequence[Script], record: Callable[[int], Record], fp
     made = [JudgedStory.of(script, one.made, fps) for script, one in zip(scripts, records, strict=True)]
     rendered = [JudgedStory.of(script, one.rendered, fps) for script, one in zip(scripts, records, strict=True)]
     reference = [one.reference for one in records]
-    seconds = [(one.wall_seconds, 1) for one in records], [(one.video_seconds, 1) for one in records]
+    wall_seconds, video_seconds = [(one.wall_seconds, 1) for one in records], [(one.video_seconds, 1) for one in records]
     return {
         **measures(made, reference),
-        "seconds_per_second_of_video": plain(ratio_estimate(range(len(records)), *seconds)),
+        "seconds_per_second_of_video": plain(ratio_estimate(range(len(records)), wall_seconds, video_seconds)),
         "truth": measures(rendered, reference),
     }
 
@@ -131,7 +131,10 @@ def seam_figures(stories: Sequence[JudgedStory]) -> dict[str, Any]:
 
 
 def frechet_figures(features: Sequence[list[float]], reference: Sequence[list[float]]) -> dict[str, Any] | None:
-    """Frechet distance of I3D logits of videos; None where they were not taken, and for a single one."""
+    """Frechet distance of I3D logits of videos, 400 each; None where they were not taken, and for a single one.
+
+    reference: those of the truth, in the order of the videos, with which they are drawn in pairs for the interval.
+    """
     if len(features) < 2 or not all(features):
         return None
     found = bootstrap_frechet(torch.tensor(reference), torch.tensor(features))

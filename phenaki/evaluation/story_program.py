@@ -8,7 +8,7 @@ from typing import Any
 from phenaki.atomic import write_text
 from phenaki.data.storybook import StorybookWorld
 from phenaki.evaluation.adherence import MOTION_MARGIN_SECONDS, SETTLING_SECONDS, STEADY_FRAMES
-from phenaki.evaluation.exam import examined_model, is_drawn, networks_for, not_measured, shipped_referee, surroundings, world_for
+from phenaki.evaluation.exam import Exam, examined_model, is_drawn, networks_for, not_measured, shipped_referee, surroundings, world_for
 from phenaki.evaluation.networks import MetricNetworks
 from phenaki.evaluation.outputs import check_outputs, write_figures
 from phenaki.evaluation.story import FrameJudge, evaluate_stories, tell
@@ -23,17 +23,10 @@ USUAL_SCRIPTS = ScriptSettings().scripts
 
 
 @dataclass(frozen=True)
-class StoryExam:
-    """What is examined, and how."""
+class StoryExam(Exam):
+    """An exam of stories. With `fvd` I3D sees three videos a story: on a CPU nearly half as long as making it."""
 
-    model: str | Path
-    world: str = "small"
-    atlas: Path | None = None  # None: pictures drawn by code
     scripts: ScriptSettings = field(default_factory=ScriptSettings)
-    sampling: dict[str, Any] = field(default_factory=dict)  # fields of SamplingOptions in place of the model's own
-    device: str = "cpu"
-    dtype: str = "auto"  # what the model computes in (`choose_dtype`)
-    fvd: bool = True  # I3D sees three videos a story: on a CPU nearly half as long as making it
 
 
 def run_story_evaluation(
@@ -53,8 +46,8 @@ def run_story_evaluation(
         on_note(DRAWN_TRUTH)
     phenaki = examined_model(exam)
     lengths = scene_lengths(phenaki, exam.scripts)
-    referee = referee or shipped_referee(exam.world, exam.device)
-    world = world_for(phenaki, exam.world, exam.atlas, exam.device)
+    referee = referee or shipped_referee(exam)
+    world = world_for(exam, phenaki)
     networks = networks_for(exam, networks, drawn).fitting(sum(lengths), world.config.size)
     scripts = [draw_script(world, exam.scripts, index, lengths) for index in range(exam.scripts.scripts)]
     settings = settings_of(exam, phenaki, world, referee, lengths)
@@ -75,7 +68,7 @@ def run_story_evaluation(
 def settings_of(exam: StoryExam, phenaki: Phenaki, world: StorybookWorld, referee: FrameJudge, lengths: list[int]) -> dict[str, Any]:
     """All that the stories and their figures depend on, as plain values."""
     return {
-        **surroundings(phenaki, exam.world, world, referee, exam.device),
+        **surroundings(exam, phenaki, world, referee),
         "sampling": asdict(phenaki.info.sampling),
         "scripts": {**asdict(exam.scripts), "frames_of_scenes": lengths},
         "frames": sum(lengths),

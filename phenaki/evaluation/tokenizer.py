@@ -34,27 +34,27 @@ FIGURES = {"lpips": "lpips", "i3d": "rfvd"}  # network -> the figure that needs 
 class EvaluationSettings:
     """What a tokenizer is measured on."""
 
-    clips: int = 256  # at most; each is taken once
-    frames: int = 17  # of a clip
+    num_clips: int = 256  # at most; each is taken once
+    num_frames: int = 17  # of a clip
     size: int = 64  # pixels a side
     batch_size: int = 8
     seed: int = EVALUATION_SEED  # which clips, in which order
 
     def __post_init__(self):
-        for name in ("clips", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: needed at least 1")
+        for name, count in (("clips", self.num_clips), ("batch_size", self.batch_size)):
+            if count < 1:
+                raise ValueError(f"{name} {count}: needed at least 1")
         if self.seed < 0:
             raise ValueError(f"seed {self.seed}: needed at least 0")
-        if self.frames < 2:
-            raise ValueError(f"{self.frames} frames: flicker needs at least 2 frames a clip")
+        if self.num_frames < 2:
+            raise ValueError(f"{self.num_frames} frames: flicker needs at least 2 frames a clip")
         if self.size < SSIM_SIDE:
             raise ValueError(f"size {self.size}: SSIM needs at least {SSIM_SIDE} pixels a side")
 
 
 @dataclass(frozen=True)
 class Example:
-    """A clip to look at: number in the evaluation, PSNR, truth and reconstruction (c f h w) on the CPU."""
+    """A clip to look at: number in the evaluation, PSNR in dB, truth and reconstruction (c f h w) in [-1, 1], on the CPU."""
 
     index: int
     psnr: float
@@ -66,9 +66,9 @@ class Example:
 class Sums:
     """What is carried from batch to batch."""
 
-    clips: int = 0
+    num_clips: int = 0
     by_frame: dict[str, Tensor] = field(default_factory=dict)  # sums over clips of (f,) figures, float64
-    by_clip: dict[str, float] = field(default_factory=dict)  # sums over clips
+    totals: dict[str, float] = field(default_factory=dict)  # sums over clips of one figure each
     features: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # (b d) of truth and of reconstruction
     tokens: TokenCounts = field(default_factory=TokenCounts)
     first: list[Example] = field(default_factory=list)
@@ -79,12 +79,13 @@ class Sums:
         self.by_frame[name] = self.by_frame.get(name, 0) + values.double().sum(dim=0).cpu()
 
     def add_clips(self, name: str, value: float) -> None:
-        self.by_clip[name] = self.by_clip.get(name, 0.0) + value
+        """value: the sum over a batch."""
+        self.totals[name] = self.totals.get(name, 0.0) + value
 
     def add_examples(self, truth: Tensor, made: Tensor, errors: Tensor) -> None:
         """Keeps the first clips and the worst ones; errors: (b f)."""
         for at, decibels in enumerate(psnr(errors.mean(dim=1)).tolist()):
-            example = Example(self.clips + at, decibels, truth[at].cpu(), made[at].cpu())
+            example = Example(self.num_clips + at, decibels, truth[at].cpu(), made[at].cpu())
             if example.index < NUM_EXAMPLES:
                 self.first.append(example)
             self.worst = sorted([*self.worst, example], key=lambda one: one.psnr)[:NUM_EXAMPLES]
@@ -105,15 +106,15 @@ def evaluate_tokenizer(
 ) -> Evaluation:  # fmt: skip
     """Measures model.tokenizer on clips of `source`; on_progress is called with (clips done, clips in all) after every batch."""
     check_settings(model.tokenizer, settings)
-    networks = networks.fitting(settings.frames, settings.size)
-    available = source.num_clips(settings.frames)
-    count = min(settings.clips, available) if available is not None else settings.clips
+    networks = networks.fitting(settings.num_frames, settings.size)
+    available = source.num_clips(settings.num_frames)
+    count = min(settings.num_clips, available) if available is not None else settings.num_clips
     sums, known_unusable = Sums(), len(source.unusable)
     for truth in batches(source, settings, count, model.tokenizer.config.temporal_patch_size):
         measure_batch(model.tokenizer, truth, networks, sums)
-        on_progress(sums.clips, count)
+        on_progress(sums.num_clips, count)
     replaced = len(source.unusable) - known_unusable
-    clips = {"measured": sums.clips, "asked": settings.clips, "available": available, "replaced": replaced}
+    clips = {"measured": sums.num_clips, "asked": settings.num_clips, "available": available, "replaced": replaced}
     found = figures(model, settings, networks, sums, clips)
     if source.clips_hash and source.clips_hash in trained_on(model.info.training):
         found["cautions"].insert(0, TRAINED_ON)
@@ -131,7 +132,7 @@ def trained_on(facts: Any) -> set[str]:
 
 def check_settings(tokenizer: CViViT, settings: EvaluationSettings) -> None:
     """ValueError where the tokenizer cannot take clips of these settings."""
-    tokenizer.num_slices(settings.frames)
+    tokenizer.num_slices(settings.num_frames)
     patch = tokenizer.config.patch_size
     if settings.size % patch:
         near = max(settings.size // patch, 1) * patch
@@ -139,14 +140,14 @@ def check_settings(tokenizer: CViViT, settings: EvaluationSettings) -> None:
 
 
 def batches(source: ClipSource, settings: EvaluationSettings, count: int, align: int) -> Iterator[Tensor]:
-    """Clips 0 .. count - 1, (b c f h w) in [-1, 1]."""
-    draw = lambda first: source.clips(settings.seed, first, min(settings.batch_size, count - first), settings.frames, align)
+    """Clips 0 .. count - 1, (b c f h w) in [-1, 1]; a scene may change at frames 1 + align*k."""
+    draw = lambda first: source.clips(settings.seed, first, min(settings.batch_size, count - first), settings.num_frames, align)
     return drawn_ahead(draw, range(0, count, settings.batch_size))
 
 
 @torch.no_grad()
 def measure_batch(tokenizer: CViViT, truth: Tensor, networks: MetricNetworks, sums: Sums) -> None:
-    """Adds a batch (b c f h w) to the sums."""
+    """Adds a batch (b c f h w) in [-1, 1] to the sums."""
     started = _now(truth.device)
     tokens = tokenizer.encode(truth)
     encoded = _now(truth.device)
@@ -167,7 +168,7 @@ def measure_batch(tokenizer: CViViT, truth: Tensor, networks: MetricNetworks, su
     for name in ("flicker", "made", "truth"):
         sums.add_clips(name, float(getattr(changed, name).sum()))
     sums.tokens.add(tokens)
-    sums.clips += len(truth)
+    sums.num_clips += len(truth)
 
 
 def as_shown(video: Tensor) -> Tensor:
@@ -177,33 +178,34 @@ def as_shown(video: Tensor) -> Tensor:
 
 def figures(model: Model, settings: EvaluationSettings, networks: MetricNetworks, sums: Sums, clips: dict[str, int | None]) -> dict[str, Any]:
     """Everything measured, as plain values; clips: how many were measured, asked for, there (None = no end), and replaced by others."""
-    by_frame = {name: total / sums.clips for name, total in sums.by_frame.items()}
-    by_clip = {name: total / sums.clips for name, total in sums.by_clip.items()}
+    by_frame = {name: total / sums.num_clips for name, total in sums.by_frame.items()}
+    means = {name: total / sums.num_clips for name, total in sums.totals.items()}
     error = by_frame.pop("squared_error")
     curves = {"psnr": psnr(error), **by_frame}
-    frechet = bootstrap_frechet(*(torch.cat(side) for side in zip(*sums.features, strict=True))) if sums.features and sums.clips > 1 else None
+    frechet = bootstrap_frechet(*(torch.cat(side) for side in zip(*sums.features, strict=True))) if sums.features and sums.num_clips > 1 else None
     return {
         "model": model.info.provenance,
         "clips": clips,
-        "frames": settings.frames,
+        "frames": settings.num_frames,
         "size": settings.size,
         "fps": model.info.fps,
         "seed": settings.seed,
         "psnr": number(psnr(error.mean())),
         **{name: number(curve.mean()) for name, curve in by_frame.items()},
-        "rfvd": rfvd(frechet, settings, sums.clips) if frechet else None,
+        "rfvd": rfvd(frechet, settings, sums.num_clips) if frechet else None,
         "not_measured": {FIGURES[name]: reason for name, reason in networks.missing.items()},
         "by_frame": {name: [number(value) for value in curve] for name, curve in curves.items()},
-        "flicker": {"flicker": number(by_clip["flicker"]), "made_change": number(by_clip["made"]), "true_change": number(by_clip["truth"])},
+        "flicker": {"flicker": number(means["flicker"]), "made_change": number(means["made"]), "true_change": number(means["truth"])},
         "codebook": {"tokens": sums.tokens.total, "use": [use_figures(use) for use in codebook_use(model, sums.tokens)]},
-        "seconds_per_clip": {name: number(by_clip[f"{name}_seconds"], 5) for name in ("encode", "decode")},
-        "cautions": cautions(settings, sums.clips, clips["replaced"], frechet),
+        "seconds_per_clip": {name: number(means[f"{name}_seconds"], 5) for name in ("encode", "decode")},
+        "cautions": cautions(settings, sums.num_clips, clips["replaced"], frechet),
     }
 
 
-def rfvd(frechet: Interval, settings: EvaluationSettings, clips: int) -> dict[str, Any]:
+def rfvd(frechet: Interval, settings: EvaluationSettings, num_clips: int) -> dict[str, Any]:
     """A Frechet video distance with what it means nothing without."""
-    return {**{name: number(value, 2) for name, value in asdict(frechet).items()}, "clips": clips, "frames": settings.frames, "size": settings.size}
+    distance = {name: number(value, 2) for name, value in asdict(frechet).items()}
+    return {**distance, "clips": num_clips, "frames": settings.num_frames, "size": settings.size}
 
 
 def codebook_use(model: Model, counts: TokenCounts) -> list[CodebookUse]:
@@ -221,17 +223,17 @@ def use_figures(use: CodebookUse) -> dict[str, Any]:
     return {**asdict(use), "perplexity": number(use.perplexity, 2), "share": number(use.share)}
 
 
-def cautions(settings: EvaluationSettings, clips: int, replaced: int, frechet: Interval | None) -> list[str]:
-    """Sentences that a reader of the figures must know."""
+def cautions(settings: EvaluationSettings, num_clips: int, replaced: int, frechet: Interval | None) -> list[str]:
+    """Sentences that a reader of the figures must know. num_clips: measured; replaced: files that were found damaged."""
     said = []
-    if clips < settings.clips:
-        said.append(f"{settings.clips} clips were asked for; the data has {clips}, each was taken once.")
+    if num_clips < settings.num_clips:
+        said.append(f"{settings.num_clips} clips were asked for; the data has {num_clips}, each was taken once.")
     if replaced:
         said.append(f"Files found damaged on the way: {replaced}. Where one was due the next clip was shown, which therefore counts twice.")
-    if frechet is not None and clips < USUAL_CLIPS:
+    if frechet is not None and num_clips < USUAL_CLIPS:
         said.append(
-            f"rFVD is of {clips} clips: it is biased upward for few clips, so compare it only with values of as many clips, "
-            f"of {settings.frames} frames at {settings.size}x{settings.size}; published values usually take {USUAL_CLIPS} or more."
+            f"rFVD is of {num_clips} clips: it is biased upward for few clips, so compare it only with values of as many clips, "
+            f"of {settings.num_frames} frames at {settings.size}x{settings.size}; published values usually take {USUAL_CLIPS} or more."
         )
     return said
 

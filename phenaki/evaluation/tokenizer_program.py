@@ -21,8 +21,8 @@ USUAL_FRAMES = 16  # of published FVDs; a clip has one more, the first
 class Wishes:
     """What the user asked for; None = a value that suits the model."""
 
-    clips: int = 256
-    frames: int | None = None
+    num_clips: int = 256
+    num_frames: int | None = None
     size: int | None = None
     batch_size: int = 8
     seed: int | None = None
@@ -53,9 +53,9 @@ def run_tokenizer_evaluation(
 
 def settings_for(temporal_patch_size: int, image_size: int, wishes: Wishes) -> EvaluationSettings:
     """The settings with what was asked for, and with what suits the model elsewhere."""
-    frames = wishes.frames if wishes.frames is not None else 1 + max(USUAL_FRAMES // temporal_patch_size, 1) * temporal_patch_size
+    num_frames = wishes.num_frames if wishes.num_frames is not None else 1 + max(USUAL_FRAMES // temporal_patch_size, 1) * temporal_patch_size
     size = wishes.size if wishes.size is not None else image_size
-    return EvaluationSettings(wishes.clips, frames, size, wishes.batch_size, EVALUATION_SEED if wishes.seed is None else wishes.seed)
+    return EvaluationSettings(wishes.num_clips, num_frames, size, wishes.batch_size, EVALUATION_SEED if wishes.seed is None else wishes.seed)
 
 
 def summary(figures: dict[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ from phenaki.pixels import from_bytes
 from phenaki.training.referee_examples import UNJUDGED, Examples, draw_examples, draw_stories, truth_of
 
 SEED = 4321  # never a training seed
+NUM_FRAMES = 33  # of a clip of one or two scenes, 1 + pt*k of the tokenizer
 BATCH = 8  # clips
 WORST = 3  # confusions that are named
 SCENE_SECONDS = 1.0  # of frames that can be judged, the least for a scene to be counted
@@ -31,19 +32,19 @@ class Confusions(NamedTuple):
     scenes: dict[str, Tensor]
 
 
-def measure_referee(referee: Referee, world: StorybookWorld, tokenizer: CViViT, num_clips: int, num_frames: int = 33) -> dict[str, Any]:
-    """All figures, as JSON has them. num_frames: of a clip of one or two scenes, 1 + pt*k of the tokenizer."""
-    figures: dict[str, Any] = {"clips": num_clips, "frames": num_frames}
+def measure_referee(referee: Referee, world: StorybookWorld, tokenizer: CViViT, num_clips: int) -> dict[str, Any]:
+    """All figures, as JSON has them."""
+    figures: dict[str, Any] = {"clips": num_clips, "frames": NUM_FRAMES}
     for pairs, held_out in (("seen_pairs", False), ("held_out_pairs", True)):
         for view, through in (("rendered", None), ("reconstructed", tokenizer)):
-            batches = plain_batches(world, num_clips, num_frames, held_out, through)
+            batches = plain_batches(world, num_clips, NUM_FRAMES, held_out, through)
             frames, scenes = confusions(referee, batches, world.config.fps)
             figures[f"{view}_{pairs}"] = {
                 name: {**accuracy(frames[name]), "confused": worst_pairs(frames[name], names), "scenes": accuracy(scenes[name])}
                 for name, names in referee.labels.items()
             }
     for kind, key in (("nobody", "erased_actors"), ("garbled", "garbled_actors")):
-        figures[key] = luck(referee, world, kind, num_clips, num_frames)
+        figures[key] = luck(referee, world, kind, num_clips, NUM_FRAMES)
     return figures
 
 
