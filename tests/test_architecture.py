@@ -151,7 +151,7 @@ ALLOWED = {
     "evaluation/drift_scripts": {"config", "data/order", "data/storybook", "data/world", "story"},
     "evaluation/drift": {
         "atomic", "data/storybook", "data/world", "evaluation/adherence", "evaluation/drift_scripts", "evaluation/looks", "evaluation/referee",
-        "evaluation/story", "evaluation/tokenizer", "part_file", "pipeline", "pixels", "recording", "story_plan", "video",
+        "evaluation/story", "evaluation/tokenizer", "part_file", "pipeline", "pixels", "recording", "story_plan", "video", "video_encoders",
     },
     "evaluation/drift_figures": {
         "evaluation/bootstrap", "evaluation/drift", "evaluation/drift_scripts", "evaluation/looks", "evaluation/story_figures",

@@ -8,7 +8,7 @@ import os
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -314,11 +314,41 @@ def test_lines_that_are_missing_are_told(phenaki, world, tmp_path):
     with pytest.raises(ValueError, match=r"was begun with model left out, not .*another.* Remove the folder .*, and run again"):
         watch(phenaki, script, "tokens", Judge(world, Blind(), None), tmp_path / "a.mp4", {"model": "another"})
     (tmp_path / "a.jsonl").write_text("")
-    with pytest.raises(ValueError, match="0 of 2 windows are whole"):
+    with pytest.raises(ValueError, match=r"0 of 2 windows are whole\. Remove it and \.a\.part\.mp4 beside it, and run again"):
         watch(phenaki, script, "tokens", Judge(world, Blind(), None), tmp_path / "a.mp4", {})
     (tmp_path / "b.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="damaged"):
         read_windows(tmp_path / "b.jsonl", 1)
+    for name in ("a.jsonl", ".a.part.mp4"):
+        (tmp_path / name).unlink()
+    watch(phenaki, script, "tokens", Judge(world, Blind(), None), tmp_path / "a.mp4", {})
+    assert len(read_windows(tmp_path / "a.jsonl", 8)) == 8, "what the message advises helps"
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("index",), 7), (("start_frame",), None), (("made", "right"), ["a"]), (("made", "right"), {"beauty": True}),
+        (("truth", "seen"), {"actor": 3}),
+        (("made", "looks", "motion"), None), (("made", "looks", "sharpness"), float("nan")), (("truth", "impression"), ["a"]), (("made",), 3),
+        (("made", "looks", "motion"), 10**400),
+    ],
+    ids=str,
+)
+def test_a_window_that_nobody_judged_so_is_refused(phenaki, world, tmp_path, place, value):
+    script, path = draw_long_script(world, DriftSettings(minutes=0.5), SWITCHING, 0), tmp_path / "a.jsonl"
+    frames = torch.zeros(3, 32, 16, 16)
+    values = asdict(Judge(world, Blind(), None).window(script, 0, 0, frames))
+    path.write_text(json.dumps(values) + "\n")
+    (window,) = read_windows(path, 1)
+    assert asdict(window) == values
+    inner = values
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    path.write_text(json.dumps(values) + "\n")
+    with pytest.raises(ValueError, match=r"a\.jsonl: damaged \(.+\)\. Remove it and a\.mp4, and run again"):
+        read_windows(path, 1)
 
 
 def test_lines_that_a_whole_video_lacks_are_told(phenaki, world, tmp_path):

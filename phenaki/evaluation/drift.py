@@ -6,6 +6,7 @@ So no more than a window is in memory, and a killed evaluation is resumed after 
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, pairwise
@@ -31,6 +32,7 @@ from phenaki.pixels import to_video
 from phenaki.recording import note_of, tokens_of_note
 from phenaki.story_plan import StoryPlan
 from phenaki.video import VideoWriter
+from phenaki.video_encoders import part_path
 
 MOST_WINDOWS = 10_000  # of a story, which has 900 an hour: so far apart are the numbers of the first windows of two stories
 FVD_FRAMES = 16  # the last ones of a window: the first may still show the change to it
@@ -204,24 +206,40 @@ def keep_lines(path: Path, count: int) -> None:
         file.seek(0)
         for number in range(count):
             if not file.readline().endswith(b"\n"):
-                raise ValueError(f"{path}: {number} of {count} windows are whole. Remove the folder {path.parent}, and run again")
+                part = part_path(path.with_suffix(".mp4"))
+                raise ValueError(f"{path}: {number} of {count} windows are whole. Remove it and {part.name} beside it, and run again")
         file.truncate()
 
 
 def read_windows(path: Path, count: int) -> list[Window]:
     """The judged windows of a story that has `count`; ValueError where the file is damaged, missing or of another number of them."""
     try:
-        with open(path, encoding="utf-8") as file:
-            windows = [_window(json.loads(line)) for line in file]
+        lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        windows = []
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged ({error}). Remove the folder {path.parent}, and run again") from error
-    if len(windows) != count:
-        raise ValueError(f"{path}: {len(windows)} windows, the story has {count}. Remove it and {path.stem}.mp4, and run again")
-    return windows
+        lines = []
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}). Remove it and {path.stem}.mp4, and run again") from error
+    if len(lines) != count:
+        raise ValueError(f"{path}: {len(lines)} windows, the story has {count}. Remove it and {path.stem}.mp4, and run again")
+    try:
+        return [_window(json.loads(line), index) for index, line in enumerate(lines)]
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{path}: damaged ({error}). Remove it and {path.stem}.mp4, and run again") from error
 
 
-def _window(values: dict[str, Any]) -> Window:
+def _window(values: dict[str, Any], index: int) -> Window:
+    """What `watch` wrote of a window; KeyError or TypeError where it is something else, or of another window."""
     sides = {name: Side(**{**values[name], "looks": Looks(**values[name]["looks"])}) for name in ("made", "truth")}
-    return Window(**{**values, **sides})
+    window = Window(**{**values, **sides})
+    if window.index != index:
+        raise TypeError(f"window {index} is of number {window.index!r}")
+    for side in (window.made, window.truth):
+        if not side.right.keys() <= side.seen.keys():
+            raise TypeError(f"window {index}: what is right was not looked at")
+        if not all(isinstance(name, str) for name in side.seen.values()) or not all(isinstance(is_right, bool) for is_right in side.right.values()):
+            raise TypeError(f"window {index}: what was seen are no names")
+    numbers = [window.start_frame, window.num_frames]
+    numbers += [number for side in (window.made, window.truth) for number in (*vars(side.looks).values(), *side.impression, *side.features)]
+    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+        raise TypeError(f"window {index}: its figures are no numbers")
+    return window
