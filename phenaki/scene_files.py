@@ -12,9 +12,10 @@ from torch import Tensor
 from phenaki.checkpoint import ModelInfo, sha256
 from phenaki.director import Given
 from phenaki.frame_source import FrameSource
+from phenaki.pictures import middle_square, pictures_in, read_image
 from phenaki.story import FILE_FIELDS, SAMPLING, Story
 from phenaki.story_plan import ScenePlan
-from phenaki.video import VideoError, middle_square, pictures_in, read_image
+from phenaki.video_files import VideoError
 
 
 def files_of(story: Story) -> list[Path]:

@@ -24,6 +24,7 @@ import phenaki.training.generator
 from phenaki.checkpoint import ModelInfo, load_model, save_model
 from phenaki.cli import app
 from phenaki.cli_messages import told_errors
+from phenaki.contact_sheet import LABEL_HEIGHT
 from phenaki.cvivit import CViViT
 from phenaki.data.tokens import StoryTokens, TokensError
 from phenaki.maskgit import MaskGIT
@@ -33,7 +34,7 @@ from phenaki.story import Story
 from phenaki.text import TextEncoder
 from phenaki.training.settings import load_settings
 from phenaki.training.stories import prepared_tokens
-from phenaki.video import LABEL_HEIGHT, Video, read_video
+from phenaki.video import Video, read_video
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = "title: A [bold]story[/bold] [/]\nseed: 3\n---\n[1.5s] a bear walks\n[2s, cut] a panda sleeps\n"

@@ -14,13 +14,14 @@ from phenaki.cvivit import CViViT
 from phenaki.editing import Edit, check_result_path, edit, edit_to_file, stream_edit
 from phenaki.frame_source import FrameSource
 from phenaki.maskgit import MaskGIT
+from phenaki.pictures import middle_square
 from phenaki.pipeline import Phenaki
 from phenaki.regions import Region, RegionError
 from phenaki.repainting import Repainter
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.settings import load_settings
-from phenaki.video import Video, VideoError, VideoWriter, middle_square, read_video
+from phenaki.video import Video, VideoError, VideoWriter, read_video
 
 ROOT = Path(__file__).resolve().parents[1]
 BOX = (8, 8, 16, 8)  # of 32x32 pixels: tokens (1, 1) and (1, 2) of 4x4

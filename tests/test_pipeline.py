@@ -24,6 +24,7 @@ from phenaki.checkpoint import CheckpointError, ModelInfo, load_model, read_info
 from phenaki.cvivit import CViViT, Stream
 from phenaki.devices import choose_device, choose_dtype, cpu_is_faster_in_bf16, has_bf16, hold_matrices
 from phenaki.maskgit import MaskGIT
+from phenaki.pictures import read_image
 from phenaki.pipeline import Phenaki, plan_story
 from phenaki.recording import generate_to_file
 from phenaki.retiming import retimed, retimed_length
@@ -31,7 +32,7 @@ from phenaki.sampling import SamplingOptions
 from phenaki.story import StoryError
 from phenaki.text import TextEncoder
 from phenaki.training.settings import load_settings
-from phenaki.video import Video, VideoError, read_image, read_video
+from phenaki.video import Video, VideoError, read_video
 from phenaki.video_files import resampled_indices
 
 ROOT = Path(__file__).resolve().parents[1]
