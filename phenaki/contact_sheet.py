@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from phenaki.atomic import drop_part, fresh_part
-from phenaki.video_encoders import png_text
+from phenaki.atomic import fresh_part
+from phenaki.video_encoders import WholeFileEncoder, png_text
 from phenaki.video_files import VideoError, VideoScene, parse_script
 
 SHEET_SCRIPT = "phenaki_script"  # under this name a contact sheet holds its script
@@ -43,7 +43,7 @@ def contact_sheet(frames: np.ndarray, scenes: Sequence[VideoScene] = (), *, colu
     return np.asarray(sheet)
 
 
-class SheetEncoder:
+class SheetEncoder(WholeFileEncoder):
     """A contact sheet of all that was written, as one PNG."""
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int]):
@@ -62,15 +62,6 @@ class SheetEncoder:
         part = fresh_part(self.path)
         Image.fromarray(contact_sheet(np.concatenate(self.frames), scenes, scale=2)).save(part, format="PNG", pnginfo=info)
         return part
-
-    def discard(self) -> None:
-        """The part file has become the picture."""
-
-    def abandon(self) -> None:
-        drop_part(self.path)
-
-    def keeps_frames(self) -> bool:
-        return False
 
 
 def sheet_script(path: Path) -> dict[str, Any] | None:
