@@ -87,8 +87,8 @@ def generate_one(
     script: str, output: Path, model: str, loading: dict[str, Any], resume: bool | None, overwrite: bool, options: dict[str, Any]
 ) -> None:
     """One script into one file. loading: `load`'s arguments besides the model's name."""
+    from phenaki.output_paths import check_output_path
     from phenaki.script_argument import check_replaceable, read_script_argument
-    from phenaki.video import check_output_path
 
     check_replaceable(check_output_path(output), overwrite)
     story, name = read_script_argument(script)

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from phenaki.frame_source import Clip, FrameSource
+from phenaki.output_paths import check_output_path, check_spares
 from phenaki.pictures import middle_square
 from phenaki.pipeline import DEFAULT_MODEL, Phenaki, StoryChunk, all_frames, check_pictures, ready_model, sampling_options
 from phenaki.pixels import to_pixels
@@ -30,7 +31,7 @@ from phenaki.recording import Written, keep_unfinished
 from phenaki.regions import ClipRegion, Region, RegionError
 from phenaki.repainting import Repainter, plan_chunks
 from phenaki.story import MAX_SCENE_SECONDS, Story
-from phenaki.video import Video, VideoScene, VideoWriter, check_output_path, check_spares
+from phenaki.video import Video, VideoScene, VideoWriter
 
 
 @dataclass(frozen=True)

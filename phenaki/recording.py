@@ -18,12 +18,13 @@ from torch import Tensor
 
 from phenaki import __version__
 from phenaki.checkpoint import weights_hash
+from phenaki.output_paths import check_output_path, check_spares
 from phenaki.part_file import OtherPartError, set_aside
 from phenaki.pipeline import Phenaki, Prepared, StoryChunk
 from phenaki.progress import story_progress
 from phenaki.sampling import ARITHMETIC
 from phenaki.scene_files import content_hashes, files_of, values_of
-from phenaki.video import VideoWriter, check_output_path, check_spares
+from phenaki.video import VideoWriter
 from phenaki.video_encoders import part_path
 
 TOKEN = np.dtype("<i4")  # as tokens stand in a chunk's note: t h w of them, one after the other

@@ -17,6 +17,7 @@ import torch
 from phenaki.checkpoint import ModelInfo
 from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script
 from phenaki.devices import choose_device, choose_dtype
+from phenaki.output_paths import check_spares
 from phenaki.part_file import OtherPartError, difference
 from phenaki.pipeline import (
     DEFAULT_MODEL,
@@ -35,7 +36,6 @@ from phenaki.recording import generate_to_file
 from phenaki.scene_files import files_of
 from phenaki.script_folder import Job, find_jobs, open_output
 from phenaki.story import OPTIONS, Story
-from phenaki.video_files import check_spares
 
 
 class RenderError(ValueError):

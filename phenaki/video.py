@@ -21,28 +21,23 @@ from PIL import Image
 from phenaki.atomic import put
 from phenaki.contact_sheet import SheetEncoder, contact_sheet
 from phenaki.gif_files import decode_gif
+from phenaki.output_paths import check_output_path, is_sequence
 from phenaki.part_file import set_aside
 from phenaki.pictures import IMAGE_ENDINGS, middle_square, pictures_in, read_image
 from phenaki.video_encoders import Encoder, GifEncoder, SequenceEncoder, StreamEncoder, part_path
 from phenaki.video_files import (
     MAX_BYTES,
-    OUTPUT_ENDINGS,
     VideoError,
     VideoScene,
     check_bytes,
     check_fps,
-    check_output_path,
     check_script,
-    check_spares,
     decode_video,
-    is_sequence,
     resampled_indices,
     stacked,
 )
 
-__all__ = [
-    "OUTPUT_ENDINGS", "Video", "VideoError", "VideoScene", "VideoWriter", "check_output_path", "check_spares", "read_video",
-]  # fmt: skip
+__all__ = ["Video", "VideoError", "VideoScene", "VideoWriter", "read_video"]
 
 MAX_CHAPTER_FRAMES = 1 << 31  # a year at 68 frames a second
 

@@ -260,7 +260,7 @@ class GifEncoder(WholeFileEncoder):
 
 
 class SequenceEncoder:
-    """Single frames as PNG: path holds a place for the number, such as frame_%05d.png (video_files.NUMBER).
+    """Single frames as PNG: path holds a place for the number, such as frame_%05d.png (output_paths.NUMBER).
 
     Those of a longer video that was written there before go away at the end, as a longer .mp4 would. They are known by a mark.
     """
