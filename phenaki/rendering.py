@@ -14,28 +14,18 @@ from typing import Any
 
 import torch
 
-from phenaki.checkpoint import ModelInfo
+from phenaki.checkpoint import DEFAULT_MODEL, ModelInfo
 from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script
 from phenaki.devices import choose_device, choose_dtype
 from phenaki.output_paths import check_spares
 from phenaki.part_file import OtherPartError, difference
-from phenaki.pipeline import (
-    DEFAULT_MODEL,
-    Phenaki,
-    StoryChunk,
-    apply_overrides,
-    checked_plan,
-    load,
-    model_info,
-    plan_story,
-    resolved_script,
-    sampling_options,
-)
+from phenaki.pipeline import Phenaki, StoryChunk, load
 from phenaki.planning import unfamiliar_in_scripts
 from phenaki.recording import generate_to_file
 from phenaki.scene_files import files_of
 from phenaki.script_folder import Job, find_jobs, open_output
 from phenaki.story import OPTIONS, Story
+from phenaki.story_for_model import apply_overrides, checked_plan, model_info, plan_story, resolved_script, sampling_options
 
 
 class RenderError(ValueError):

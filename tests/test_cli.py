@@ -31,6 +31,7 @@ from phenaki.maskgit import MaskGIT
 from phenaki.planning import story_operations
 from phenaki.sampling import SamplingOptions
 from phenaki.story import Story
+from phenaki.story_for_model import model_info, plan_story
 from phenaki.text import TextEncoder
 from phenaki.training.settings import load_settings
 from phenaki.training.stories import prepared_tokens
@@ -329,9 +330,9 @@ def test_prompts_and_titles_are_printed_as_they_are(tmp_path, model, prompt):
 
 
 def test_plan_counts_what_generate_would_do(model):
-    story, info = Story.of([{"prompt": "a bear", "seconds": 2, "num_steps": 4}]), phenaki.pipeline.model_info(model)
+    story, info = Story.of([{"prompt": "a bear", "seconds": 2, "num_steps": 4}]), model_info(model)
     other = Story.of([("a bear", 2)])
-    plans = [phenaki.pipeline.plan_story(told, info) for told in (story, other)]
+    plans = [plan_story(told, info) for told in (story, other)]
     asked = lambda rounds: replace(info.sampling, num_steps=rounds)
     assert story_operations(plans[0], info, asked(9)) == story_operations(plans[0], info, info.sampling) == story_operations(plans[1], info, asked(4))
     assert story_operations(plans[1], info, replace(info.sampling, context="frames")) > story_operations(plans[1], info, info.sampling)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import phenaki
-import phenaki.pipeline
+import phenaki.story_for_model
 from phenaki.checkpoint import Model, ModelInfo
 from phenaki.cvivit import CViViT
 from phenaki.editing import Edit, check_result_path, edit, edit_to_file, stream_edit
@@ -246,7 +246,7 @@ def test_the_names_of_the_package():
 )
 def test_bad_edits_are_told_before_anything_is_made(model, monkeypatch, options, words):
     monkeypatch.setattr(Repainter, "paint", lambda *_: pytest.fail("a chunk was made"))
-    monkeypatch.setattr(phenaki.pipeline, "MAX_CHUNK_BYTES", 1 << 28)
+    monkeypatch.setattr(phenaki.story_for_model, "MAX_CHUNK_BYTES", 1 << 28)
     with pytest.raises(ValueError) as caught:
         edit(clip_of(9), "a bear", model=model, **options)
     assert words in str(caught.value)
