@@ -33,7 +33,8 @@ from phenaki.regions import ClipRegion, Region, RegionError
 from phenaki.repainting import Repainter, plan_chunks
 from phenaki.story import MAX_SCENE_SECONDS, Story
 from phenaki.story_for_model import check_pictures, sampling_options
-from phenaki.video import Video, VideoScene, VideoWriter
+from phenaki.video import Video, VideoWriter
+from phenaki.video_files import VideoScene
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from phenaki.contact_sheet import sheet_script
 from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script
 from phenaki.gif_files import gif_facts
 from phenaki.output_paths import is_sequence, names_written
-from phenaki.story import MAX_FILE_BYTES, Story, StoryError, decoded
-from phenaki.story_formats import PARSERS
+from phenaki.story import MAX_FILE_BYTES, Story, decoded
+from phenaki.story_formats import PARSERS, StoryError
 from phenaki.video_encoders import CODECS, is_own_frame
 from phenaki.video_files import VideoError
 

@@ -37,8 +37,6 @@ from phenaki.video_files import (
     stacked,
 )
 
-__all__ = ["Video", "VideoError", "VideoScene", "VideoWriter", "read_video"]
-
 MAX_CHAPTER_FRAMES = 1 << 31  # a year at 68 frames a second
 
 

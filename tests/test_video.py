@@ -27,9 +27,9 @@ from phenaki.output_paths import check_output_path, check_spares
 from phenaki.pictures import pictures_in, read_image
 from phenaki.story import MAX_SIZE
 from phenaki.story_formats import FILE_FIELDS
-from phenaki.video import Video, VideoError, VideoScene, VideoWriter, read_video
+from phenaki.video import Video, VideoError, VideoWriter, read_video
 from phenaki.video_encoders import part_path
-from phenaki.video_files import FRAMES_TAG, MAX_SIDE, parse_script, resampled_indices, stacked
+from phenaki.video_files import FRAMES_TAG, MAX_SIDE, VideoScene, parse_script, resampled_indices, stacked
 
 FILES = ("mp4", "webm", "gif")
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
