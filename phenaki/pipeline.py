@@ -56,6 +56,11 @@ class StoryChunk:
     start_frame: int
     num_frames_total: int  # of the whole story
 
+    @property
+    def end_frame(self) -> int:
+        """How many frames of the story there are with this chunk's."""
+        return self.start_frame + len(self.frames)
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -152,7 +157,7 @@ class Phenaki:
     def stream_story(self, story: Any, **options: Any) -> Iterator[StoryChunk]:
         """Yields the video chunk by chunk, in memory that does not grow with its length.
 
-        The options are those of `prepare`.
+        Options: those of `Phenaki.prepare`.
         """
         return self.stream(self.prepare(story, **options))
 
@@ -182,7 +187,7 @@ class Phenaki:
         return story.size or self.info.tokenizer.image_size
 
     def generate_story(self, story: Any, *, progress: bool = True, on_chunk: Callable[[StoryChunk], None] | None = None, **options: Any) -> Video:
-        """The whole video. `on_chunk` is called with each StoryChunk as it is made; the options are those of `prepare`."""
+        """The whole video. `on_chunk` is called with each StoryChunk as it is made. Options: those of `Phenaki.prepare`."""
         prepared = self.prepare(story, **options)
         story = prepared.story
         with story_progress(progress) as advance:
@@ -245,12 +250,15 @@ def _loaded(name: str, device: str, dtype: str, compile: bool, written: int = 0)
 
 
 def generate_story(story: Any, *, model: str | Path | Phenaki = DEFAULT_MODEL, device: str | None = None, **options: Any) -> Video:
-    """A video of `story`: a list of prompts, of (prompt, seconds), a script file's path, a Story. Options: `Phenaki.generate_story`."""
+    """A video of `story`: a list of prompts, of (prompt, seconds), a script file's path, a Story.
+
+    Options: those of `Phenaki.prepare`, and progress and on_chunk (`Phenaki.generate_story`).
+    """
     return ready_model(model, device).generate_story(story, **options)
 
 
 def stream_story(story: Any, *, model: str | Path | Phenaki = DEFAULT_MODEL, device: str | None = None, **options: Any) -> Iterator[StoryChunk]:
-    """Yields `generate_story`'s video chunk by chunk. Options: those of `Phenaki.stream_story`."""
+    """Yields `generate_story`'s video chunk by chunk. Options: those of `Phenaki.prepare`."""
     return ready_model(model, device).stream_story(story, **options)
 
 

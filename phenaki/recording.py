@@ -54,9 +54,9 @@ def generate_to_file(
     on_chunk: Callable[[StoryChunk], None] = lambda chunk: None,
     **options: Any,
 ) -> Written:
-    """Writes a story's video while it is made; of an .mp4 or .webm memory does not grow with its length. Options: `Phenaki.stream_story`.
+    """Writes a story's video while it is made; of an .mp4 or .webm memory does not grow with its length.
 
-    on_chunk: called with each chunk once it is in the file.
+    Options: those of `Phenaki.prepare`. on_chunk: called with each chunk once it is in the file.
 
     resume: whether it goes on with what a run of the same story, model and options left behind, if one did; the file in the end
     is the one of a run that was never stopped. True: ValueError where story, model or options are others. None: then it begins

@@ -19,7 +19,7 @@ from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script
 from phenaki.devices import choose_device, choose_dtype
 from phenaki.output_paths import check_spares
 from phenaki.part_file import OtherPartError, difference
-from phenaki.pipeline import Phenaki, StoryChunk, load
+from phenaki.pipeline import Phenaki, load
 from phenaki.planning import unfamiliar_in_scripts
 from phenaki.recording import generate_to_file
 from phenaki.scene_files import files_of
@@ -102,7 +102,7 @@ def render(phenaki: Phenaki, story: Story | Path, job: Job, settings: RenderSett
     Whatever goes wrong with it becomes the outcome, so that others can be made.
     """
     resume = False if settings.overwrite else None  # None: where it is the same
-    on_chunk = lambda chunk: watcher.frames(job, *frames_of(chunk))
+    on_chunk = lambda chunk: watcher.frames(job, chunk.end_frame, chunk.num_frames_total)
     try:
         written = generate_to_file(
             phenaki, story, job.output, progress=False, resume=resume, on_note=watcher.note, on_chunk=on_chunk, **settings.options
@@ -114,11 +114,6 @@ def render(phenaki: Phenaki, story: Story | Path, job: Job, settings: RenderSett
     except Exception as error:
         return Outcome(job, reason_of(error))
     return Outcome(job, "", written.num_frames, written.video_seconds, written.wall_seconds)
-
-
-def frames_of(chunk: StoryChunk) -> tuple[int, int]:
-    """Frames of the video up to the end of a chunk, and in all."""
-    return chunk.start_frame + len(chunk.frames), chunk.num_frames_total
 
 
 def reason_of(error: Exception) -> str:
