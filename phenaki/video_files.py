@@ -73,10 +73,19 @@ def check_regular(path: str | Path) -> None:
 Resize = Callable[[np.ndarray], np.ndarray]  # (h w 3) uint8 -> the same of another size
 
 
-def decode_video(path: Path, resize: Resize | None = None, max_frames: int = MAX_FRAMES) -> Decoded:
+def decode_video(path: Path, resize: Resize | None = None) -> Decoded:
     """Decodes a whole video file, each frame resized as it comes. VideoError names the file and what is wrong with it."""
+    reformatter, frames, num_bytes = VideoReformatter(), [], 0
     with open_strictly(path) as (container, stream):
-        return _decode(path, container, stream, resize, max_frames)
+        for frame in whole_frames(path, container, stream):
+            if len(frames) >= MAX_FRAMES:
+                raise VideoError(f"{path}: more than {MAX_FRAMES} frames; cut it into shorter files", "too long")
+            pixels = np.rot90(reformatter.reformat(frame, format="rgb24").to_ndarray(), frame.rotation // 90 % 4)
+            frames.append(pixels if resize is None else resize(pixels))
+            num_bytes += frames[-1].nbytes
+            check_bytes(path, num_bytes)
+        scenes = tuple(_scene(chapter, frame_rate(path, stream)) for chapter in container.chapters())
+        return Decoded(stacked(frames), frame_rate(path, stream), scenes, parse_script(comment_of(container)))
 
 
 @contextlib.contextmanager
@@ -145,19 +154,6 @@ def _packet_frames(path: Path, packet: av.Packet, size: tuple[int, int]) -> Iter
         if (frame.width, frame.height) != size:
             raise VideoError(f"{path}: its frames change their size", "size")
         yield frame
-
-
-def _decode(path: Path, container: av.container.InputContainer, stream: av.VideoStream, resize: Resize | None, max_frames: int) -> Decoded:
-    reformatter, frames, num_bytes = VideoReformatter(), [], 0
-    for frame in whole_frames(path, container, stream):
-        if len(frames) >= max_frames:
-            raise VideoError(f"{path}: more than {max_frames} frames; cut it into shorter files", "too long")
-        pixels = np.rot90(reformatter.reformat(frame, format="rgb24").to_ndarray(), frame.rotation // 90 % 4)
-        frames.append(pixels if resize is None else resize(pixels))
-        num_bytes += frames[-1].nbytes
-        check_bytes(path, num_bytes)
-    scenes = tuple(_scene(chapter, frame_rate(path, stream)) for chapter in container.chapters())
-    return Decoded(stacked(frames), frame_rate(path, stream), scenes, parse_script(comment_of(container)))
 
 
 def check_bytes(path: Path, num_bytes: int) -> None:
