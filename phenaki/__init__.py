@@ -16,8 +16,10 @@ _HOMES = {
     "phenaki.pipeline": ("Phenaki", "StoryChunk", "generate_story", "load", "stream_story"),
     "phenaki.recording": ("generate_to_file",),
     "phenaki.regions": ("Region", "RegionError"),
-    "phenaki.story": ("Scene", "Story", "StoryError"),
-    "phenaki.video": ("Video", "VideoError"),
+    "phenaki.story": ("Scene", "Story"),
+    "phenaki.story_formats": ("StoryError",),
+    "phenaki.video": ("Video",),
+    "phenaki.video_files": ("VideoError",),
     "phenaki.checkpoint": ("CheckpointError",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -87,14 +87,15 @@ def generate_one(
     script: str, output: Path, model: str, loading: dict[str, Any], resume: bool | None, overwrite: bool, options: dict[str, Any]
 ) -> None:
     """One script into one file. loading: `load`'s arguments besides the model's name."""
+    from phenaki.output_paths import check_output_path
     from phenaki.script_argument import check_replaceable, read_script_argument
-    from phenaki.video import check_output_path
 
     check_replaceable(check_output_path(output), overwrite)
     story, name = read_script_argument(script)
-    from phenaki.pipeline import load, model_info
+    from phenaki.pipeline import load
     from phenaki.planning import plan_script, unfamiliar
     from phenaki.recording import generate_to_file
+    from phenaki.story_for_model import model_info
 
     info = model_info(model)
     told = plan_script(story, name, info, **options)  # what is wrong with it is told before weights are loaded
@@ -166,9 +167,9 @@ def plan_command(
 ) -> None:
     """Show scenes, frames, chunks, tokens and the expected seconds on this machine, without loading weights."""
     with told_errors():
-        from phenaki.pipeline import model_info, sampling_options
         from phenaki.planning import expected_seconds, plan_script, unfamiliar
         from phenaki.script_argument import read_script_argument
+        from phenaki.story_for_model import model_info, sampling_options
 
         (story, name), info = read_script_argument(script), model_info(model)
         options = {"num_steps": num_steps, "guidance_scale": guidance_scale, "context": context and context.value}

@@ -21,15 +21,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from phenaki.checkpoint import DEFAULT_MODEL
 from phenaki.frame_source import Clip, FrameSource
-from phenaki.pipeline import DEFAULT_MODEL, Phenaki, StoryChunk, all_frames, check_pictures, ready_model, sampling_options
+from phenaki.output_paths import check_output_path, check_spares
+from phenaki.pictures import middle_square
+from phenaki.pipeline import Phenaki, StoryChunk, all_frames, ready_model
 from phenaki.pixels import to_pixels
 from phenaki.progress import story_progress
 from phenaki.recording import Written, keep_unfinished
 from phenaki.regions import ClipRegion, Region, RegionError, seen_square
 from phenaki.repainting import Repainter, plan_chunks
 from phenaki.story import MAX_SCENE_SECONDS, Story
-from phenaki.video import Video, VideoScene, VideoWriter, check_output_path, check_spares, middle_square
+from phenaki.story_for_model import check_pictures, sampling_options
+from phenaki.video import Video, VideoWriter
+from phenaki.video_files import VideoScene
 
 
 @dataclass(frozen=True)

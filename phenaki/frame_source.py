@@ -15,7 +15,8 @@ import numpy as np
 
 from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, check_video
 from phenaki.gif_files import GifFacts, gif_facts, gif_pictures
-from phenaki.video import IMAGE_ENDINGS, Video, read_video
+from phenaki.pictures import IMAGE_ENDINGS
+from phenaki.video import Video, read_video
 from phenaki.video_files import (
     MAX_FRAMES,
     VideoError,

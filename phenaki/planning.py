@@ -14,9 +14,10 @@ from phenaki.checkpoint import CheckpointError, ModelInfo, outline_part
 from phenaki.cvivit import CViViT
 from phenaki.devices import choose_dtype
 from phenaki.maskgit import MaskGIT
-from phenaki.pipeline import apply_overrides, check_texts, checked_plan, video_scenes
 from phenaki.sampling import SamplingOptions
-from phenaki.story import Story, StoryError
+from phenaki.story import Story
+from phenaki.story_for_model import apply_overrides, check_texts, checked_plan, video_scenes
+from phenaki.story_formats import StoryError
 from phenaki.story_plan import StoryPlan
 from phenaki.text import TextConfig, load_checker
 from phenaki.video_files import VideoScene

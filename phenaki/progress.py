@@ -8,7 +8,7 @@ from typing import Any
 FIRST_LINE = 10.0  # seconds until the first of the lines
 FURTHER_APART = 1.25  # times: an hour's work is told in about twenty lines
 
-Chunk = Any  # of `pipeline.StoryChunk`: scene, prompt, start_frame, frames, num_frames_total
+Chunk = Any  # of `pipeline.StoryChunk`: scene, prompt, start_frame, end_frame, num_frames_total
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def bar(console: Any) -> Iterator[Callable[[Chunk], None]]:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total} frames"), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("starting", total=None)
-        yield lambda chunk: progress.update(task, total=chunk.num_frames_total, completed=done(chunk), description=place(chunk))
+        yield lambda chunk: progress.update(task, total=chunk.num_frames_total, completed=chunk.end_frame, description=place(chunk))
 
 
 class Lines:
@@ -49,15 +49,11 @@ class Lines:
         seconds = self.clock() - self.began
         if self.before is None:
             self.before = chunk.start_frame
-        made = done(chunk) - self.before  # none, where a video has fewer frames a second than chunks
-        if made and seconds >= self.due and done(chunk) < chunk.num_frames_total:
-            left = seconds / made * (chunk.num_frames_total - done(chunk))
-            self.write(f"{done(chunk)}/{chunk.num_frames_total} frames, {place(chunk)}; about {left:.0f} s left")
+        made = chunk.end_frame - self.before  # none, where a video has fewer frames a second than chunks
+        if made and seconds >= self.due and chunk.end_frame < chunk.num_frames_total:
+            left = seconds / made * (chunk.num_frames_total - chunk.end_frame)
+            self.write(f"{chunk.end_frame}/{chunk.num_frames_total} frames, {place(chunk)}; about {left:.0f} s left")
             self.due = FURTHER_APART * seconds
-
-
-def done(chunk: Chunk) -> int:
-    return chunk.start_frame + len(chunk.frames)
 
 
 def place(chunk: Chunk) -> str:

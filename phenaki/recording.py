@@ -18,12 +18,13 @@ from torch import Tensor
 
 from phenaki import __version__
 from phenaki.checkpoint import weights_hash
+from phenaki.output_paths import check_output_path, check_spares
 from phenaki.part_file import OtherPartError, set_aside
 from phenaki.pipeline import Phenaki, Prepared, StoryChunk
 from phenaki.progress import story_progress
 from phenaki.sampling import ARITHMETIC
 from phenaki.scene_files import content_hashes, files_of, values_of
-from phenaki.video import VideoWriter, check_output_path, check_spares
+from phenaki.video import VideoWriter
 from phenaki.video_encoders import part_path
 
 TOKEN = np.dtype("<i4")  # as tokens stand in a chunk's note: t h w of them, one after the other
@@ -53,9 +54,9 @@ def generate_to_file(
     on_chunk: Callable[[StoryChunk], None] = lambda chunk: None,
     **options: Any,
 ) -> Written:
-    """Writes a story's video while it is made; of an .mp4 or .webm memory does not grow with its length. Options: `Phenaki.stream_story`.
+    """Writes a story's video while it is made; of an .mp4 or .webm memory does not grow with its length.
 
-    on_chunk: called with each chunk once it is in the file.
+    Options: those of `Phenaki.prepare`. on_chunk: called with each chunk once it is in the file.
 
     resume: whether it goes on with what a run of the same story, model and options left behind, if one did; the file in the end
     is the one of a run that was never stopped. True: ValueError where story, model or options are others. None: then it begins

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phenaki.video import read_image
+from phenaki.pictures import read_image
 
 
 class RegionError(ValueError):

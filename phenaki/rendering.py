@@ -14,28 +14,18 @@ from typing import Any
 
 import torch
 
-from phenaki.checkpoint import ModelInfo
+from phenaki.checkpoint import DEFAULT_MODEL, ModelInfo
 from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script
 from phenaki.devices import choose_device, choose_dtype
+from phenaki.output_paths import check_spares
 from phenaki.part_file import OtherPartError, difference
-from phenaki.pipeline import (
-    DEFAULT_MODEL,
-    Phenaki,
-    StoryChunk,
-    apply_overrides,
-    checked_plan,
-    load,
-    model_info,
-    plan_story,
-    resolved_script,
-    sampling_options,
-)
+from phenaki.pipeline import Phenaki, load
 from phenaki.planning import unfamiliar_in_scripts
 from phenaki.recording import generate_to_file
 from phenaki.scene_files import files_of
 from phenaki.script_folder import Job, find_jobs, open_output
 from phenaki.story import OPTIONS, Story
-from phenaki.video_files import check_spares
+from phenaki.story_for_model import apply_overrides, checked_plan, model_info, plan_story, resolved_script, sampling_options
 
 
 class RenderError(ValueError):
@@ -112,7 +102,7 @@ def render(phenaki: Phenaki, story: Story | Path, job: Job, settings: RenderSett
     Whatever goes wrong with it becomes the outcome, so that others can be made.
     """
     resume = False if settings.overwrite else None  # None: where it is the same
-    on_chunk = lambda chunk: watcher.frames(job, *frames_of(chunk))
+    on_chunk = lambda chunk: watcher.frames(job, chunk.end_frame, chunk.num_frames_total)
     try:
         written = generate_to_file(
             phenaki, story, job.output, progress=False, resume=resume, on_note=watcher.note, on_chunk=on_chunk, **settings.options
@@ -124,11 +114,6 @@ def render(phenaki: Phenaki, story: Story | Path, job: Job, settings: RenderSett
     except Exception as error:
         return Outcome(job, reason_of(error))
     return Outcome(job, "", written.num_frames, written.video_seconds, written.wall_seconds)
-
-
-def frames_of(chunk: StoryChunk) -> tuple[int, int]:
-    """Frames of the video up to the end of a chunk, and in all."""
-    return chunk.start_frame + len(chunk.frames), chunk.num_frames_total
 
 
 def reason_of(error: Exception) -> str:

@@ -21,11 +21,12 @@ import torch
 from phenaki import __version__
 from phenaki.atomic import write_bytes
 from phenaki.checkpoint import find_model
-from phenaki.pipeline import model_info
 from phenaki.rendering import Outcome, RenderError, RenderSettings, Watcher, loaded, reason_of, render, settled_dtype
 from phenaki.rendering_processes import MAX_WORKERS, check_num_workers
 from phenaki.script_folder import Job
-from phenaki.story import FILE_FIELDS, Story
+from phenaki.story import Story
+from phenaki.story_for_model import model_info
+from phenaki.story_formats import FILE_FIELDS
 
 MAX_RETRIES = 3  # of a task whose worker died
 

@@ -9,12 +9,15 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from phenaki.checkpoint import ModelInfo, sha256
+from phenaki.atomic import sha256
+from phenaki.checkpoint import ModelInfo
 from phenaki.director import Given
 from phenaki.frame_source import FrameSource
-from phenaki.story import FILE_FIELDS, SAMPLING, Story
+from phenaki.pictures import middle_square, pictures_in, read_image
+from phenaki.story import SAMPLING, Story
+from phenaki.story_formats import FILE_FIELDS
 from phenaki.story_plan import ScenePlan
-from phenaki.video import VideoError, middle_square, pictures_in, read_image
+from phenaki.video_files import VideoError
 
 
 def files_of(story: Story) -> list[Path]:

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from phenaki.contact_sheet import sheet_script
 from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script
 from phenaki.gif_files import gif_facts
-from phenaki.story import MAX_FILE_BYTES, Story, StoryError, decoded
-from phenaki.story_formats import PARSERS
-from phenaki.video import sheet_script
+from phenaki.output_paths import is_sequence, names_written
+from phenaki.story import MAX_FILE_BYTES, Story, decoded
+from phenaki.story_formats import PARSERS, StoryError
 from phenaki.video_encoders import CODECS, is_own_frame
-from phenaki.video_files import VideoError, is_sequence, names_written
+from phenaki.video_files import VideoError
 
 NOT_OURS = "and this program did not make it; give the result another name, or --overwrite replaces it"
 

@@ -5,8 +5,9 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from phenaki.output_paths import check_output_path
 from phenaki.story_formats import PARSERS
-from phenaki.video_files import VideoError, check_output_path
+from phenaki.video_files import VideoError
 
 RENDERED_ENDINGS = (".mp4", ".webm")  # those whose making can be resumed
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
 
-from phenaki.story import Story, StoryError
+from phenaki.story import Story
+from phenaki.story_formats import StoryError
 
 
 @dataclass(frozen=True)

@@ -6,54 +6,38 @@ package a video is a float tensor (b c f h w) in [-1, 1]. `b` batch, `t` token t
 """
 
 import base64
-import contextlib
 import html
-import json
 import os
-import re
-import struct
 import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image
 
-from phenaki.atomic import drop_part, fresh_part, put
+from phenaki.atomic import put
+from phenaki.contact_sheet import SheetEncoder, contact_sheet
 from phenaki.gif_files import decode_gif
+from phenaki.output_paths import check_output_path, is_sequence
 from phenaki.part_file import set_aside
-from phenaki.video_encoders import Encoder, GifEncoder, SequenceEncoder, StreamEncoder, part_path, png_text
+from phenaki.pictures import IMAGE_ENDINGS, middle_square, pictures_in, read_image
+from phenaki.video_encoders import Encoder, GifEncoder, SequenceEncoder, StreamEncoder, part_path
 from phenaki.video_files import (
     MAX_BYTES,
-    OUTPUT_ENDINGS,
     VideoError,
     VideoScene,
     check_bytes,
     check_fps,
-    check_output_path,
-    check_regular,
     check_script,
-    check_spares,
     decode_video,
-    is_sequence,
-    parse_script,
     resampled_indices,
     stacked,
 )
 
-__all__ = [
-    "OUTPUT_ENDINGS", "Video", "VideoError", "VideoScene", "VideoWriter", "check_output_path", "check_spares", "contact_sheet", "middle_square",
-    "pictures_in", "read_image", "read_video",
-]  # fmt: skip
-
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-MAX_IMAGE_PIXELS = 64_000_000
 MAX_CHAPTER_FRAMES = 1 << 31  # a year at 68 frames a second
-SHEET_SCRIPT = "phenaki_script"  # under this name a contact sheet holds its script
-LABEL_HEIGHT = 14  # pixels of a prompt above its row in a contact sheet
 
 
 @dataclass(frozen=True)
@@ -110,63 +94,6 @@ class Video:
             data = base64.b64encode(path.read_bytes()).decode()
         prompts = "".join(f"<li>{html.escape(scene.prompt)}</li>" for scene in self.scenes)
         return f'<video controls loop src="data:video/mp4;base64,{data}" width="{max(self.frames.shape[2], 256)}"></video><ol>{prompts}</ol>'
-
-
-def contact_sheet(frames: np.ndarray, scenes: Sequence[VideoScene] = (), *, columns: int = 8, every: int | None = None, scale: int = 1) -> np.ndarray:
-    """Frames uint8 (f, h, w, 3) in a grid, uint8 (h, w, 3). `every` n-th frame is shown; by default each row spreads `columns` frames over its scene.
-
-    scale: how many pixels a side each pixel becomes. VideoError where columns, every or scale is below 1.
-    """
-    for name, value in (("columns", columns), ("every", every), ("scale", scale)):
-        if value is not None and value < 1:
-            raise VideoError(f"{name} {value}: needed at least 1")
-    height, width = frames.shape[1] * scale, frames.shape[2] * scale
-    spans = [(scene.prompt, frames[scene.start_frame : scene.start_frame + scene.num_frames]) for scene in scenes] or [("", frames)]
-    rows = []
-    for prompt, part in spans:
-        spread = np.linspace(0, len(part) - 1, min(columns, len(part))).round().astype(int) if scenes else np.arange(len(part))
-        shown = part[::every] if every else part[spread]
-        for start in range(0, len(shown), columns):
-            rows.append((prompt if start == 0 else "", shown[start : start + columns]))
-    labels = [LABEL_HEIGHT if prompt else 0 for prompt, _ in rows]
-    sheet = Image.new("RGB", (columns * width, len(rows) * height + sum(labels)), "white")
-    pen, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(size=11), 0
-    for (prompt, shown), label in zip(rows, labels, strict=True):
-        pen.text((2, top), prompt, fill="black", font=font)
-        for column, pixels in enumerate(shown):
-            sheet.paste(Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST), (column * width, top + label))
-        top += height + label
-    return np.asarray(sheet)
-
-
-class SheetEncoder:
-    """A contact sheet of all that was written, as one PNG."""
-
-    def __init__(self, path: Path, fps: float, size: tuple[int, int]):
-        self.path, self.frames = path, []
-
-    @property
-    def count(self) -> int:
-        return sum(map(len, self.frames))
-
-    def write(self, frames: np.ndarray, note: bytes = b"") -> None:
-        self.frames.append(frames)
-
-    def finish(self, scenes: Sequence[VideoScene], script: dict[str, Any] | None) -> Path:
-        info = PngImagePlugin.PngInfo()
-        info.add_itxt(SHEET_SCRIPT, json.dumps(script) if script is not None else "")
-        part = fresh_part(self.path)
-        Image.fromarray(contact_sheet(np.concatenate(self.frames), scenes, scale=2)).save(part, format="PNG", pnginfo=info)
-        return part
-
-    def discard(self) -> None:
-        """The part file has become the picture."""
-
-    def abandon(self) -> None:
-        drop_part(self.path)
-
-    def keeps_frames(self) -> bool:
-        return False
 
 
 class VideoWriter:
@@ -264,16 +191,6 @@ def read_video(path: str | Path, *, size: int | None = None, fps: float | None =
     return Video(video.frames[shown], fps, (), video.script)
 
 
-def pictures_in(path: Path) -> list[Path]:
-    """The pictures of a folder in the order in which they are shown, frame_9.png before frame_10.png; VideoError where there are none."""
-    numbered = lambda file: [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", file.name)]
-    files = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_ENDINGS and not file.name.startswith("."))
-    files = sorted(files, key=lambda file: (numbered(file), file.name))
-    if not files:
-        raise VideoError(f"{path}: holds no pictures ({', '.join(IMAGE_ENDINGS)})")
-    return files
-
-
 def _read_folder(path: Path, size: int | None) -> np.ndarray:
     """The pictures of a folder as frames (f h w 3) uint8."""
     files, frames = pictures_in(path), []
@@ -285,52 +202,3 @@ def _read_folder(path: Path, size: int | None) -> np.ndarray:
         if len(frames) * frames[0].nbytes > MAX_BYTES:
             raise VideoError(f"{path}: its pictures take more than {MAX_BYTES >> 30} GiB of memory; give fewer, or size=")
     return stacked(frames)
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """A grey picture of 16 bits as one of 8: Pillow's own conversion cuts all above 255 off."""
-    if not picture.mode.startswith("I"):
-        return picture
-    return Image.fromarray((np.asarray(picture, dtype=np.int64).clip(0, 65535) // 257).astype(np.uint8))
-
-
-def _turn_upright(picture: Image.Image) -> None:
-    """Turns it as its camera says that it was held (EXIF), where that can be read: phones store upright pictures lying down."""
-    picture.load()
-    with contextlib.suppress(SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
-        ImageOps.exif_transpose(picture, in_place=True)  # no copy; and it is turned before what else is in the block may fail
-
-
-def read_image(path: str | Path | BinaryIO, size: int | None = None) -> np.ndarray:
-    """A picture as uint8 (h, w, 3), transparent parts over white; size: resized and cropped to a square of so many pixels."""
-    if isinstance(path, (str, Path)):
-        check_regular(path)
-    try:
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP", "BMP")) as picture:
-            if picture.width * picture.height > MAX_IMAGE_PIXELS:
-                raise VideoError(f"{path}: {picture.width}x{picture.height} pixels; at most {MAX_IMAGE_PIXELS} are read")
-            _turn_upright(picture)
-            rgba = _eight_bits(picture).convert("RGBA")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise VideoError(f"{path}: {error.strerror}") from error
-    except Image.DecompressionBombError as error:
-        raise VideoError(f"{path}: too many pixels; at most {MAX_IMAGE_PIXELS} are read") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, VideoError):
-            raise
-        raise VideoError(f"{path}: not a whole picture ({error}); PNG, JPEG, WebP and BMP are read") from error
-    flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return np.asarray(flat) if size is None else middle_square(flat, size)
-
-
-def sheet_script(path: Path) -> dict[str, Any] | None:
-    """The script in a contact sheet's PNG; None for any other file."""
-    return parse_script(png_text(path, SHEET_SCRIPT) or "")
-
-
-def middle_square(picture: Image.Image, size: int) -> np.ndarray:
-    """The middle square, resized to `size` pixels a side."""
-    side = min(picture.size)
-    left, top = ((length - side) // 2 for length in picture.size)
-    square = picture.crop((left, top, left + side, top + side))
-    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3))

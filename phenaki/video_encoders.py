@@ -213,7 +213,22 @@ class StreamEncoder:
         return self.path.with_name(f".{self.path.stem}.whole{self.path.suffix}")
 
 
-class GifEncoder:
+class WholeFileEncoder:
+    """An encoder whose file is made at the end, of all that was written: given up before, it leaves nothing."""
+
+    path: Path
+
+    def discard(self) -> None:
+        """The part file has become the file."""
+
+    def abandon(self) -> None:
+        drop_part(self.path)
+
+    def keeps_frames(self) -> bool:
+        return False
+
+
+class GifEncoder(WholeFileEncoder):
     """Keeps frames in 256 colours each and writes them at the end: GIF has no way to grow that players accept.
 
     Equal frames in a row become one that is shown longer; `decode_gif` takes them apart again by the rate in the comment.
@@ -243,18 +258,9 @@ class GifEncoder:
             raise VideoError(f"{self.path}: a picture stands still for longer than the 655 s that a GIF can tell; write .mp4 or .webm") from error
         return part
 
-    def discard(self) -> None:
-        """The part file has become the video."""
-
-    def abandon(self) -> None:
-        drop_part(self.path)
-
-    def keeps_frames(self) -> bool:
-        return False
-
 
 class SequenceEncoder:
-    """Single frames as PNG: path holds a place for the number, such as frame_%05d.png (video_files.NUMBER).
+    """Single frames as PNG: path holds a place for the number, such as frame_%05d.png (output_paths.NUMBER).
 
     Those of a longer video that was written there before go away at the end, as a longer .mp4 would. They are known by a mark.
     """

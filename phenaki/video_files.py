@@ -1,4 +1,4 @@
-"""Video files through PyAV: hardened reading, and where one may be written (video_encoders.py writes them).
+"""Video files through PyAV: hardened reading (video_encoders.py writes them).
 
 Untrusted files are opened with a whitelist of formats and strict error detection: a default `av.open` follows playlists to
 other files and passes damaged pictures on.
@@ -7,8 +7,7 @@ other files and passes damaged pictures on.
 import contextlib
 import json
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,14 +16,10 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from phenaki.atomic import why_unwritable
 from phenaki.nal_units import damage_of, length_size
 from phenaki.retiming import MIN_FPS, frame_at
 from phenaki.story_formats import FILE_FIELDS
 
-VIDEO_ENDINGS = (".mp4", ".webm", ".gif")
-OUTPUT_ENDINGS = (*VIDEO_ENDINGS, ".png")
-NUMBER = re.compile(r"%(0?[0-9]{1,2})?d")  # in the name of single frames: where each one's number stands
 READ_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,gif"
 STRICT = "crccheck+bitstream+buffer+explode"
 MAX_SIDE = 4096  # pixels
@@ -63,49 +58,6 @@ class Decoded:
     script: dict[str, Any] | None
 
 
-def check_output_path(path: str | Path) -> Path:
-    """A path that a video can be written to; VideoError before any work is done where it is not one."""
-    path = Path(path)
-    if os.path.isdir(path):
-        raise VideoError(f"{path}: is a folder; give a file name in it, such as {path / 'story.mp4'}")
-    if path.suffix.lower() not in OUTPUT_ENDINGS:
-        raise VideoError(f"{path}: unknown ending {path.suffix!r}; known are {', '.join(OUTPUT_ENDINGS)} (and frame_%05d.png for single frames)")
-    if is_sequence(path) and (path.name.count("%") != 1 or not NUMBER.search(path.name)):
-        raise VideoError(f"{path}: needed one number in the name of single frames, as in frame_%05d.png or frame_%d.png, and no other %")
-    folder = path.parent
-    if not os.path.isdir(folder):
-        raise VideoError(f"{path}: the folder {folder} does not exist; make it first")
-    if why := why_unwritable(path):
-        raise VideoError(f"{path}: {why}")
-    return path
-
-
-def is_sequence(path: Path) -> bool:
-    """Whether an output path stands for single frames, a file each."""
-    return path.suffix.lower() == ".png" and "%" in path.name
-
-
-def names_written(path: Path) -> re.Pattern:
-    """The names of the files that are written for an output path: of single frames any number's."""
-    around = NUMBER.split(path.name)[::2] if is_sequence(path) else [path.name]  # without what the parentheses of NUMBER hold
-    return re.compile(" *[0-9]+".join(map(re.escape, around)))
-
-
-def check_spares(path: Path, sources: Iterable[Path], made: str = "it") -> Path:
-    """An output path; VideoError where writing it would write over one of `sources`: files, or folders whose pictures make a clip.
-
-    made: what is made from them, in the message.
-    """
-    written = names_written(path)
-    for source in filter(os.path.exists, sources):
-        beside = any(path.parent.samefile(one.parent) and written.fullmatch(one.name) for one in (source, source.resolve()))
-        if beside or (path.exists() and path.samefile(source)):
-            raise VideoError(f"{path}: would write over {source.name}, which {made} is made from; give the result another name")
-        if os.path.isdir(source) and path.suffix.lower() == ".png" and path.parent.samefile(source):
-            raise VideoError(f"{path}: would lie among the pictures that {made} is made from; write it into another folder")
-    return path
-
-
 def check_fps(fps: float) -> None:
     """VideoError for a number of frames a second that no video has."""
     if not MIN_FPS <= fps < 1000:
@@ -121,10 +73,19 @@ def check_regular(path: str | Path) -> None:
 Resize = Callable[[np.ndarray], np.ndarray]  # (h w 3) uint8 -> the same of another size
 
 
-def decode_video(path: Path, resize: Resize | None = None, max_frames: int = MAX_FRAMES) -> Decoded:
+def decode_video(path: Path, resize: Resize | None = None) -> Decoded:
     """Decodes a whole video file, each frame resized as it comes. VideoError names the file and what is wrong with it."""
+    reformatter, frames, num_bytes = VideoReformatter(), [], 0
     with open_strictly(path) as (container, stream):
-        return _decode(path, container, stream, resize, max_frames)
+        for frame in whole_frames(path, container, stream):
+            if len(frames) >= MAX_FRAMES:
+                raise VideoError(f"{path}: more than {MAX_FRAMES} frames; cut it into shorter files", "too long")
+            pixels = np.rot90(reformatter.reformat(frame, format="rgb24").to_ndarray(), frame.rotation // 90 % 4)
+            frames.append(pixels if resize is None else resize(pixels))
+            num_bytes += frames[-1].nbytes
+            check_bytes(path, num_bytes)
+        scenes = tuple(_scene(chapter, frame_rate(path, stream)) for chapter in container.chapters())
+        return Decoded(stacked(frames), frame_rate(path, stream), scenes, parse_script(comment_of(container)))
 
 
 @contextlib.contextmanager
@@ -193,19 +154,6 @@ def _packet_frames(path: Path, packet: av.Packet, size: tuple[int, int]) -> Iter
         if (frame.width, frame.height) != size:
             raise VideoError(f"{path}: its frames change their size", "size")
         yield frame
-
-
-def _decode(path: Path, container: av.container.InputContainer, stream: av.VideoStream, resize: Resize | None, max_frames: int) -> Decoded:
-    reformatter, frames, num_bytes = VideoReformatter(), [], 0
-    for frame in whole_frames(path, container, stream):
-        if len(frames) >= max_frames:
-            raise VideoError(f"{path}: more than {max_frames} frames; cut it into shorter files", "too long")
-        pixels = np.rot90(reformatter.reformat(frame, format="rgb24").to_ndarray(), frame.rotation // 90 % 4)
-        frames.append(pixels if resize is None else resize(pixels))
-        num_bytes += frames[-1].nbytes
-        check_bytes(path, num_bytes)
-    scenes = tuple(_scene(chapter, frame_rate(path, stream)) for chapter in container.chapters())
-    return Decoded(stacked(frames), frame_rate(path, stream), scenes, parse_script(comment_of(container)))
 
 
 def check_bytes(path: Path, num_bytes: int) -> None:

@@ -24,16 +24,18 @@ import phenaki.training.generator
 from phenaki.checkpoint import ModelInfo, load_model, save_model
 from phenaki.cli import app
 from phenaki.cli_messages import told_errors
+from phenaki.contact_sheet import LABEL_HEIGHT
 from phenaki.cvivit import CViViT
 from phenaki.data.tokens import StoryTokens, TokensError
 from phenaki.maskgit import MaskGIT
 from phenaki.planning import story_operations
 from phenaki.sampling import SamplingOptions
 from phenaki.story import Story
+from phenaki.story_for_model import model_info, plan_story
 from phenaki.text import TextEncoder
 from phenaki.training.settings import load_settings
 from phenaki.training.stories import prepared_tokens
-from phenaki.video import LABEL_HEIGHT, Video, read_video
+from phenaki.video import Video, read_video
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = "title: A [bold]story[/bold] [/]\nseed: 3\n---\n[1.5s] a bear walks\n[2s, cut] a panda sleeps\n"
@@ -329,9 +331,9 @@ def test_prompts_and_titles_are_printed_as_they_are(tmp_path, model, prompt):
 
 
 def test_plan_counts_what_generate_would_do(model):
-    story, info = Story.of([{"prompt": "a bear", "seconds": 2, "num_steps": 4}]), phenaki.pipeline.model_info(model)
+    story, info = Story.of([{"prompt": "a bear", "seconds": 2, "num_steps": 4}]), model_info(model)
     other = Story.of([("a bear", 2)])
-    plans = [phenaki.pipeline.plan_story(told, info) for told in (story, other)]
+    plans = [plan_story(told, info) for told in (story, other)]
     asked = lambda rounds: replace(info.sampling, num_steps=rounds)
     assert story_operations(plans[0], info, asked(9)) == story_operations(plans[0], info, info.sampling) == story_operations(plans[1], info, asked(4))
     assert story_operations(plans[1], info, replace(info.sampling, context="frames")) > story_operations(plans[1], info, info.sampling)

@@ -8,19 +8,20 @@ import torch
 from PIL import Image
 
 import phenaki
-import phenaki.pipeline
+import phenaki.story_for_model
 from phenaki.checkpoint import Model, ModelInfo
 from phenaki.cvivit import CViViT
 from phenaki.editing import Edit, check_result_path, edit, edit_to_file, stream_edit
 from phenaki.frame_source import FrameSource
 from phenaki.maskgit import MaskGIT
+from phenaki.pictures import middle_square
 from phenaki.pipeline import Phenaki
 from phenaki.regions import Region, RegionError
 from phenaki.repainting import Repainter
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
 from phenaki.training.settings import load_settings
-from phenaki.video import Video, VideoError, VideoWriter, middle_square, read_video
+from phenaki.video import Video, VideoError, VideoWriter, read_video
 
 ROOT = Path(__file__).resolve().parents[1]
 BOX = (8, 8, 16, 8)  # of 32x32 pixels: tokens (1, 1) and (1, 2) of 4x4
@@ -245,7 +246,7 @@ def test_the_names_of_the_package():
 )
 def test_bad_edits_are_told_before_anything_is_made(model, monkeypatch, options, words):
     monkeypatch.setattr(Repainter, "paint", lambda *_: pytest.fail("a chunk was made"))
-    monkeypatch.setattr(phenaki.pipeline, "MAX_CHUNK_BYTES", 1 << 28)
+    monkeypatch.setattr(phenaki.story_for_model, "MAX_CHUNK_BYTES", 1 << 28)
     with pytest.raises(ValueError) as caught:
         edit(clip_of(9), "a bear", model=model, **options)
     assert words in str(caught.value)

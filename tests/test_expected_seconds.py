@@ -8,9 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import phenaki
 from phenaki import planning
 from phenaki.checkpoint import PRETRAINED
-from phenaki.pipeline import apply_overrides, plan_story, sampling_options
 from phenaki.planning import BFLOAT16_GAIN, EFFICIENCY, START_SECONDS, expected_seconds, story_operations
 from phenaki.story import Story
+from phenaki.story_for_model import apply_overrides, model_info, plan_story, sampling_options
 
 STORY = Story.of([("a bear walks on the beach", 0.5)])
 shipped = pytest.mark.skipif(not (PRETRAINED / "storybook").is_dir(), reason="no trained weights in this checkout")
@@ -31,7 +31,7 @@ def test_operations_are_about_those_that_torch_counts(options):
 @shipped
 @pytest.mark.parametrize(("dtype", "gain"), [(torch.float32, 1.0), (torch.bfloat16, BFLOAT16_GAIN)])
 def test_seconds_are_operations_over_speed(monkeypatch, dtype, gain):
-    info = phenaki.pipeline.model_info()
+    info = model_info()
     plan, options = plan_story(STORY, info), sampling_options(STORY, info)
     monkeypatch.setattr(planning, "matrix_speed", lambda: 2e9)
     monkeypatch.setattr(planning, "choose_dtype", lambda *_: dtype)

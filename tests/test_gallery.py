@@ -12,7 +12,8 @@ from PIL import Image
 import phenaki
 from phenaki.data.captions import attribute_phrases, is_held_out
 from phenaki.data.world import SMALL_WORLD, WIDE_WORLD
-from phenaki.video import Video, VideoScene
+from phenaki.video import Video
+from phenaki.video_files import VideoScene
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import make_gallery as gallery

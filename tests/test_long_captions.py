@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 
 from phenaki.checkpoint import ModelInfo, save_model
+from phenaki.contact_sheet import LABEL_HEIGHT
 from phenaki.cvivit import CViViT
 from phenaki.data.tokens import StoryTokens
 from phenaki.text import TextConfig, TextEncoder
 from phenaki.training.generator import run_generator_training
 from phenaki.training.settings import load_settings
 from phenaki.training.stories import tokenize_data
-from phenaki.video import LABEL_HEIGHT, Video
+from phenaki.video import Video
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/tiny.toml"
 pytestmark = pytest.mark.usefixtures("synced")

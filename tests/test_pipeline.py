@@ -24,14 +24,16 @@ from phenaki.checkpoint import CheckpointError, ModelInfo, load_model, read_info
 from phenaki.cvivit import CViViT, Stream
 from phenaki.devices import choose_device, choose_dtype, cpu_is_faster_in_bf16, has_bf16, hold_matrices
 from phenaki.maskgit import MaskGIT
-from phenaki.pipeline import Phenaki, plan_story
+from phenaki.pictures import read_image
+from phenaki.pipeline import Phenaki
 from phenaki.recording import generate_to_file
 from phenaki.retiming import retimed, retimed_length
 from phenaki.sampling import SamplingOptions
 from phenaki.story import StoryError
+from phenaki.story_for_model import checked_plan, plan_story
 from phenaki.text import TextEncoder
 from phenaki.training.settings import load_settings
-from phenaki.video import Video, VideoError, read_image, read_video
+from phenaki.video import Video, VideoError, read_video
 from phenaki.video_files import resampled_indices
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -566,10 +568,10 @@ def test_weights_that_were_rounded_are_not_saved_as_if_they_were_not(folder, tmp
 def test_a_scene_is_recalled_by_a_model_with_an_anchor_alone(ready, folder):
     story = Story.of([{"prompt": "a bear", "remember": "bear"}, {"prompt": "a house"}, {"prompt": "the bear", "recall": "bear"}])
     without = replace(ready.info, generator=replace(ready.info.generator, anchor=False))
-    assert pipeline.checked_plan(story, ready.info).scenes[2].recall == "bear"
+    assert checked_plan(story, ready.info).scenes[2].recall == "bear"
     with pytest.raises(ValueError, match=r"scenes\[2\]\.recall: model 'tiny' was trained without an anchor slice; leave recall out"):
-        pipeline.checked_plan(story, without)
-    pipeline.checked_plan(Story.of(TWO), without)
+        checked_plan(story, without)
+    checked_plan(Story.of(TWO), without)
 
 
 # ---- to a file -----------------------------------------------------------------------------------------------------

@@ -1,16 +1,16 @@
 """Progress where nobody has a terminal: few lines, with the time that is left."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
+from phenaki.pipeline import StoryChunk
 from phenaki.progress import Lines, story_progress
 
 
-def chunk(start: int, total: int = 1000) -> SimpleNamespace:
-    return SimpleNamespace(scene=2, prompt="a bear " * 10, start_frame=start, frames=np.zeros((10, 1, 1, 3)), num_frames_total=total)
+def chunk(start: int, count: int = 10) -> StoryChunk:
+    return StoryChunk(np.zeros((count, 1, 1, 3), np.uint8), torch.zeros(1, 1, 1), 2, "a bear " * 10, start, 1000)
 
 
 def told(seconds_a_chunk: float, starts: range) -> list[str]:
@@ -40,7 +40,7 @@ def test_a_chunk_without_frames_says_nothing():
     show = Lines(lines.append, lambda: now[0])
     for start, count in [(500, 0), (500, 10)]:
         now[0] += 20
-        show(SimpleNamespace(**{**vars(chunk(start)), "frames": np.zeros((count, 1, 1, 3))}))
+        show(chunk(start, count))
     assert lines == [f"510/1000 frames, scene 3: {('a bear ' * 10)[:40]}; about 1960 s left"]
 
 

@@ -14,6 +14,7 @@ from phenaki.checkpoint import PRETRAINED, find_model, read_info
 from phenaki.cli import app
 from phenaki.planning import unfamiliar
 from phenaki.story import Story
+from phenaki.story_for_model import checked_plan
 from phenaki.video import Video
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +73,7 @@ def test_every_example_loads_and_fits_the_shipped_world():
     for script in scripts:
         story = Story.load(script)
         assert len(story.scenes) >= 3 and story.seconds >= 10, script.name
-        assert not unfamiliar(pipeline.checked_plan(story, info), info), script.name
+        assert not unfamiliar(checked_plan(story, info), info), script.name
 
 
 def test_links_and_pictures_lead_somewhere():

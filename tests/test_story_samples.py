@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from phenaki.checkpoint import Model, ModelInfo, save_model
+from phenaki.contact_sheet import LABEL_HEIGHT
 from phenaki.cvivit import CViViT
 from phenaki.maskgit import MaskGIT
 from phenaki.sampling import SamplingOptions
@@ -17,7 +18,7 @@ from phenaki.text import TextConfig, TextEncoder
 from phenaki.training import story_samples
 from phenaki.training.generator import run_generator_training
 from phenaki.training.settings import load_settings
-from phenaki.video import LABEL_HEIGHT, read_video
+from phenaki.video import read_video
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/tiny.toml"
 UNTOLD = {  # what it is -> a caption, what is told in its place

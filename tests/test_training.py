@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from training_toys import PLAIN, Stop, Toy, little, log, newest, settings, state
 
 from phenaki.checkpoint import ModelInfo, load_model, save_model, sha256
+from phenaki.contact_sheet import LABEL_HEIGHT
 from phenaki.cvivit import CViViT, Reconstruction
 from phenaki.data.clip_source import ClipSource
 from phenaki.data.storybook import StorybookWorld, open_world
@@ -41,7 +42,7 @@ from phenaki.training.settings import GeneratorTraining, ModelSettings, Tokenize
 from phenaki.training.start import start_from
 from phenaki.training.tasks import PLAIN as PLAIN_TASK
 from phenaki.training.tokenizer import TokenizerTask, data_hash, distinct_share, run_tokenizer_training
-from phenaki.video import LABEL_HEIGHT, read_video
+from phenaki.video import read_video
 
 pytestmark = pytest.mark.usefixtures("synced")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

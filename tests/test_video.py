@@ -22,12 +22,15 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 import phenaki.video
 import phenaki.video_files
+from phenaki.contact_sheet import LABEL_HEIGHT, contact_sheet
 from phenaki.frame_source import FrameSource
+from phenaki.output_paths import check_output_path, check_spares
+from phenaki.pictures import pictures_in, read_image
 from phenaki.story import MAX_SIZE
 from phenaki.story_formats import FILE_FIELDS
-from phenaki.video import Video, VideoError, VideoScene, VideoWriter, check_output_path, contact_sheet, pictures_in, read_image, read_video
+from phenaki.video import Video, VideoError, VideoWriter, read_video
 from phenaki.video_encoders import part_path
-from phenaki.video_files import FRAMES_TAG, MAX_SIDE, check_spares, parse_script, resampled_indices, stacked
+from phenaki.video_files import FRAMES_TAG, MAX_SIDE, VideoScene, parse_script, resampled_indices, stacked
 
 FILES = ("mp4", "webm", "gif")
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -1000,7 +1003,7 @@ def test_a_row_holds_its_own_scenes_frames():
     shades = np.array([10] * 5 + [200] * 7, np.uint8)
     frames = np.broadcast_to(shades[:, None, None, None], (12, 16, 16, 3)).copy()
     sheet = contact_sheet(frames, SCENES, columns=4, scale=2)
-    label = phenaki.video.LABEL_HEIGHT
+    label = LABEL_HEIGHT
     assert sheet.shape == (2 * (32 + label), 4 * 32, 3) and sheet.dtype == np.uint8
     assert (sheet[label : label + 32] == 10).all() and (sheet[2 * label + 32 :] == 200).all()
     for top in (0, label + 32):  # the prompts: dark letters on white
@@ -1019,7 +1022,7 @@ def test_a_sheet_without_scenes_has_every_frame():
 
 def test_every_nth_frame():
     sheet = Video(gradient(12), 8, SCENES).contact_sheet(columns=2, every=3)  # frames 0 3, and 5 8, 11
-    frames, label = gradient(12), phenaki.video.LABEL_HEIGHT
+    frames, label = gradient(12), LABEL_HEIGHT
     assert sheet.shape == (3 * 32 + 2 * label, 64, 3)
     assert np.array_equal(sheet[label : label + 32], np.concatenate([frames[0], frames[3]], axis=1))
     assert np.array_equal(sheet[-32:, :32], frames[11])
@@ -1027,7 +1030,7 @@ def test_every_nth_frame():
 
 def test_a_saved_sheet_is_twice_the_size_and_whole(tmp_path):
     Video(gradient(12), 8, SCENES, SCRIPT).save(tmp_path / "a.png")
-    label = phenaki.video.LABEL_HEIGHT
+    label = LABEL_HEIGHT
     assert read_image(tmp_path / "a.png").shape == (2 * (64 + label), 8 * 64, 3)
 
 

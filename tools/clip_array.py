@@ -13,7 +13,8 @@ from torch import Tensor
 from phenaki.data.clip_source import ClipSource
 from phenaki.data.tensor_file import save_tensors
 from phenaki.pixels import from_bytes
-from phenaki.video import VideoError, read_video
+from phenaki.video import read_video
+from phenaki.video_files import VideoError
 
 ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 

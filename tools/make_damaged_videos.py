@@ -17,7 +17,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from phenaki.checkpoint import sha256
+from phenaki.atomic import sha256
 from phenaki.video import Video
 
 SIZE, NUM_FRAMES, FPS = 64, 16, 8.0

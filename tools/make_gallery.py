@@ -16,8 +16,9 @@ from PIL import Image
 
 import phenaki
 from phenaki.atomic import write_bytes, write_text
+from phenaki.contact_sheet import contact_sheet
 from phenaki.script_folder import scripts_in
-from phenaki.video import VideoScene, contact_sheet
+from phenaki.video_files import VideoScene
 
 SEEDS = (0, 1, 2)
 FRAMES = 4  # of each scene

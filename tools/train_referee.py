@@ -23,7 +23,8 @@ import torch
 from results import write_results
 from torch import Tensor
 
-from phenaki.checkpoint import Model, load_model, sha256
+from phenaki.atomic import sha256
+from phenaki.checkpoint import Model, load_model
 from phenaki.data.order import RESERVED_SEEDS
 from phenaki.data.storybook import StorybookWorld, open_world
 from phenaki.data.world import WORLDS, WorldConfig

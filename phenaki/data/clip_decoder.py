@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from phenaki.data.clip_files import ClipFile
-from phenaki.video import read_image
+from phenaki.pictures import read_image
 from phenaki.video_encoders import StreamEncoder
 from phenaki.video_files import (
     MAX_FRAMES,

@@ -19,7 +19,8 @@ from einops import einsum, rearrange, reduce
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from phenaki.checkpoint import first_not_finite, sha256
+from phenaki.atomic import sha256
+from phenaki.checkpoint import first_not_finite
 from phenaki.config import build, check_range
 from phenaki.data.tensor_file import save_tensors
 from phenaki.data.world import WorldConfig

@@ -18,8 +18,7 @@ from typing import Any, BinaryIO
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from phenaki.atomic import free_name, open_to_others, put, sync
-from phenaki.checkpoint import sha256
+from phenaki.atomic import free_name, open_to_others, put, sha256, sync
 from phenaki.locks import take_folder
 
 WEIGHTS, OPTIMIZER, DISCRIMINATOR, MANIFEST = "weights.safetensors", "optimizer.safetensors", "discriminator.safetensors", "manifest.json"

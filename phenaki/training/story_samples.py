@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from phenaki.checkpoint import Model
+from phenaki.contact_sheet import contact_sheet
 from phenaki.data.clip_files import tidy
 from phenaki.director import SceneText, direct
 from phenaki.maskgit import MaskGIT
@@ -16,7 +17,7 @@ from phenaki.story_plan import plan
 from phenaki.text import TextEncoder
 from phenaki.training.samples import save_clip, save_pixels
 from phenaki.training.stories import Prompts
-from phenaki.video import VideoScene, contact_sheet
+from phenaki.video_files import VideoScene
 
 
 def tellable(caption: str, text_encoder: TextEncoder) -> str:

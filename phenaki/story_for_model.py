@@ -1,0 +1,112 @@
+"""A story as a model can tell it, without its weights: its plan, what it is made with, and why it cannot be told."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from phenaki.checkpoint import DEFAULT_MODEL, CheckpointError, ModelInfo, find_model, read_info, weights_hash
+from phenaki.retiming import retimed_length, retimed_start
+from phenaki.sampling import SamplingOptions
+from phenaki.scene_files import content_hashes, files_of, values_of
+from phenaki.story import OPTIONS, SAMPLING, Story
+from phenaki.story_plan import StoryPlan, plan
+from phenaki.video_files import VideoScene
+
+MAX_CHUNK_BYTES = 4 << 30  # of a chunk's frames as they are shown
+
+
+def model_info(name: str | Path = DEFAULT_MODEL) -> ModelInfo:
+    """The settings of a model, read without its weights."""
+    return read_info(find_model(name))
+
+
+def check_has_generator(info: ModelInfo) -> None:
+    """CheckpointError for a model that holds a tokenizer alone."""
+    if info.generator is None:
+        raise CheckpointError(f"model {info.name!r} holds a tokenizer alone: train its generator with `phenaki train generator`")
+
+
+def plan_story(story: Story, info: ModelInfo) -> StoryPlan:
+    """The plan of a story for a model; CheckpointError for one that holds a tokenizer alone."""
+    check_has_generator(info)
+    return plan(story, fps=info.fps, temporal_patch_size=info.tokenizer.temporal_patch_size, chunk_slices=info.generator.chunk_slices)
+
+
+def checked_plan(story: Story, info: ModelInfo) -> StoryPlan:
+    """The plan of a story that a model can tell, as far as that needs no weights; ValueError where it cannot."""
+    planned, fps = plan_story(story, info), story.fps or info.fps
+    check_not_empty(planned, fps)
+    check_can_recall(planned, info)
+    check_pictures(story.size or info.tokenizer.image_size, fps, info)
+    return planned
+
+
+def check_texts(planned: StoryPlan, check: Callable[[str], None]) -> None:
+    """ValueError, which names scene and field, where `check` has one for a prompt or negative prompt (`TextEncoder.check`)."""
+    for scene in planned.scenes:
+        for name in filter(partial(getattr, scene), ("prompt", "negative")):
+            try:
+                check(getattr(scene, name))
+            except ValueError as error:
+                raise ValueError(f"scenes[{scene.index}].{name}: {error}") from None
+
+
+def resolved_script(story: Story, info: ModelInfo, options: SamplingOptions, networks: Sequence[nn.Module] = ()) -> dict[str, Any]:
+    """A story with the model's own values where it has none, the model's name, and "made_with": its weights' hash, the sampling options.
+
+    Pictures and videos go by file name alone, and in "made_with" by their SHA-256. networks: those of a model that was never saved.
+    """
+    made_with = {"weights": weights_hash(info, networks), "sampling": asdict(options)}
+    if files := files_of(story):
+        hashes = content_hashes(files)
+        made_with["files"] = [hashes[file] for file in files]
+    return {**values_of(story, lambda path: path.name), "fps": story.fps or info.fps, "model": info.name, "made_with": made_with}
+
+
+def video_scenes(story: Story, model_fps: float, planned: StoryPlan) -> tuple[VideoScene, ...]:
+    """Scenes with their first frame and length in the video's own frame rate."""
+    rate = story.fps or model_fps
+    total = retimed_length(planned.num_frames, planned.fps, rate)
+    starts = [retimed_start(scene.start_frame, planned.fps, rate, total) for scene in planned.scenes]
+    ends = [*starts[1:], total]
+    return tuple(VideoScene(scene.prompt, start, end - start) for scene, start, end in zip(planned.scenes, starts, ends, strict=True))
+
+
+def sampling_options(story: Story, info: ModelInfo) -> SamplingOptions:
+    """A model's own options with a story's put in place; a scene's own go before these (`direct`)."""
+    return replace(info.sampling, **{name: value for name in SAMPLING if (value := getattr(story, name)) is not None})
+
+
+def check_not_empty(planned: StoryPlan, fps: float) -> None:
+    """ValueError where a story is too short to have a single frame at its rate."""
+    if retimed_length(planned.num_frames, planned.fps, fps) < 1:
+        raise ValueError(f"fps {fps:g}: a story of {planned.seconds:g} s has no frame then; needed at least {1 / planned.seconds:.3g}")
+
+
+def check_pictures(size: int, fps: float, info: ModelInfo) -> None:
+    """ValueError where the frames of one chunk, which are made at once, would take too much memory."""
+    chunk_seconds = (1 + info.tokenizer.temporal_patch_size * info.generator.chunk_slices) / info.fps
+    num_bytes = size**2 * 3 * math.ceil(chunk_seconds * fps)
+    if num_bytes > MAX_CHUNK_BYTES:
+        told = f"{size}x{size} pixels at {fps:g} fps: the frames of a chunk would take {num_bytes / 2**30:.1f} GiB of memory"
+        raise ValueError(f"{told}, at most {MAX_CHUNK_BYTES >> 30} are used; lower size or fps")
+
+
+def check_can_recall(planned: StoryPlan, info: ModelInfo) -> None:
+    """ValueError where a scene recalls another and the model has no place in its context for that."""
+    for scene in planned.scenes:
+        if scene.recall is not None and not info.generator.anchor:
+            raise ValueError(f"scenes[{scene.index}].recall: model {info.name!r} was trained without an anchor slice; leave recall out")
+
+
+def apply_overrides(story: Story, **values: Any) -> Story:
+    """The story with the values that are not None put in place of its own; checked as a script is. TypeError for one that is not of OPTIONS."""
+    if unknown := [name for name in values if name not in OPTIONS]:
+        raise TypeError(f"unknown option {unknown[0]!r}: allowed are {', '.join(OPTIONS)}")
+    given = {key: value for key, value in values.items() if value is not None}
+    return Story.from_dict({**story.to_dict(), **given}) if given else story
