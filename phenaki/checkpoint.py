@@ -5,12 +5,11 @@ file. Weights are kept in the precision they were saved in and read as float32. 
 Nothing is ever unpickled.
 """
 
-import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +56,8 @@ class ModelInfo:
     words: tuple[str, ...] = ()  # of the captions that its generator was trained on; none where that is not known
 
     def __post_init__(self):
+        if not self.name.isprintable():
+            raise ValueError(f"name = {self.name!a}: needed characters that can be printed")
         check_range(self, "fps", at_least=MIN_FPS, below=1000)
         if len(self.words) > MAX_WORDS or not all(isinstance(word, str) and word.isalpha() for word in self.words):
             raise ValueError(f"words: needed a list of at most {MAX_WORDS} words")
@@ -115,28 +116,9 @@ def read_info(folder: Path) -> ModelInfo:
         version = values.pop("format", None)
         if version != FORMAT_VERSION:
             raise CheckpointError(f"{path}: format {version!r}; this version of phenaki reads {FORMAT_VERSION}: install a newer one")
-        parts = {"tokenizer": CViViTConfig, "generator": MaskGITConfig, "text": TextConfig, "sampling": SamplingOptions}
-        for key, cls in parts.items():
-            if values.get(key) is not None:
-                values[key] = build(cls, values[key], f"{path}: {key}")
-        known = {entry.name for entry in dataclasses.fields(ModelInfo)}
-        unknown, missing = set(values) - known, {"name", "tokenizer", "generator", "text", "fps"} - set(values)
-        if unknown or missing:
-            raise CheckpointError(f"{path}: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}; known: {sorted(known)}")
-        plain = {"name": str, "fps": int | float, "text_encoder": str, "training": dict, "files": dict, "words": list}
-        kinds = {**parts, "generator": MaskGITConfig | None, **plain}
-        wrong = [key for key, kind in kinds.items() if key in values and not isinstance(values[key], kind)]
-        if wrong:
-            raise CheckpointError(f"{path}: {wrong[0]} = {values[wrong[0]]!r} is not what a model folder has there. Copy the folder again")
-        if not values["name"].isprintable():
-            raise CheckpointError(f"{path}: name = {values['name']!a}: needed characters that can be printed")
-        return ModelInfo(**{**values, "words": tuple(values.get("words", ()))})
-    except CheckpointError:
-        raise
+        return build(ModelInfo, values, str(path))
     except ConfigError as error:  # names the file
         raise CheckpointError(str(error)) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
 
 
 def load_model(name: str | Path, device: str | torch.device = "cpu") -> Model:
@@ -234,7 +216,7 @@ def save_model(folder: str | Path, info: ModelInfo, tokenizer: CViViT, generator
     files = save_weights(folder, "tokenizer", tokenizer.state_dict(), dtype)
     if generator is not None:
         files |= save_weights(folder, "generator", generator.state_dict(), dtype)
-    save_info(folder, dataclasses.replace(info, files=files))
+    save_info(folder, replace(info, files=files))
 
 
 def save_weights(folder: Path, part: str, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> dict[str, str]:

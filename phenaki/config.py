@@ -51,7 +51,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def build(cls: type[Settings], values: dict[str, Any], source: str) -> Settings:
-    """Makes the dataclass `cls` of `values`. Unknown keys and wrong types raise ConfigError naming `source`."""
+    """Makes the dataclass `cls` of `values`, and those that are its fields of the tables in it. Unknown keys and wrong types raise ConfigError.
+
+    source: the file, or "FILE: TABLE", as errors name it; a table in it is "FILE: TABLE" to them, one in that "FILE: TABLE.TABLE".
+    """
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: needed a table of settings, found {type(values).__name__}")
     hints = typing.get_type_hints(cls)
@@ -89,17 +92,23 @@ def _is_required(field: dataclasses.Field) -> bool:
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the annotated type: numbers, strings, booleans, tuples of them, or None where the hint allows it."""
+    """`value` as the annotated type: numbers, strings, booleans, tuples of them, dictionaries as they are, dataclasses, or None where allowed."""
     if isinstance(hint, types.UnionType):
         if value is None:
             return None
         hint = next(option for option in typing.get_args(hint) if option is not type(None))
+    if dataclasses.is_dataclass(hint):
+        source, _, table = where.rpartition(": ")
+        return build(hint, value, f"{source}.{table}" if ": " in source else where)
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where} = {value!r}: needed a list")
         return tuple(_checked(item, typing.get_args(hint)[0], where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > sys.float_info.max:
+            raise ConfigError(f"{where} = {value!s:.40}: needed a finite number")
         return float(value)
+    hint = typing.get_origin(hint) or hint
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{where} = {value!r}: needed {hint.__name__}, found {type(value).__name__}")
     return value

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
@@ -160,6 +160,38 @@ def test_a_number_without_a_sense_is_refused_by_section_and_key(tmp_path, sectio
     with pytest.raises(ConfigError) as error:
         load_settings(path)
     assert f"{path}: {section}: {said}" == str(error.value)
+
+
+@dataclass(frozen=True)
+class Whole:
+    part: Example
+    maybe: Example | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def test_tables_become_the_dataclasses_that_fields_are_annotated_with():
+    made = build(Whole, {"part": {"width": 3, "rate": 2}, "maybe": {"width": 1}, "facts": {"a": "b"}}, "file")
+    assert made == Whole(Example(3, 2.0), Example(1), {"a": "b"}) and isinstance(made.part.rate, float)
+    assert build(Whole, {"part": {"width": 3}, "maybe": None}, "file").maybe is None
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"part": {"wdith": 2}}, "part: unknown key 'wdith'; did you mean 'width'"),
+        ({"part": {}}, "part: missing width"),
+        ({"part": {"width": 1, "rate": 10**400}}, "part: rate = 1000"),
+        ({"part": None}, "part: needed a table of settings, found NoneType"),
+        ({"part": {"width": 1}, "maybe": [1]}, "maybe: needed a table of settings, found list"),
+        ({"part": {"width": 1}, "facts": ["a"]}, "facts = ['a']: needed dict, found list"),
+        ({}, "missing part"),
+    ],
+)
+def test_what_is_wrong_in_a_table_is_named_with_it(values, said):
+    for source, place in (("a.json", "a.json: "), ("a.toml: whole", "a.toml: whole.")):
+        with pytest.raises(ConfigError) as error:
+            build(Whole, values, source)
+        assert str(error.value).startswith((f"{place}{said}", f"{source}: {said}"))
 
 
 def test_a_number_too_large_to_reckon_with_is_told():

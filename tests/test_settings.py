@@ -104,8 +104,8 @@ def test_a_model_folder_with_such_a_rate_is_refused_by_its_file(tmp_path):
 @pytest.mark.parametrize(
     "old, new, said",
     [
-        ('"fps": 8.0', '"fps": true', "fps True: needed a finite number"),
-        ('"fps": 8.0', '"fps": 1' + 400 * "0", "fps 10+: needed a finite number"),
+        ('"fps": 8.0', '"fps": true', "fps = True: needed float, found bool"),
+        ('"fps": 8.0', '"fps": 1' + 400 * "0", "fps = 10+: needed a finite number"),
         ('"fps": 8.0', '"fps": 8.0, "fps": 24.0', "the key 'fps' is given twice"),
         ('"name": "tiny"', '"name": "ti\\ud800ny"', r"name = 'ti\\ud800ny': needed characters that can be printed"),
         ('"name": "tiny"', '"name": "ti\\u0000ny"', r"name = 'ti\\x00ny': needed characters that can be printed"),

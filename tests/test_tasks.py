@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phenaki.config import ConfigError
+from phenaki.config import ConfigError, build
 from phenaki.data.tokens import StoryTokens
 from phenaki.maskgit import MaskGIT, MaskGITConfig, split_token
 from phenaki.training.batches import Batch, draw_batch, share
 from phenaki.training.generator_losses import generator_loss, text_batch, validation_loss
 from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Part
-from phenaki.training.settings import GeneratorTraining, MaskTasks, read_section
+from phenaki.training.settings import GeneratorTraining, MaskTasks
 from phenaki.training.tasks import BETWEEN, FIRST_FRAME, INPAINT, OUTPAINT, PLAIN, TASKS, draw_tasks, task_regions
 
 CONFIG = MaskGITConfig(codebook_size=256, dim=16, depth=2, heads=2, mlp_dim=24, text_dim=8, chunk_slices=4, context_slices=2)
@@ -154,11 +154,11 @@ def test_most_of_the_default_recipe_is_text_and_continuing():
 )
 def test_settings_that_cannot_be_are_refused(values, said):
     with pytest.raises(ConfigError, match=said):
-        read_section(GeneratorTraining, values, "here")
+        build(GeneratorTraining, values, "file: here")
 
 
 def test_settings_of_tasks_are_read():
-    read = read_section(GeneratorTraining, {"tasks": {"between": 0.25}, "optimizer": {"num_steps": 3}}, "here")
+    read = build(GeneratorTraining, {"tasks": {"between": 0.25}, "optimizer": {"num_steps": 3}}, "here")
     assert read.tasks == MaskTasks(between=0.25) and read.optimizer.num_steps == 3
 
 

@@ -216,53 +216,81 @@ def show_stories(prompts: Prompts, model: MaskGIT, base: Model, text_encoder: Te
 
 
 def _make_task(asked: Asked, settings: ModelSettings, group: Group, base: Model, on_note: Callable[[str], None]) -> GeneratorTask:
-    folder, training, data, validation = asked.out / "generator", settings.train_generator, asked.data, asked.validation
+    folder, training = asked.out / "generator", settings.train_generator
     text_encoder = TextEncoder.load(settings.text, device=group.device)
     torch.manual_seed(training.optimizer.seed)
     config = replace(settings.generator, codebook_size=base.tokenizer.codebook_size)
     model, begun = MaskGIT(config), newest_whole(folder)
     trained = None if asked.init_from is None or begun else load_model(asked.init_from)
     facts = base.info.training | start_network(model, "generator", begun, trained, asked.init_from, on_note)
-    words = ()  # that it knows besides its stories'
-    if begun:
-        words = read_info(begun).words
-    elif trained is not None:
-        words = trained.info.words
-    made_with = token_origins(base, text_encoder)
+    words, made_with = words_before(begun, trained), token_origins(base, text_encoder)
     if trained is not None and tokens_sha256(trained.tokenizer) != tokens_sha256(base.tokenizer):
         on_note(f"{asked.init_from}: its generator knows other tokens than those of {base.info.name}, which it has to learn anew")
     check_start(begun, training.optimizer, identity_of(config, made_with), group)
-    is_prepared = data is not None and is_story_tokens(data)
-    if not is_prepared:
-        check_rollouts(config, training, training.num_slices)
-        check_room(config, training)
-    told_data(data, on_note)
-    if validation is not None:
-        check_there(validation)
+    check_data(asked, config, training, on_note)
     encoder = text_encoder.fingerprint
     info = ModelInfo(asked.config.stem, base.info.tokenizer, config, settings.text, base.info.fps, settings.sampling, encoder, facts, words=words)
-
-    def stories_of(own: GeneratorTraining, source: Path | None, file: str) -> TrainingStories:
-        return open_stories(settings, own, base, text_encoder, source, folder / file, str(group.device), on_note)
-
-    stories = stories_of(training, data, "stories.safetensors") if group.leads else None
-    group.wait()  # the others read what the first has made
-    stories = stories or stories_of(training, data, "stories.safetensors")
-    check_lengths(stories.tokens, config, training, "training")
-    check_rollouts(config, training, stories.tokens.tokens.shape[1])
-    drawn = data is None or not (is_footage(data) or is_prepared)  # the storybook world: another seed gives other stories
-    held_out = None
-    if training.optimizer.validation_batches and group.leads and (validation is not None or drawn):
-        count = HELD_OUT_STORIES if training.num_stories else 0  # none where pictures alone are trained on
-        fewer = replace(training, num_stories=count, optimizer=replace(training.optimizer, seed=HELD_OUT_SEED))
-        held_out = stories_of(fewer, data if validation is None else validation, "held-out.safetensors").tokens
-        check_lengths(held_out, config, training, "held-out")
-        if validation is not None:
-            is_same_data = data is not None and validation.resolve() == data.resolve()
-            if is_same_data or shares_stories(stories.tokens, held_out):
-                on_note(f"{validation}: {NOT_HELD_OUT}")
+    open_as = lambda own, source, file: open_stories(settings, own, base, text_encoder, source, folder / file, str(group.device), on_note)
+    stories = stories_to_train_on(asked, config, training, group, open_as)
+    held_out = stories_to_validate_on(asked, config, training, stories.tokens, open_as, on_note) if group.leads else None
     look = lambda network, path: show_stories(stories.prompts, network, base, text_encoder, settings.sampling, path)
     return GeneratorTask(model.to(group.device), stories.tokens, training, info, base.tokenizer, held_out, look, made_with)
+
+
+def words_before(begun: Path | None, trained: Model | None) -> tuple[str, ...]:
+    """Words that a network knows besides its stories': those of the checkpoint it goes on from, or of the model it starts from."""
+    if begun:
+        return read_info(begun).words
+    return () if trained is None else trained.info.words
+
+
+def check_data(asked: Asked, config: MaskGITConfig, training: GeneratorTraining, on_note: Callable[[str], None]) -> None:
+    """Tells what is trained on. ValueError where stories of the settings' length have no room for the chunks, or held-out data is not there."""
+    if asked.data is None or not is_story_tokens(asked.data):  # else their length is that of the file
+        check_rollouts(config, training, training.num_slices)
+        check_room(config, training)
+    told_data(asked.data, on_note)
+    if asked.validation is not None:
+        check_there(asked.validation)
+
+
+OpenAs = Callable[[GeneratorTraining, Path | None, str], TrainingStories]  # `open_stories`: by these settings, from this data, in that file
+
+
+def stories_to_train_on(asked: Asked, config: MaskGITConfig, training: GeneratorTraining, group: Group, open_as: OpenAs) -> TrainingStories:
+    """The stories, in every process. ValueError where the longest chunk, or a context that the model makes, has no room in them."""
+    stories = open_as(training, asked.data, "stories.safetensors") if group.leads else None
+    group.wait()  # the others read what the first has made
+    stories = stories or open_as(training, asked.data, "stories.safetensors")
+    check_lengths(stories.tokens, config, training, "training")
+    check_rollouts(config, training, stories.tokens.tokens.shape[1])
+    return stories
+
+
+def stories_to_validate_on(
+    asked: Asked, config: MaskGITConfig, training: GeneratorTraining, stories: StoryTokens, open_as: OpenAs, on_note: Callable[[str], None]
+) -> StoryTokens | None:
+    """Stories besides those that are trained on: of the held-out data, or of the storybook world; None where there are none, or none are wanted.
+
+    Held-out data that is trained on as well is noted.
+    """
+    data, validation = asked.data, asked.validation
+    if not training.optimizer.validation_batches or not (validation is not None or is_drawn(data)):
+        return None
+    count = HELD_OUT_STORIES if training.num_stories else 0  # none where pictures alone are trained on
+    fewer = replace(training, num_stories=count, optimizer=replace(training.optimizer, seed=HELD_OUT_SEED))
+    held_out = open_as(fewer, data if validation is None else validation, "held-out.safetensors").tokens
+    check_lengths(held_out, config, training, "held-out")
+    if validation is not None:
+        is_same_data = data is not None and validation.resolve() == data.resolve()
+        if is_same_data or shares_stories(stories, held_out):
+            on_note(f"{validation}: {NOT_HELD_OUT}")
+    return held_out
+
+
+def is_drawn(data: Path | None) -> bool:
+    """Whether the data is a storybook world, of which another seed gives other stories."""
+    return data is None or not (is_footage(data) or is_story_tokens(data))
 
 
 def shares_stories(stories: StoryTokens, held_out: StoryTokens) -> bool:

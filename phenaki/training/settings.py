@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from phenaki.config import ConfigError, build, check_range, read_settings
 from phenaki.cvivit import CViViTConfig
@@ -15,8 +15,6 @@ from phenaki.text import TextConfig
 from phenaki.training.discriminator import patch_size_of
 from phenaki.training.losses import LossSettings
 from phenaki.training.optimizers import OptimizerSettings
-
-Section = TypeVar("Section")
 
 
 @dataclass(frozen=True)
@@ -43,15 +41,6 @@ def _table(values: Any, source: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: needed a table of settings, found {values!r}")
     return dict(values)
-
-
-def read_section(cls: type[Section], values: dict[str, Any], source: str) -> Section:
-    """A training section: its own keys, and the tables in it. ConfigError for keys and values that are not allowed."""
-    values = _table(values, source)
-    tables = {"optimizer": OptimizerSettings, "losses": LossSettings, "tasks": MaskTasks}
-    own = {entry.name for entry in fields(cls)}
-    read = {name: build(kind, values.pop(name, {}), f"{source}.{name}") for name, kind in tables.items() if name in own}
-    return replace(build(cls, values, source), **read)
 
 
 def read_world(values: dict[str, Any], source: str) -> WorldConfig:
@@ -160,7 +149,7 @@ def load_settings(path: str | Path) -> ModelSettings:
     given = _table(values.get("generator", {}), f"{path}: generator")
     derived = {"codebook_size": codebook_size, "text_dim": text.width}
     generator = build(MaskGITConfig, {**given, **derived}, f"{path}: generator")
-    train_tokenizer = read_section(TokenizerTraining, values.get("train_tokenizer", {}), f"{path}: train_tokenizer")
+    train_tokenizer = build(TokenizerTraining, values.get("train_tokenizer", {}), f"{path}: train_tokenizer")
     check_discriminator(train_tokenizer.losses, tokenizer.image_size, f"{path}: train_tokenizer.losses")
     return ModelSettings(
         world=world,
@@ -170,5 +159,5 @@ def load_settings(path: str | Path) -> ModelSettings:
         text=text,
         sampling=build(SamplingOptions, values.get("sampling", {}), f"{path}: sampling"),
         train_tokenizer=train_tokenizer,
-        train_generator=read_section(GeneratorTraining, values.get("train_generator", {}), f"{path}: train_generator"),
+        train_generator=build(GeneratorTraining, values.get("train_generator", {}), f"{path}: train_generator"),
     )
