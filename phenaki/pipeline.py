@@ -22,7 +22,6 @@ from phenaki.director import Given, SceneText, direct
 from phenaki.free_cores import cores, on_free_cores
 from phenaki.pixels import to_pixels, to_video
 from phenaki.progress import story_progress
-from phenaki.retiming import retimed, retimed_length, retimed_start
 from phenaki.sampling import SamplingOptions
 from phenaki.scene_files import SceneFiles
 from phenaki.story import Story
@@ -33,6 +32,7 @@ from phenaki.story_for_model import (
     checked_plan,
     plan_story,
     resolved_script,
+    retiming_of,
     sampling_options,
     video_scenes,
 )
@@ -164,8 +164,7 @@ class Phenaki:
     def stream(self, prepared: Prepared, made: Sequence[Tensor] = ()) -> Iterator[StoryChunk]:
         """Yields a prepared story. made: tokens of its first chunks, where an earlier run stopped: goes on behind them."""
         story, planned = prepared.story, prepared.plan
-        size, rate = self.picture_size(story), story.fps or self.info.fps
-        total = retimed_length(planned.num_frames, planned.fps, rate)
+        size, timing = self.picture_size(story), retiming_of(story, planned)
         networks = self.tokenizer, self.generator
         chunks = direct(planned, *networks, prepared.texts, prepared.options, story.seed, self.grid, prepared.given, made)
         while True:
@@ -173,9 +172,8 @@ class Phenaki:
                 chunk = next(chunks, None)
             if chunk is None:
                 return
-            start = retimed_start(chunk.start_frame, planned.fps, rate, total)
-            frames = retimed(to_pixels(chunk.frames, size), chunk.start_frame, planned.fps, rate, total)
-            yield StoryChunk(frames, chunk.tokens, chunk.scene, planned.scenes[chunk.scene].prompt, start, total)
+            frames, start = timing.shown(to_pixels(chunk.frames, size), chunk.start_frame), timing.start(chunk.start_frame)
+            yield StoryChunk(frames, chunk.tokens, chunk.scene, planned.scenes[chunk.scene].prompt, start, timing.total)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -196,7 +194,7 @@ class Phenaki:
 
     def video_scenes(self, prepared: Prepared) -> tuple[VideoScene, ...]:
         """The scenes of the video that a story becomes, in its own frames."""
-        return video_scenes(prepared.story, self.info.fps, prepared.plan)
+        return video_scenes(prepared.story, prepared.plan)
 
     def script(self, prepared: Prepared) -> dict[str, Any]:
         """What travels with the video."""

@@ -57,7 +57,7 @@ def plan_script(story: Story, file: Path, info: ModelInfo, **overrides: Any) -> 
         raise
     except ValueError as error:
         raise StoryError(getattr(error, "problem", str(error)), file=str(file)) from None
-    return PlannedScript(story, planned, video_scenes(story, info.fps, planned), story.fps or info.fps)
+    return PlannedScript(story, planned, video_scenes(story, planned), story.fps or info.fps)
 
 
 def check_plan_texts(planned: StoryPlan, config: TextConfig) -> None:

@@ -1,6 +1,7 @@
 """A video shown at another rate than it is made at, part by part: no part depends on where the seams between parts lie."""
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -20,23 +21,25 @@ def frame_at(frame: int, from_fps: float, to_fps: float) -> int:
     return frame * pace.numerator // pace.denominator
 
 
-def retimed_length(num_frames: int, from_fps: float, to_fps: float) -> int:
-    """Frames at another rate that show the same time."""
-    return round(num_frames * to_fps / from_fps)
+@dataclass(frozen=True)
+class Retiming:
+    """A video of num_frames at one rate, shown as `total` frames at another; each shows what was on screen at its time."""
 
+    num_frames: int
+    from_fps: float
+    to_fps: float
+    total: int
 
-def retimed_start(frame: int, from_fps: float, to_fps: float, total: int) -> int:
-    """The first of `total` frames at another rate that shows `frame` or a later one."""
-    return min(math.ceil(frame * rate(to_fps) / rate(from_fps)), total)
+    def start(self, frame: int) -> int:
+        """The first frame at the new rate that shows `frame` or a later one; `total` for the end."""
+        if frame >= self.num_frames:
+            return self.total
+        return min(math.ceil(frame * rate(self.to_fps) / rate(self.from_fps)), self.total)
 
-
-def retimed(frames: np.ndarray, start_frame: int, from_fps: float, to_fps: float, total: int) -> np.ndarray:
-    """The part of a video of `total` frames at another rate that shows `frames`, which begin at `start_frame`.
-
-    Each new frame shows what was on screen at its time, wherever the seams between such parts lie.
-    """
-    if from_fps == to_fps:
-        return frames
-    first, end = (retimed_start(frame, from_fps, to_fps, total) for frame in (start_frame, start_frame + len(frames)))
-    source = np.array([frame_at(frame, from_fps, to_fps) - start_frame for frame in range(first, end)], dtype=int)
-    return frames[source.clip(0, len(frames) - 1)]  # a total that was rounded up ends with the last frame once more
+    def shown(self, frames: np.ndarray, start_frame: int) -> np.ndarray:
+        """What shows `frames`, which begin at `start_frame`; the video's last frame also what time is left after it."""
+        if self.from_fps == self.to_fps:
+            return frames
+        first, end = self.start(start_frame), self.start(start_frame + len(frames))
+        source = np.array([frame_at(frame, self.from_fps, self.to_fps) - start_frame for frame in range(first, end)], dtype=int)
+        return frames[source.clip(0, len(frames) - 1)]

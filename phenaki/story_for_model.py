@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 from phenaki.checkpoint import DEFAULT_MODEL, CheckpointError, ModelInfo, find_model, read_info, weights_hash
-from phenaki.retiming import retimed_length, retimed_start
+from phenaki.retiming import Retiming
 from phenaki.sampling import SamplingOptions
 from phenaki.scene_files import content_hashes, files_of, values_of
 from phenaki.story import OPTIONS, SAMPLING, Story
-from phenaki.story_plan import StoryPlan, plan
+from phenaki.story_plan import StoryPlan, plan, scene_frame_ends
 from phenaki.video_files import VideoScene
 
 MAX_CHUNK_BYTES = 4 << 30  # of a chunk's frames as they are shown
@@ -39,10 +39,10 @@ def plan_story(story: Story, info: ModelInfo) -> StoryPlan:
 
 def checked_plan(story: Story, info: ModelInfo) -> StoryPlan:
     """The plan of a story that a model can tell, as far as that needs no weights; ValueError where it cannot."""
-    planned, fps = plan_story(story, info), story.fps or info.fps
-    check_not_empty(planned, fps)
+    planned = plan_story(story, info)
+    check_not_empty(retiming_of(story, planned))
     check_can_recall(planned, info)
-    check_pictures(story.size or info.tokenizer.image_size, fps, info)
+    check_pictures(story.size or info.tokenizer.image_size, story.fps or info.fps, info)
     return planned
 
 
@@ -68,12 +68,17 @@ def resolved_script(story: Story, info: ModelInfo, options: SamplingOptions, net
     return {**values_of(story, lambda path: path.name), "fps": story.fps or info.fps, "model": info.name, "made_with": made_with}
 
 
-def video_scenes(story: Story, model_fps: float, planned: StoryPlan) -> tuple[VideoScene, ...]:
+def retiming_of(story: Story, planned: StoryPlan) -> Retiming:
+    """How a story's frames are shown at its own rate: as many as its exact seconds come to there, not those that its plan was rounded to."""
+    fps = story.fps or planned.fps
+    return Retiming(planned.num_frames, planned.fps, fps, planned.num_frames if fps == planned.fps else scene_frame_ends(story, fps)[-1])
+
+
+def video_scenes(story: Story, planned: StoryPlan) -> tuple[VideoScene, ...]:
     """Scenes with their first frame and length in the video's own frame rate."""
-    rate = story.fps or model_fps
-    total = retimed_length(planned.num_frames, planned.fps, rate)
-    starts = [retimed_start(scene.start_frame, planned.fps, rate, total) for scene in planned.scenes]
-    ends = [*starts[1:], total]
+    timing = retiming_of(story, planned)
+    starts = [timing.start(scene.start_frame) for scene in planned.scenes]
+    ends = [*starts[1:], timing.total]
     return tuple(VideoScene(scene.prompt, start, end - start) for scene, start, end in zip(planned.scenes, starts, ends, strict=True))
 
 
@@ -82,10 +87,11 @@ def sampling_options(story: Story, info: ModelInfo) -> SamplingOptions:
     return replace(info.sampling, **{name: value for name in SAMPLING if (value := getattr(story, name)) is not None})
 
 
-def check_not_empty(planned: StoryPlan, fps: float) -> None:
+def check_not_empty(timing: Retiming) -> None:
     """ValueError where a story is too short to have a single frame at its rate."""
-    if retimed_length(planned.num_frames, planned.fps, fps) < 1:
-        raise ValueError(f"fps {fps:g}: a story of {planned.seconds:g} s has no frame then; needed at least {1 / planned.seconds:.3g}")
+    if timing.total < 1:
+        seconds = timing.num_frames / timing.from_fps
+        raise ValueError(f"fps {timing.to_fps:g}: a story of {seconds:g} s has no frame then; needed at least {1 / seconds:.3g}")
 
 
 def check_pictures(size: int, fps: float, info: ModelInfo) -> None:

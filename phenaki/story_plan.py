@@ -91,7 +91,7 @@ def plan(story: Story, *, fps: float, temporal_patch_size: int, chunk_slices: in
     """
     if not (math.isfinite(fps) and fps > 0 and temporal_patch_size >= 1 and chunk_slices >= 1):
         raise ValueError(f"{fps=}, {temporal_patch_size=}, {chunk_slices=}: all must be above 0")
-    frame_ends = _frame_ends(story, fps)
+    frame_ends = scene_frame_ends(story, fps)
     scenes: list[ScenePlan] = []
     segment_frames: list[int] = []
     for first, end in _segments(story):
@@ -109,8 +109,8 @@ def plan(story: Story, *, fps: float, temporal_patch_size: int, chunk_slices: in
     return StoryPlan(fps, temporal_patch_size, tuple(scenes), frame_ends[-1], tuple(segment_frames))
 
 
-def _frame_ends(story: Story, fps: float) -> list[int]:
-    """Last frame + 1 of every scene before it moves to the slice grid. Decimal fractions, not binary: 0.1 s is a tenth."""
+def scene_frame_ends(story: Story, fps: float) -> list[int]:
+    """Last frame + 1 of every scene, at any rate, before it moves to the slice grid. Decimal fractions, not binary: 0.1 s is a tenth."""
     seconds = accumulate(Fraction(repr(scene.seconds)) for scene in story.scenes)
     rate = Fraction(repr(float(fps)))
     return [math.floor(at * rate + Fraction(1, 2)) for at in seconds]

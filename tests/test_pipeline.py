@@ -27,7 +27,7 @@ from phenaki.maskgit import MaskGIT
 from phenaki.pictures import read_image
 from phenaki.pipeline import Phenaki
 from phenaki.recording import generate_to_file
-from phenaki.retiming import retimed, retimed_length
+from phenaki.retiming import Retiming
 from phenaki.sampling import SamplingOptions
 from phenaki.story import StoryError
 from phenaki.story_for_model import checked_plan, plan_story
@@ -163,15 +163,37 @@ def test_a_rate_that_leaves_no_frame_is_told_before_any_is_made(ready, spied):
     assert spied == []
 
 
+@pytest.mark.parametrize(("fps", "seconds"), [(60, (2.06,)), (24, (3.05,)), (30, (1.0, 2.05, 1.0)), (12, (1.7,)), (60, (2.19,)), (8, (2.06,))])
+def test_a_story_is_as_long_as_its_seconds_to_the_frame_of_any_rate(ready, fps, seconds):
+    """Not as what it has in frames of the model's own rate."""
+    video = ready.generate_story([("a bear", length) for length in seconds], fps=fps)
+    count = math.floor(Fraction(str(round(sum(seconds), 2))) * fps + Fraction(1, 2))
+    assert len(video) == count == sum(scene.num_frames for scene in video.scenes)
+    own = ready.generate_story([("a bear", length) for length in seconds]).frames
+    assert np.array_equal(video.frames, own[[min(int(n * 8 / fps), len(own) - 1) for n in range(count)]])
+
+
+def shown_in_pieces(timing: Retiming, frames: np.ndarray, length: int) -> np.ndarray:
+    shown = np.concatenate([timing.shown(frames[start : start + length], start) for start in range(0, len(frames), length)]).ravel()
+    assert len(shown) == timing.total
+    return shown
+
+
+@pytest.mark.parametrize("surplus", [-4, -1, 1, 4])
+def test_a_length_that_is_a_little_another_is_cut_or_ends_with_the_last_frame(surplus):
+    frames, total = np.arange(21, dtype=np.uint8)[:, None, None, None], round(21 * 60 / 8) + surplus
+    for length in (4, 5, 21):
+        shown = shown_in_pieces(Retiming(21, 8, 60, total), frames, length)
+        assert shown.tolist() == [min(n * 8 // 60, 20) for n in range(total)]
+
+
 def test_no_frame_is_lost_or_moved_at_a_seam():
     frames = np.arange(101, dtype=np.uint8)[:, None, None, None]
     for own, rate in [*((8, rate) for rate in (0.5, 1, 5, 7.3, 8, 8.4, 12, 24, 23.976, 30000 / 1001, 60)), (29.97, 59.94), (8.1, 24.3), (7.3, 24)]:
-        total = retimed_length(101, own, rate)
+        total = round(101 * rate / own)
         pace = Fraction(str(own)) / Fraction(str(rate)) if rate != 30000 / 1001 else 8 / Fraction(30000, 1001)
         for length in (4, 5, 101):
-            pieces = [retimed(frames[start : start + length], start, own, rate, total) for start in range(0, 101, length)]
-            shown = np.concatenate(pieces).ravel()
-            assert len(shown) == total == round(101 * rate / own)
+            shown = shown_in_pieces(Retiming(101, own, rate, total), frames, length)
             assert shown.tolist() == resampled_indices(Path("a.mp4"), 101, own, rate) == [min(math.floor(i * pace), 100) for i in range(total)]
 
 
