@@ -11,7 +11,30 @@ from rich.table import Table
 from rich.text import Text
 
 from phenaki.cli_evaluate import evaluate_app
-from phenaki.cli_messages import ContextKind, NumberKind, count_progress, tell, told_errors
+from phenaki.cli_messages import count_progress, tell, told_errors
+from phenaki.cli_options import (
+    Atlas,
+    Config,
+    Context,
+    Device,
+    Dtype,
+    Footage,
+    Fps,
+    GuidanceScale,
+    InitFrom,
+    ModelName,
+    ModelNumSteps,
+    Negative,
+    NumberKind,
+    NumSteps,
+    NumWorkers,
+    RunFolder,
+    Size,
+    Steps,
+    Style,
+    TrainingDevice,
+    Validation,
+)
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="From a script of prompts to one continuous video."
@@ -37,17 +60,17 @@ class VideoFormat(StrEnum):
 def generate(
     script: Annotated[str | None, typer.Argument(help=SCRIPT_HELP)] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="video file: .mp4, .webm, .gif, .png; with --scripts a folder")] = ...,
-    model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
+    model: ModelName = "storybook",
     seed: Annotated[int | None, typer.Option(help="the script's own by default")] = None,
-    num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
-    style: Annotated[str | None, typer.Option(help="words appended to every prompt")] = None,
-    negative: Annotated[str | None, typer.Option(help="what the video should not show")] = None,
-    fps: Annotated[float | None, typer.Option(help="frames a second of the video")] = None,
-    size: Annotated[int | None, typer.Option(help="pixels a side of the video")] = None,
-    context: Annotated[ContextKind | None, typer.Option(help="what a chunk sees of the ones before: tokens, or frames encoded anew")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
-    dtype: Annotated[NumberKind, typer.Option(help="what is computed in; auto: bfloat16 where the machine is much faster in it")] = NumberKind.auto,
+    num_steps: NumSteps = None,
+    guidance_scale: GuidanceScale = None,
+    style: Style = None,
+    negative: Negative = None,
+    fps: Fps = None,
+    size: Size = None,
+    context: Context = None,
+    device: Device = "auto",
+    dtype: Dtype = NumberKind.auto,
     compiled: Annotated[bool, typer.Option("--compile", help="compile the layers first, a minute or more: faster then, on a GPU")] = False,
     resume: Annotated[
         bool | None, typer.Option("--resume/--anew", help="go on where the same command was stopped, or not; by default, if it is the same")
@@ -127,13 +150,13 @@ def edit_command(
     extend: Annotated[float, typer.Option(help="go on for so many seconds after the clip's end")] = 0.0,
     paste: Annotated[bool, typer.Option(help="take the pixels outside of the part from the clip itself")] = True,
     size: Annotated[int | None, typer.Option(help="pixels a side of the result; the model's own by default")] = None,
-    model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
+    model: ModelName = "storybook",
     seed: Annotated[int, typer.Option()] = 0,
-    num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="how strongly the prompt is followed; 1 = off")] = None,
-    negative: Annotated[str, typer.Option(help="what the video should not show")] = "",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
-    dtype: Annotated[NumberKind, typer.Option(help="what is computed in; auto: bfloat16 where the machine is much faster in it")] = NumberKind.auto,
+    num_steps: ModelNumSteps = None,
+    guidance_scale: GuidanceScale = None,
+    negative: Negative = "",
+    device: Device = "auto",
+    dtype: Dtype = NumberKind.auto,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a file that this program did not make")] = False,
 ) -> None:
     """Make a part of your own clip anew, go on from it, or tell it another way. The model sees its middle square."""
@@ -155,14 +178,14 @@ def edit_command(
 @app.command(name="plan")
 def plan_command(
     script: Annotated[str, typer.Argument(help=SCRIPT_HELP)],
-    model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
-    num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
-    style: Annotated[str | None, typer.Option(help="words appended to every prompt")] = None,
-    negative: Annotated[str | None, typer.Option(help="what the video should not show")] = None,
-    fps: Annotated[float | None, typer.Option(help="frames a second of the video")] = None,
-    size: Annotated[int | None, typer.Option(help="pixels a side of the video")] = None,
-    context: Annotated[ContextKind | None, typer.Option(help="what a chunk sees of the ones before: tokens, or frames encoded anew")] = None,
+    model: ModelName = "storybook",
+    num_steps: NumSteps = None,
+    guidance_scale: GuidanceScale = None,
+    style: Style = None,
+    negative: Negative = None,
+    fps: Fps = None,
+    size: Size = None,
+    context: Context = None,
 ) -> None:
     """Show scenes, frames, chunks, tokens and the expected seconds on this machine, without loading weights."""
     with told_errors():
@@ -193,14 +216,14 @@ def plan_command(
 
 @train_app.command("tokenizer")
 def train_tokenizer_command(
-    config: Annotated[Path, typer.Option(help="settings, configs/NAME.toml")],
-    out: Annotated[Path, typer.Option(help="run folder; the model lands in OUT/model")],
+    config: Config,
+    out: RunFolder,
     data: Annotated[Path | None, typer.Option(help="storybook atlas, or a folder of videos; a world drawn by code by default")] = None,
-    validation: Annotated[Path | None, typer.Option(help="held-out footage; other stories of the storybook world by default")] = None,
-    init_from: Annotated[str | None, typer.Option(help="start from the weights of this model (shipped name, folder, hub id)")] = None,
-    steps: Annotated[int | None, typer.Option(help="optimiser steps")] = None,
+    validation: Validation = None,
+    init_from: InitFrom = None,
+    steps: Steps = None,
     seed: Annotated[int | None, typer.Option()] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
+    device: TrainingDevice = "auto",
 ) -> None:
     """Train C-ViViT. Run the same command again to go on after an interruption."""
     with told_errors():
@@ -218,15 +241,15 @@ def train_tokenizer_command(
 
 @train_app.command("generator")
 def train_generator_command(
-    config: Annotated[Path, typer.Option(help="settings, configs/NAME.toml")],
-    out: Annotated[Path, typer.Option(help="run folder; the model lands in OUT/model")],
+    config: Config,
+    out: RunFolder,
     data: Annotated[Path | None, typer.Option(help="atlas, folder of videos, or file of `data tokenize`; a world drawn by code by default")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="model whose tokenizer is taken; by default OUT/model, --init-from's or the shipped")] = None,
-    validation: Annotated[Path | None, typer.Option(help="held-out footage; other stories of the storybook world by default")] = None,
-    init_from: Annotated[str | None, typer.Option(help="start from the weights of this model (shipped name, folder, hub id)")] = None,
-    steps: Annotated[int | None, typer.Option(help="optimiser steps")] = None,
+    validation: Validation = None,
+    init_from: InitFrom = None,
+    steps: Steps = None,
     seed: Annotated[int | None, typer.Option()] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
+    device: TrainingDevice = "auto",
 ) -> None:
     """Train MaskGIT on the tokens of a trained tokenizer. Run the same command again to go on after an interruption."""
     with told_errors():
@@ -246,7 +269,7 @@ def train_generator_command(
 def preview(
     source: Annotated[str, typer.Argument(help="storybook")],
     output: Annotated[Path, typer.Option("-o", "--output", help="picture file, .png")],
-    data: Annotated[Path | None, typer.Option(help="storybook atlas; a world drawn by code by default")] = None,
+    data: Atlas = None,
     world: Annotated[str, typer.Option(help="small, medium, full or wide")] = "small",
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
@@ -262,9 +285,9 @@ def preview(
 
 @data_app.command("check")
 def check_command(
-    path: Annotated[Path, typer.Argument(help="folder of videos and pictures, table (.jsonl, .csv, .parquet), or tar shards")],
+    path: Footage,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write all of it to this file, .json")] = None,
-    num_workers: Annotated[int, typer.Option(help="decoding processes; 0 = half of the cores")] = 0,
+    num_workers: NumWorkers = 0,
 ) -> None:
     """Decode every file once: how many clips, how long, which sizes, rates and captions, and what cannot be used and why."""
     with told_errors():
@@ -277,12 +300,12 @@ def check_command(
 
 @data_app.command("shard")
 def shard_command(
-    path: Annotated[Path, typer.Argument(help="folder of videos and pictures, table (.jsonl, .csv, .parquet), or tar shards")],
+    path: Footage,
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for the shards")],
     size: Annotated[int, typer.Option(help="pixels of the shorter side: the model's image size")],
     fps: Annotated[float | None, typer.Option(help="frames a second; each clip's own by default")] = None,
     shard_size: Annotated[int, typer.Option(help="MB after which a shard is ended")] = 256,
-    num_workers: Annotated[int, typer.Option(help="decoding processes; 0 = half of the cores")] = 0,
+    num_workers: NumWorkers = 0,
     leave_out_failing: Annotated[bool, typer.Option("--leave-out-failing", help="do not stop at a whole clip that is too slow or too large")] = False,
 ) -> None:
     """Encode footage anew at the training size, with captions, in tar shards. Run it again to go on after an interruption."""
@@ -304,7 +327,7 @@ def tokenize_command(
     clips: Annotated[int | None, typer.Option(help="how many; as generator training has it by default")] = None,
     frames: Annotated[int | None, typer.Option(help="of each clip, 1 + pt*k; as generator training has it by default")] = None,
     world: Annotated[str | None, typer.Option(help="of the storybook: small, medium, full or wide; the settings' by default, or small")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
+    device: TrainingDevice = "auto",
 ) -> None:
     """Store tokens and texts of clips once, for `phenaki train generator --data FILE`. Run it again to go on after an interruption."""
     with told_errors():
