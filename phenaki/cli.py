@@ -1,14 +1,11 @@
 """`phenaki ...`: a thin skin on the Python functions. Errors are one message on stderr and exit code 2."""
 
-import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from phenaki.cli_evaluate import evaluate_app
 from phenaki.cli_messages import count_progress, tell, told_errors
@@ -191,27 +188,17 @@ def plan_command(
     with told_errors():
         from phenaki.pipeline import model_info, sampling_options
         from phenaki.planning import expected_seconds, plan_script, unfamiliar
+        from phenaki.planning_display import plan_summary, plan_table
         from phenaki.script_argument import read_script_argument
 
         (story, name), info = read_script_argument(script), model_info(model)
         options = {"num_steps": num_steps, "guidance_scale": guidance_scale, "context": context and context.value}
         told = plan_script(story, name, info, style=style, negative=negative, fps=fps, size=size, **options)
-        planned, per_slice = told.plan, math.prod(info.tokenizer.grid)
-        seconds = expected_seconds(planned, info, sampling_options(told.story, info))
-        table = Table(title=Text(told.story.title or name.name))
-        for column in ("scene", "from", "seconds", "frames", "chunks", "tokens", "prompt"):
-            table.add_column(column, justify="left" if column == "prompt" else "right")
-        for scene, shown in zip(planned.scenes, told.shown, strict=True):
-            mark = f"{scene.index + 1}{' cut' if scene.starts_segment and scene.index else ''}"
-            times = (f"{frames / told.fps:.2f}" for frames in (shown.start_frame, shown.num_frames))
-            table.add_row(mark, *times, *map(str, (shown.num_frames, len(scene.chunks), scene.num_slices * per_slice)), Text(scene.prompt))
-        Console().print(table)
-        for note in unfamiliar(planned, info):
+        seconds = expected_seconds(told.plan, info, sampling_options(told.story, info))
+        Console().print(plan_table(told, info, told.story.title or name.name))
+        for note in unfamiliar(told.plan, info):
             tell(note)
-        counts = f"{planned.num_chunks} chunks, {planned.num_slices * per_slice} tokens"
-        made = f" (made at {planned.fps:g} fps)" if told.fps != planned.fps else ""
-        total = f"{told.num_frames} frames, {told.num_frames / told.fps:.2f} s at {told.fps:g} fps{made}, {counts}"
-        Console().print(f"{total}; about {seconds:.0f} s on this machine's CPU", highlight=False)
+        Console().print(plan_summary(told, info, seconds), highlight=False)
 
 
 @train_app.command("tokenizer")

@@ -170,6 +170,7 @@ ALLOWED = {
     "data/decoding": {"child_process", "data/clip_decoder", "data/clip_files", "video_files"},
     "cache": set(),
     "data/check": {"atomic", "cache", "data/clip_decoder", "data/clip_files", "data/decoding", "data/listing", "locks"},
+    "planning_display": {"checkpoint", "planning"},
     "cli_messages": {"atomic"},
     "cli_options": set(),
 }
