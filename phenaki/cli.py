@@ -89,7 +89,7 @@ def generate_one(
 
     check_replaceable(check_output_path(output), overwrite)
     story, name = read_script_argument(script)
-    from phenaki.pipeline import load, model_info
+    from phenaki.pipeline import load, model_info  # these load torch: a wrong path or script is told before that, at once
     from phenaki.planning import plan_script, unfamiliar
     from phenaki.recording import generate_to_file
 
