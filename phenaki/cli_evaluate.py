@@ -46,11 +46,6 @@ def command_line() -> str:
     return shlex.join(["phenaki", *sys.argv[1:]])
 
 
-@evaluate_app.callback()
-def _evaluate() -> None:
-    """Measure a trained network."""
-
-
 @evaluate_app.command("tokenizer")
 def evaluate_tokenizer_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="figures, .json")],
