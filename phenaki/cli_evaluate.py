@@ -9,7 +9,21 @@ from typing import Annotated, Any
 
 import typer
 
-from phenaki.cli_messages import ContextKind, NumberKind, World, count_progress, tell, told_errors
+from phenaki.cli_messages import count_progress, tell, told_errors
+from phenaki.cli_options import (
+    Atlas,
+    ContextKind,
+    Device,
+    Dtype,
+    Figures,
+    GuidanceScale,
+    ModelName,
+    ModelNumSteps,
+    NumberKind,
+    ScriptSeed,
+    World,
+    WorldName,
+)
 from phenaki.data.order import EVALUATION_SEED
 
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a trained network.")
@@ -32,24 +46,19 @@ def command_line() -> str:
     return shlex.join(["phenaki", *sys.argv[1:]])
 
 
-@evaluate_app.callback()
-def _evaluate() -> None:
-    """Measure a trained network."""
-
-
 @evaluate_app.command("tokenizer")
 def evaluate_tokenizer_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="figures, .json")],
     model: Annotated[str, typer.Option(help="shipped model, model or checkpoint folder, or hub id")] = "storybook",
     data: Annotated[Path | None, typer.Option(help="storybook atlas, or footage; a world drawn by code by default")] = None,
-    world: Annotated[World, typer.Option(help="of the storybook")] = World.small,
+    world: WorldName = World.small,
     clips: Annotated[int, typer.Option(help="how many, each taken once")] = 256,
     frames: Annotated[int | None, typer.Option(help="of a clip; about 17 by default, as the model can take them")] = None,
     size: Annotated[int | None, typer.Option(help="pixels a side; the model's own by default")] = None,
     batch_size: Annotated[int, typer.Option(help="clips at once")] = 8,
     seed: Annotated[int | None, typer.Option(help="which clips; one that training does not use by default")] = None,
     html: Annotated[Path | None, typer.Option(help="a page with pictures and curves, .html")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Measure a tokenizer on clips it was not trained on: PSNR, SSIM, LPIPS, rFVD, flicker, codebook use, speed."""
     with told_errors():
@@ -71,22 +80,22 @@ def evaluate_tokenizer_command(
 
 @evaluate_app.command("story")
 def evaluate_story_command(
-    output: Annotated[Path, typer.Option("-o", "--output", "--json", help="figures, .json")],
-    model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
-    data: Annotated[Path | None, typer.Option(help="storybook atlas; a world drawn by code by default")] = None,
-    world: Annotated[World, typer.Option(help="of the storybook")] = World.small,
+    output: Figures,
+    model: ModelName = "storybook",
+    data: Atlas = None,
+    world: WorldName = World.small,
     scripts: Annotated[int, typer.Option(help="how many; a third each of seen, held-out combinations, held-out phrasings")] = 200,
     seconds: Annotated[float, typer.Option(help="of each of a script's four scenes; at least 2")] = 2.0,
-    seed: Annotated[int, typer.Option(help="which scripts")] = EVALUATION_SEED,
-    num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk; the model's own by default")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
+    seed: ScriptSeed = EVALUATION_SEED,
+    num_steps: ModelNumSteps = None,
+    guidance_scale: GuidanceScale = None,
     order: Annotated[str | None, typer.Option(help="which tokens are kept first: confidence or halton")] = None,
     temperature: Annotated[float | None, typer.Option(help="of the token distribution")] = None,
     fvd: Annotated[bool, typer.Option(help="measure FVD, which on a CPU takes nearly half as long again")] = True,
     html: Annotated[Path | None, typer.Option(help="a page with the worst and best stories, .html")] = None,
     work: Annotated[Path | None, typer.Option(help="folder of finished stories; OUTPUT-work by default")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
-    dtype: Annotated[NumberKind, typer.Option(help="what is computed in; auto: bfloat16 where the machine is much faster in it")] = NumberKind.auto,
+    device: Device = "auto",
+    dtype: Dtype = NumberKind.auto,
 ) -> None:
     """Measure how a model keeps to scripts, with a referee's eyes: adherence, persistence, switch time, FVD, seams, speed.
 
@@ -108,8 +117,8 @@ def evaluate_story_command(
 
 @evaluate_app.command("drift")
 def evaluate_drift_command(
-    output: Annotated[Path, typer.Option("-o", "--output", "--json", help="figures, .json")],
-    model: Annotated[str, typer.Option(help="shipped model, model folder, or hub id")] = "storybook",
+    output: Figures,
+    model: ModelName = "storybook",
     minutes: Annotated[float, typer.Option(help="of each story, 0.5 to 60")] = 10.0,
     mode: Annotated[list[DriftMode], typer.Option(help="prompts held, switching, returning; recalling: returning with a memory of it")] = (
         DriftMode.held, DriftMode.switching, DriftMode.returning,
@@ -118,14 +127,14 @@ def evaluate_drift_command(
     stories: Annotated[int, typer.Option(help="of each mode")] = 1,
     plot: Annotated[Path | None, typer.Option(help="their picture, .png; beside the figures by default")] = None,
     work: Annotated[Path | None, typer.Option(help="folder of the stories and what was judged of them; OUTPUT-work by default")] = None,
-    data: Annotated[Path | None, typer.Option(help="storybook atlas; a world drawn by code by default")] = None,
-    world: Annotated[World, typer.Option(help="of the storybook")] = World.small,
-    seed: Annotated[int, typer.Option(help="which scripts")] = EVALUATION_SEED,
-    num_steps: Annotated[int | None, typer.Option(help="refinement rounds a chunk; the model's own by default")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="how strongly prompts are followed; 1 = off")] = None,
+    data: Atlas = None,
+    world: WorldName = World.small,
+    seed: ScriptSeed = EVALUATION_SEED,
+    num_steps: ModelNumSteps = None,
+    guidance_scale: GuidanceScale = None,
     fvd: Annotated[bool, typer.Option(help="measure FVD, where I3D is installed")] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N")] = "auto",
-    dtype: Annotated[NumberKind, typer.Option(help="what is computed in; auto: bfloat16 where the machine is much faster in it")] = NumberKind.auto,
+    device: Device = "auto",
+    dtype: Dtype = NumberKind.auto,
 ) -> None:
     """Measure whether a long video stays as good as it began: adherence, FVD, sharpness, colours and motion by minute.
 

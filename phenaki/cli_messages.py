@@ -1,8 +1,7 @@
-"""What all commands share: how errors and notes are told, and the values that options may have."""
+"""What all commands share: how errors, notes and progress are told."""
 
 import contextlib
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 
 import typer
 from rich.console import Console
@@ -11,25 +10,6 @@ from rich.text import Text
 from phenaki.atomic import NO_ROOM
 
 errors = Console(stderr=True)
-
-
-class NumberKind(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class ContextKind(StrEnum):
-    tokens = "tokens"
-    frames = "frames"
-
-
-class World(StrEnum):
-    small = "small"
-    medium = "medium"
-    full = "full"
-    wide = "wide"
 
 
 @contextlib.contextmanager
