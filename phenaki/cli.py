@@ -13,9 +13,7 @@ from phenaki.cli_messages import tell, told_errors
 from phenaki.cli_options import Context, Device, Dtype, Fps, GuidanceScale, ModelName, ModelNumSteps, Negative, NumberKind, NumSteps, Size, Style
 from phenaki.cli_train import train_app
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="From a script of prompts to one continuous video."
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 app.add_typer(metrics_app, name="metrics")
@@ -30,12 +28,30 @@ class VideoFormat(StrEnum):
     webm = "webm"
 
 
+def show_version(wanted: bool) -> None:
+    if wanted:
+        from phenaki import __version__
+
+        typer.echo(f"phenaki {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="show the version, and exit")]
+
+
+@app.callback()
+def main(version: Version = False) -> None:
+    """From a script of prompts to one continuous video."""
+
+
 @app.command()
 def generate(
     script: Annotated[str | None, typer.Argument(help=SCRIPT_HELP)] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="video file: .mp4, .webm, .gif, .png; with --scripts a folder")] = ...,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="video file: .mp4, .webm, .gif, .png; SCRIPT.mp4 by default; with --scripts a folder")
+    ] = None,
     model: ModelName = "storybook",
-    seed: Annotated[int | None, typer.Option(help="the script's own by default")] = None,
+    seed: Annotated[int | None, typer.Option(help="another gives another video of the same script; the script's own by default, else 0")] = None,
     num_steps: NumSteps = None,
     guidance_scale: GuidanceScale = None,
     style: Style = None,
@@ -70,6 +86,8 @@ def generate(
                 raise ValueError(f"{script}: a script beside --scripts {scripts}; give one of them")
             if resume is not None:
                 raise ValueError("--resume and --anew go with one script; --scripts goes on with unfinished videos, --overwrite makes all anew")
+            if output is None:
+                raise ValueError(f"--scripts {scripts}: no folder for its videos came; give one by -o")
             ending = f".{file_format or VideoFormat.mp4}"
             render_scripts(scripts, output, {**options, **loading, "model": model, "overwrite": overwrite}, ending, workers, ray)
         elif file_format or workers is not None or ray is not None:
@@ -81,18 +99,19 @@ def generate(
 
 
 def generate_one(
-    script: str, output: Path, model: str, loading: dict[str, Any], resume: bool | None, overwrite: bool, options: dict[str, Any]
+    script: str, output: Path | None, model: str, loading: dict[str, Any], resume: bool | None, overwrite: bool, options: dict[str, Any]
 ) -> None:
-    """One script into one file. loading: `load`'s arguments besides the model's name."""
+    """One script into one file, by default one that is not there yet. loading: `load`'s arguments besides the model's name."""
     from phenaki.output_paths import check_output_path
-    from phenaki.script_argument import check_replaceable, read_script_argument
+    from phenaki.script_argument import check_replaceable, read_script_argument, unused_output
 
+    output = output or unused_output(script)
     check_replaceable(check_output_path(output), overwrite)
     story, name = read_script_argument(script)
     from phenaki.pipeline import load  # these load torch: a wrong path or script is told before that, at once
-    from phenaki.planning import plan_script, unfamiliar
+    from phenaki.planning import plan_script
     from phenaki.recording import generate_to_file
-    from phenaki.story_for_model import model_info
+    from phenaki.story_for_model import model_info, unfamiliar
 
     info = model_info(model)
     told = plan_script(story, name, info, **options)  # what is wrong with it is told before weights are loaded
@@ -164,10 +183,10 @@ def plan_command(
 ) -> None:
     """Show scenes, frames, chunks, tokens and the expected seconds on this machine, without loading weights."""
     with told_errors():
-        from phenaki.planning import expected_seconds, plan_script, unfamiliar
+        from phenaki.planning import expected_seconds, plan_script
         from phenaki.planning_display import plan_summary, plan_table
         from phenaki.script_argument import read_script_argument
-        from phenaki.story_for_model import model_info, sampling_options
+        from phenaki.story_for_model import model_info, sampling_options, unfamiliar
 
         (story, name), info = read_script_argument(script), model_info(model)
         options = {"num_steps": num_steps, "guidance_scale": guidance_scale, "context": context and context.value}

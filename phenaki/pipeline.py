@@ -5,6 +5,7 @@ carries over is `past.py`'s, files are `video.py`'s.
 """
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,6 +35,7 @@ from phenaki.story_for_model import (
     resolved_script,
     retiming_of,
     sampling_options,
+    unfamiliar,
     video_scenes,
 )
 from phenaki.story_plan import ScenePlan, StoryPlan
@@ -98,6 +100,10 @@ class Phenaki:
         self.info, self.tokenizer, self.generator = model.info, model.tokenizer, model.generator
         self.text_encoder, self.device, self.dtype, self.compiled = text_encoder, device, dtype, compiled
 
+    def __repr__(self) -> str:
+        size, dtype = self.info.tokenizer.image_size, str(self.dtype).removeprefix("torch.")
+        return f"Phenaki({self.info.name!r}, {size}x{size} at {self.info.fps:g} fps, on {self.device} in {dtype})"
+
     @classmethod
     def from_pretrained(
         cls, name: str | Path = DEFAULT_MODEL, *, device: str | None = None, dtype: str = "auto", compile: bool = False
@@ -157,9 +163,16 @@ class Phenaki:
     def stream_story(self, story: Any, **options: Any) -> Iterator[StoryChunk]:
         """Yields the video chunk by chunk, in memory that does not grow with its length.
 
-        Options: those of `Phenaki.prepare`.
+        Options: those of `Phenaki.prepare`. A warning names words that the model was not trained on.
         """
-        return self.stream(self.prepare(story, **options))
+        prepared = self.prepare(story, **options)
+        self.warn_of_words(prepared)
+        return self.stream(prepared)
+
+    def warn_of_words(self, prepared: Prepared) -> None:
+        """A warning where prompts have words that the model was not trained on: it draws something else for them."""
+        if notes := unfamiliar(prepared.plan, self.info):
+            warnings.warn("\n".join(notes), stacklevel=3)
 
     def stream(self, prepared: Prepared, made: Sequence[Tensor] = ()) -> Iterator[StoryChunk]:
         """Yields a prepared story. made: tokens of its first chunks, where an earlier run stopped: goes on behind them."""
@@ -185,8 +198,12 @@ class Phenaki:
         return story.size or self.info.tokenizer.image_size
 
     def generate_story(self, story: Any, *, progress: bool = True, on_chunk: Callable[[StoryChunk], None] | None = None, **options: Any) -> Video:
-        """The whole video. `on_chunk` is called with each StoryChunk as it is made. Options: those of `Phenaki.prepare`."""
+        """The whole video. `on_chunk` is called with each StoryChunk as it is made. Options: those of `Phenaki.prepare`.
+
+        A warning names words that the model was not trained on.
+        """
         prepared = self.prepare(story, **options)
+        self.warn_of_words(prepared)
         story = prepared.story
         with story_progress(progress) as advance:
             frames = all_frames(self.stream(prepared), advance, on_chunk)

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,9 @@ from phenaki.story_formats import StoryError
 from phenaki.story_plan import StoryPlan
 from phenaki.text import TextConfig, load_checker
 from phenaki.video_files import VideoScene
-from phenaki.vocabulary import familiar, unfamiliar_words
 
 EFFICIENCY = 0.45  # of a large matrix product's speed that a whole generation reaches; measured on two CPU cores
 BFLOAT16_GAIN = 2.0  # times faster a story is where the CPU computes in bfloat16; measured on one that multiplies matrices 4.5 times as fast in it
-MAX_TOLD = 5  # scenes, and words of a scene, that a note names
 PRODUCT_SIDE = 512
 START_SECONDS = 3.0  # loading python's libraries, the text encoder and the weights; measured on the same
 
@@ -64,33 +61,6 @@ def check_plan_texts(planned: StoryPlan, config: TextConfig) -> None:
     """ValueError where a scene tells more than the text encoder reads, or nothing that it knows; nothing where only the encoder itself could say."""
     if check := load_checker(config):
         check_texts(planned, check)
-
-
-def unfamiliar(planned: StoryPlan, info: ModelInfo) -> list[str]:
-    """A line for each of the first scenes whose prompts have words that the model never learnt; none where a model does not name its words."""
-    return _unfamiliar_notes({f"scene {scene.index + 1}": [scene.prompt] for scene in planned.scenes}, "scene", info)
-
-
-def unfamiliar_in_scripts(stories: Mapping[str, Story], info: ModelInfo) -> list[str]:
-    """A line for each of the first scripts, by name, whose prompts have words that the model never learnt."""
-    prompts = {name: [story.resolved_prompt(index) for index in range(len(story.scenes))] for name, story in stories.items()}
-    return _unfamiliar_notes(prompts, "script", info)
-
-
-def _unfamiliar_notes(prompts: Mapping[str, Sequence[str]], what: str, info: ModelInfo) -> list[str]:
-    """prompts: the texts of each thing, by the name that its line begins with; what: "scene" or "script"."""
-    if not info.words:
-        return []
-    known = familiar(info.words)
-    missing = {name: unfamiliar_words(" ".join(texts), known) for name, texts in prompts.items()}
-    notes = [
-        f"{name}: {info.name} was not trained on {', '.join(map(repr, words[:MAX_TOLD]))}{' and more' * (len(words) > MAX_TOLD)}; "
-        f"it may not show what that means"
-        for name, words in missing.items()
-        if words
-    ]
-    left = len(notes) - MAX_TOLD
-    return notes[:MAX_TOLD] + ([f"and {left} {what}{'s' * (left > 1)} more"] if left > 0 else [])
 
 
 def expected_seconds(plan: StoryPlan, info: ModelInfo, options: SamplingOptions) -> float:

@@ -20,7 +20,7 @@ from phenaki import __version__
 from phenaki.checkpoint import weights_hash
 from phenaki.output_paths import check_output_path, check_spares
 from phenaki.part_file import OtherPartError, set_aside
-from phenaki.pipeline import Phenaki, Prepared, StoryChunk
+from phenaki.pipeline import Phenaki, Prepared, StoryChunk, ready_model
 from phenaki.progress import story_progress
 from phenaki.sampling import ARITHMETIC
 from phenaki.scene_files import content_hashes, files_of, values_of
@@ -44,7 +44,7 @@ class Written:
 
 
 def generate_to_file(
-    phenaki: Phenaki,
+    phenaki: Phenaki | str | Path,
     story: Any,
     path: str | Path,
     *,
@@ -56,13 +56,13 @@ def generate_to_file(
 ) -> Written:
     """Writes a story's video while it is made; of an .mp4 or .webm memory does not grow with its length.
 
-    Options: those of `Phenaki.prepare`. on_chunk: called with each chunk once it is in the file.
+    phenaki: a model, or its name, folder or hub id. Options: those of `Phenaki.prepare`. on_chunk: called with each chunk once it is in the file.
 
     resume: whether it goes on with what a run of the same story, model and options left behind, if one did; the file in the end
     is the one of a run that was never stopped. True: ValueError where story, model or options are others. None: then it begins
     anew, keeps what was left behind under another name, and says so. False: it begins anew.
     """
-    started = time.perf_counter()
+    started, phenaki = time.perf_counter(), ready_model(phenaki, None)
     prepared = phenaki.prepare(story, **options)  # checks everything before a file is opened
     story, size, rate = prepared.story, phenaki.picture_size(prepared.story), prepared.story.fps or phenaki.info.fps
     path = check_spares(check_output_path(path), files_of(story))

@@ -20,12 +20,19 @@ from phenaki.devices import choose_device, choose_dtype
 from phenaki.output_paths import check_spares
 from phenaki.part_file import OtherPartError, difference
 from phenaki.pipeline import Phenaki, load
-from phenaki.planning import unfamiliar_in_scripts
 from phenaki.recording import generate_to_file
 from phenaki.scene_files import files_of
 from phenaki.script_folder import Job, find_jobs, open_output
 from phenaki.story import OPTIONS, Story
-from phenaki.story_for_model import apply_overrides, checked_plan, model_info, plan_story, resolved_script, sampling_options
+from phenaki.story_for_model import (
+    apply_overrides,
+    checked_plan,
+    model_info,
+    plan_story,
+    resolved_script,
+    sampling_options,
+    unfamiliar_in_scripts,
+)
 
 
 class RenderError(ValueError):
@@ -174,7 +181,8 @@ def render_folder(
             except (ValueError, OSError) as error:
                 outcomes.append(Outcome(job, reason_of(error)))
     watcher.begin(len(kept), len(jobs) - len(kept))
-    for note in unfamiliar_in_scripts({job.script.name: stories[job] for job in waiting}, info):
+    told = {job.script.name: apply_overrides(stories[job], **settings.options) for job in waiting}
+    for note in unfamiliar_in_scripts(told, info):
         watcher.note(note)
     for outcome in outcomes:
         watcher.outcome(outcome)
@@ -239,6 +247,8 @@ def is_finished(job: Job, story: Story, settings: RenderSettings, info: ModelInf
         return False
     options = sampling_options(story, info)
     wanted, found = json.loads(json.dumps(resolved_script(story, info, options))), read_script(job.output, worker)
+    for script in filter(None, (wanted, found)):
+        script.setdefault("size", info.tokenizer.image_size)
     made_with, found_with = wanted.pop("made_with"), None if found is None else found.pop("made_with", None)
     other = "a script that it does not tell" if found is None else difference(found, wanted)
     if other is None and found_with is None:

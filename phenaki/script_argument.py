@@ -3,17 +3,20 @@
 A video made before is known by the script inside it, which is also how a result is kept from replacing a file of somebody else's.
 """
 
+import glob
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from phenaki.atomic import free_name, sha256
 from phenaki.contact_sheet import sheet_script
 from phenaki.data.decoding import OWN_TIME_LIMIT, Worker, read_script
 from phenaki.gif_files import gif_facts
 from phenaki.output_paths import is_sequence, names_written
 from phenaki.story import MAX_FILE_BYTES, Story, decoded
-from phenaki.story_formats import PARSERS, StoryError
+from phenaki.story_formats import FILE_FIELDS, PARSERS, StoryError
 from phenaki.video_encoders import CODECS, is_own_frame
 from phenaki.video_files import VideoError
 
@@ -37,6 +40,14 @@ def read_script_argument(given: str) -> tuple[Story, Path]:
     return Story.from_text(given), Path("prompt")
 
 
+def unused_output(given: str) -> Path:
+    """Where the video of a script goes by default: in the working folder, by the script's name, or a prompt's first words; a name that is free."""
+    is_prompt = len(given.split()) > 1 and not os.path.exists(given)
+    stem = "-".join(re.findall(r"\w+", given.lower())[:4]) if is_prompt else Path(given).stem.strip("-.")
+    path = Path(f"{stem[:60] or 'story'}.mp4")
+    return free_name(path) if os.path.lexists(path) else path
+
+
 def story_of_video(path: Path) -> Story:
     """The story that a video was made of, whose pictures and clips lie beside it."""
     if not path.is_file():
@@ -47,9 +58,30 @@ def story_of_video(path: Path) -> Story:
     if "edit" in script:
         raise StoryError("is an edit of a clip, which its prompt alone does not make again; edit the clip anew by `phenaki edit`", file=str(path))
     try:
-        return Story.from_dict(script, folder=path.parent)
+        return Story.from_dict(with_files_of(script, path.parent), folder=path.parent)
     except StoryError as error:
         raise StoryError(f"its script cannot be told again: {error.problem}", file=str(path)) from None
+
+
+def with_files_of(script: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A video's script with its pictures and videos named as they lie in a folder, or in a folder in it: by their hashes, which it holds.
+
+    StoryError where another file has such a name, but none the bytes that the video was made from.
+    """
+    named = [(index, field) for index, scene in enumerate(script["scenes"]) for field in FILE_FIELDS if scene.get(field) is not None]
+    made_with = script.get("made_with")
+    hashes = made_with.get("files") if isinstance(made_with, dict) else None
+    if not isinstance(hashes, list) or len(hashes) != len(named):
+        return script  # of an earlier version
+    scenes = [dict(scene) for scene in script["scenes"]]
+    for (index, field), digest in zip(named, hashes, strict=True):
+        name = scenes[index][field]
+        there = [file for file in (folder / name, *sorted(folder.glob(f"*/{glob.escape(name)}"))) if file.is_file()]
+        same = next((file for file in there if sha256(file) == digest), None)
+        if there and same is None:
+            raise StoryError(f"scenes[{index}].{field} = {name!r}: is another file than the one that it was made from; put that one there")
+        scenes[index][field] = name if same is None else same.relative_to(folder).as_posix()
+    return {**script, "scenes": scenes}
 
 
 def script_in(path: Path) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """A story as a model can tell it, without its weights: its plan, what it is made with, and why it cannot be told."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,9 @@ from phenaki.scene_files import content_hashes, files_of, values_of
 from phenaki.story import OPTIONS, SAMPLING, Story
 from phenaki.story_plan import StoryPlan, plan, scene_frame_ends
 from phenaki.video_files import VideoScene
+from phenaki.vocabulary import familiar, unfamiliar_words
 
+MAX_TOLD = 5  # scenes, and words of a scene, that a note names
 MAX_CHUNK_BYTES = 4 << 30  # of a chunk's frames as they are shown
 
 
@@ -54,6 +56,33 @@ def check_texts(planned: StoryPlan, check: Callable[[str], None]) -> None:
                 check(getattr(scene, name))
             except ValueError as error:
                 raise ValueError(f"scenes[{scene.index}].{name}: {error}") from None
+
+
+def unfamiliar(planned: StoryPlan, info: ModelInfo) -> list[str]:
+    """A line for each of the first scenes whose prompts have words that the model never learnt; none where a model does not name its words."""
+    return _unfamiliar_notes({f"scene {scene.index + 1}": [scene.prompt] for scene in planned.scenes}, "scene", info)
+
+
+def unfamiliar_in_scripts(stories: Mapping[str, Story], info: ModelInfo) -> list[str]:
+    """A line for each of the first scripts, by name, whose prompts have words that the model never learnt."""
+    prompts = {name: [story.resolved_prompt(index) for index in range(len(story.scenes))] for name, story in stories.items()}
+    return _unfamiliar_notes(prompts, "script", info)
+
+
+def _unfamiliar_notes(prompts: Mapping[str, Sequence[str]], what: str, info: ModelInfo) -> list[str]:
+    """prompts: the texts of each thing, by the name that its line begins with; what: "scene" or "script"."""
+    if not info.words:
+        return []
+    known = familiar(info.words)
+    missing = {name: unfamiliar_words(" ".join(texts), known) for name, texts in prompts.items()}
+    notes = [
+        f"{name}: {info.name} was not trained on {', '.join(map(repr, words[:MAX_TOLD]))}{' and more' * (len(words) > MAX_TOLD)}; "
+        f"it may not show what that means"
+        for name, words in missing.items()
+        if words
+    ]
+    left = len(notes) - MAX_TOLD
+    return notes[:MAX_TOLD] + ([f"and {left} {what}{'s' * (left > 1)} more"] if left > 0 else [])
 
 
 def resolved_script(story: Story, info: ModelInfo, options: SamplingOptions, networks: Sequence[nn.Module] = ()) -> dict[str, Any]:

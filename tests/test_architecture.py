@@ -59,7 +59,9 @@ ALLOWED = {
     "retiming": set(),
     "vocabulary": set(),
     "progress": set(),
-    "script_argument": {"contact_sheet", "data/decoding", "gif_files", "output_paths", "video_files", "story", "story_formats", "video_encoders"},
+    "script_argument": {
+        "atomic", "contact_sheet", "data/decoding", "gif_files", "output_paths", "video_files", "story", "story_formats", "video_encoders",
+    },
     "frame_source": {"data/decoding", "gif_files", "pictures", "video", "video_files"},
     "editing": {
         "checkpoint", "frame_source", "output_paths", "pictures", "pipeline", "pixels", "progress", "recording", "regions", "repainting", "story",
@@ -67,13 +69,13 @@ ALLOWED = {
     },
     "story": {"story_formats"},
     "story_plan": {"story", "story_formats"},
-    "story_for_model": {"checkpoint", "retiming", "sampling", "scene_files", "story", "story_plan", "video_files"},
+    "story_for_model": {"checkpoint", "retiming", "sampling", "scene_files", "story", "story_plan", "video_files", "vocabulary"},
     "video": {"atomic", "contact_sheet", "gif_files", "output_paths", "part_file", "pictures", "video_encoders", "video_files"},
     "scene_files": {"atomic", "checkpoint", "director", "frame_source", "pictures", "story", "story_formats", "story_plan", "video_files"},
     "recording": {"checkpoint", "output_paths", "part_file", "pipeline", "progress", "sampling", "scene_files", "video", "video_encoders"},
     "script_folder": {"output_paths", "story_formats", "video_files"},
     "rendering": {
-        "checkpoint", "data/decoding", "devices", "output_paths", "part_file", "pipeline", "planning", "recording", "scene_files", "script_folder",
+        "checkpoint", "data/decoding", "devices", "output_paths", "part_file", "pipeline", "recording", "scene_files", "script_folder",
         "story", "story_for_model",
     },
     "rendering_worker": {"rendering", "script_folder"},

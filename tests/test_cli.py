@@ -100,6 +100,39 @@ def test_generate_writes_the_video(script, model, tmp_path):
     assert video.script["seed"] == 3 and video.script["title"] == "A [bold]story[/bold] [/]"
 
 
+def test_a_video_goes_by_its_scripts_name_where_none_is_given(script, model, tmp_path, monkeypatch):
+    """Or by a prompt's first words; what is there already is left alone."""
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", model, "--device", "cpu"]
+    assert run("generate", script, *options).startswith(f"{script.stem}.mp4: 28 frames")
+    before = Path(f"{script.stem}.mp4").read_bytes()
+    assert run("generate", script, "--seed", 9, *options).startswith(f"{script.stem}-1.mp4: 28 frames")
+    assert Path(f"{script.stem}.mp4").read_bytes() == before
+    assert run("generate", "A bear walks, to the \"sea\"", *options).startswith("a-bear-walks-to.mp4: 32 frames")
+    assert "no folder for its videos came" in fails("generate", "--scripts", tmp_path)
+
+
+def test_a_video_told_again_finds_its_pictures_by_what_is_in_them(model, tmp_path):
+    """Two of one name, in folders of their own, and another file of that name elsewhere."""
+    for name, colour in (("a/x.png", "red"), ("b/x.png", "blue")):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (32, 32), colour).save(tmp_path / name)
+    scenes = [{"prompt": "a bear", "seconds": 1, "image": name} for name in ("a/x.png", "b/x.png")]
+    (tmp_path / "s.json").write_text(json.dumps({"scenes": scenes}))
+    options = ["--model", model, "--device", "cpu"]
+    run("generate", tmp_path / "s.json", "-o", tmp_path / "s.mp4", *options)
+    run("generate", tmp_path / "s.mp4", "-o", tmp_path / "again.mp4", *options)
+    assert np.array_equal(read_video(tmp_path / "s.mp4").frames, read_video(tmp_path / "again.mp4").frames)
+    (tmp_path / "b/x.png").unlink()
+    Image.new("RGB", (32, 32), "green").save(tmp_path / "x.png")
+    told = fails("plan", tmp_path / "s.mp4")
+    assert "scenes[1].image = 'x.png': is another file than the one that it was made from; put that one there" in told
+
+
+def test_the_version_is_told():
+    assert run("--version").strip() == f"phenaki {phenaki.__version__}"
+
+
 def test_generates_options_reach_the_video(script, model, tmp_path):
     options = {"--seed": 5, "--fps": 12, "--negative": "a red house", "--guidance-scale": 2, "--num-steps": 2, "--device": "cpu"}
     run("generate", script, "-o", tmp_path / "a.webm", "--model", model, *(part for pair in options.items() for part in pair))
@@ -379,7 +412,7 @@ def test_words_that_the_model_was_not_trained_on_are_told(model, tmp_path):
     assert "scene 2: tiny was not trained on 'wizard', 'brews'; it may not show what that means" in told and "scene 1:" not in told
     assert "not trained on" not in run("plan", tmp_path / "a.txt", "--model", model), "which does not say what it was trained on"
     (copy / "config.json").write_text(json.dumps({**values, "words": ["bear", 3]}))
-    assert "words: needed a list of at most 20000 words" in fails("plan", tmp_path / "a.txt", "--model", copy)
+    assert "config.json: words = 3: needed str, found int" in fails("plan", tmp_path / "a.txt", "--model", copy)
 
 
 # ---- what stands for a script --------------------------------------------------------------------------------------

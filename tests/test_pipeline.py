@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import shutil
+import warnings
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -135,6 +136,20 @@ def test_the_seed_is_the_video(ready):
     first, again, other = (ready.generate_story(TWO, seed=seed).frames for seed in (7, 7, 8))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert np.array_equal(ready.generate_story({"seed": 7, "scenes": [{"prompt": p, "seconds": s} for p, s in TWO]}).frames, first)
+
+
+def test_words_that_the_model_never_learnt_are_warned_of(ready, monkeypatch):
+    monkeypatch.setattr(ready, "info", replace(ready.info, words=("a", "bear", "walks")))
+    with pytest.warns(UserWarning, match=r"scene 2: .* was not trained on 'panda', 'sleeps'; it may not show what that means") as told:
+        ready.generate_story(TWO)
+        next(ready.stream_story(TWO))
+    assert len(told) == 2 and {Path(one.filename).name for one in told} == {"test_pipeline.py"}, "where the user calls"
+    with warnings.catch_warnings(action="error"):
+        ready.generate_story([("A bear walks", 1.0)])
+
+
+def test_a_model_says_what_it_is(ready):
+    assert repr(ready) == f"Phenaki({ready.info.name!r}, 32x32 at 8 fps, on cpu in float32)"
 
 
 def test_a_seed_of_zero_is_an_override(ready):

@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 from phenaki import pipeline
 from phenaki.checkpoint import PRETRAINED, find_model, read_info
 from phenaki.cli import app
-from phenaki.planning import unfamiliar
 from phenaki.story import Story
-from phenaki.story_for_model import checked_plan
+from phenaki.story_for_model import checked_plan, unfamiliar
 from phenaki.video import Video
 
 ROOT = Path(__file__).parent.parent

@@ -288,6 +288,13 @@ def test_memories_and_frames_are_found_again(ready, tmp_path, monkeypatch, conte
         assert path.read_bytes() == (tmp_path / "whole.mp4").read_bytes()
 
 
+def test_a_model_may_be_given_by_its_name(ready, tmp_path):
+    ready.save_pretrained(tmp_path / "model")
+    generate_to_file(tmp_path / "model", STORY, tmp_path / "a.mp4", seed=3)
+    generate_to_file(ready, STORY, tmp_path / "b.mp4", seed=3)
+    assert np.array_equal(read_video(tmp_path / "a.mp4").frames, read_video(tmp_path / "b.mp4").frames)
+
+
 @pytest.mark.parametrize("fps", [1.0, 24.0])
 def test_at_another_rate_it_goes_on_too(ready, tmp_path, monkeypatch, fps):
     """At one frame a second some chunks have no frame."""
