@@ -87,8 +87,9 @@ ALLOWED = {
     "data/tokens": {"data/ahead", "data/clip_source", "data/tensor_file"},
     "data/token_parts": {"data/clip_source", "data/tensor_file", "data/tokens", "locks"},
     "training/tasks": {"masking", "training/settings"},
-    "training/memory": {"compiling", "training/optimizers", "training/parallel"},
+    "training/memory": {"compiling", "training/optimizers", "training/parallel", "training/task"},
     "training/rollouts": {"data/tokens", "devices", "maskgit", "sampling"},
+    "training/task": {"training/parallel"},
     "training/heap": set(),
     "training/run_tensors": {"training/checkpoints", "training/optimizers", "training/parallel"},
     "training/generator_losses": {
@@ -115,7 +116,7 @@ ALLOWED = {
     "training/referee_bank": {"checkpoint", "config", "cvivit", "data/storybook", "data/tensor_file", "training/referee_examples"},
     "training/referee": {
         "config", "devices", "evaluation/referee", "pixels", "training/optimizers", "training/parallel", "training/referee_augmentation",
-        "training/referee_examples",
+        "training/referee_examples", "training/task",
     },
     "training/referee_figures": {
         "cvivit", "data/storybook", "evaluation/adherence", "evaluation/referee", "pixels", "training/referee_examples",

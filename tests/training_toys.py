@@ -16,6 +16,7 @@ from phenaki.training.losses import LossSettings
 from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Part
 from phenaki.training.run import Run
+from phenaki.training.task import Task
 
 PLAIN = LossSettings(l1_weight=0.1, quantizer_weight=1.0, lpips_weight=0.0, i3d_weight=0.0, adversarial_weight=0.0)  # needs no network
 
@@ -39,12 +40,11 @@ def settings(**changes) -> OptimizerSettings:
 
 
 @dataclass
-class Toy:
+class Toy(Task):
     """A task whose clips are the number of their step."""
 
     loss_at: Callable[[int], dict[str, Tensor]] | None = None  # of a step
     model: nn.Module = field(default_factory=lambda: nn.Linear(3, 2))
-    discriminator: nn.Module | None = None
     part: str = "model"
     identity: dict = field(default_factory=dict)
     habits: dict = field(default_factory=dict)
@@ -73,15 +73,6 @@ class Toy:
 
     def effort(self, batch: int) -> float:
         return self.effort_at(batch)
-
-    def figures(self, means: dict[str, float]) -> dict[str, float]:
-        return means
-
-    def after_step(self, step: int) -> None:
-        """Nothing more."""
-
-    def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
-        """It is no model that a folder could hold."""
 
     def validate(self, model: nn.Module, num_batches: int, num_parts: int) -> dict[str, float]:
         return {"loss": self.held_out.pop(0)} if self.held_out else {}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from phenaki.checkpoint import DEFAULT_MODEL, Model, ModelInfo, load_model, read_info, save_info, save_weights
 from phenaki.cvivit import CViViT, CViViTConfig
@@ -35,6 +35,7 @@ from phenaki.training.same_tokens import changed_tokens, tokens_sha256
 from phenaki.training.settings import GeneratorTraining, ModelSettings, load_settings
 from phenaki.training.start import start_network
 from phenaki.training.stories import Prompts, TrainingStories, open_stories, token_origins
+from phenaki.training.task import Task
 from phenaki.vocabulary import MAX_WORDS, vocabulary
 
 HELD_OUT_STORIES = 64
@@ -47,8 +48,8 @@ def identity_of(config: MaskGITConfig, made_with: Sequence[dict[str, Any]]) -> d
 
 
 @dataclass
-class GeneratorTask:
-    """What a generator run trains (phenaki/training/run.py: Task)."""
+class GeneratorTask(Task):
+    """What a generator run trains."""
 
     model: MaskGIT
     stories: StoryTokens
@@ -59,7 +60,6 @@ class GeneratorTask:
     on_sample: Callable[[MaskGIT, Path], None] = lambda model, path: None
     made_with: Sequence[dict[str, Any]] = ()  # what the tokens and texts depend on, as written now and before (`token_origins`)
     part: str = "generator"
-    discriminator: nn.Module | None = None
 
     def __post_init__(self):
         self._longest_text = int(self.stories.text_spans.diff().max())
@@ -83,10 +83,6 @@ class GeneratorTask:
             return 1, 0
         sees_context = config.context_slices and self.training.from_text_prob < 1
         return config.chunk_slices, config.context_slices + config.anchor if sees_context else 0
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
     def build(self) -> MaskGIT:
         return MaskGIT(self.model.config)
@@ -123,12 +119,6 @@ class GeneratorTask:
         rolled_out = config.context_slices + self.training.num_rollout_steps * config.chunk_slices if batch.batch.rollout else 0
         judged = length if config.critic else 0
         return len(batch.batch.tokens) * (length + known + (rolled_out + judged) / 3) / sum(self._longest)
-
-    def figures(self, means: dict[str, float]) -> dict[str, float]:
-        return means
-
-    def after_step(self, step: int) -> None:
-        """Nothing: the optimisers do it all."""
 
     def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
         files = files | save_weights(folder, "tokenizer", self.tokenizer.state_dict())

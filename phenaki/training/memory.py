@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from phenaki.compiling import layers_of
 from phenaki.training.optimizers import OptimizerSettings, is_muons
 from phenaki.training.parallel import Group
+from phenaki.training.task import Task
 
 TIGHT = 0.7  # of what is free, above which a run is warned: on a CPU, steps took 1.2 to 1.5 times what is computed here
 CGROUP = Path("/sys/fs/cgroup")  # of the container that a process runs in
@@ -66,24 +66,13 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.3g} GB"
 
 
-class Trained(Protocol):
-    """What is used here of a run's task (`phenaki.training.run.Task`)."""
-
-    model: nn.Module
-    discriminator: nn.Module | None
-
-    def build(self) -> nn.Module: ...
-
-    def rehearse(self, network: nn.Module, num_rows: int) -> Tensor: ...
-
-
-def rehearse_step(task: Trained, settings: OptimizerSettings, group: Group, bf16: bool) -> Rehearsal:
+def rehearse_step(task: Task, settings: OptimizerSettings, group: Group, bf16: bool) -> Rehearsal:
     """Rehearses the forward pass of one part of a process's batch. ValueError where the batch does not divide into parts."""
     rows = group.parts(settings.accumulate)[0].of(settings.batch_size)
     return rehearsed(task.build, task.rehearse, rows.stop - rows.start, settings, group.device, bf16)
 
 
-def check_memory(rehearsal: Rehearsal, task: Trained, settings: OptimizerSettings, group: Group) -> str:
+def check_memory(rehearsal: Rehearsal, task: Task, settings: OptimizerSettings, group: Group) -> str:
     """A warning where memory is tight, "" where it is not; ValueError where a step cannot fit."""
     networks = [task.model] + ([] if task.discriminator is None else [task.discriminator])
     memory = step_memory(networks, task.model, settings, rehearsal.kept, group.size if settings.sharded else 1)

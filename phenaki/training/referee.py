@@ -5,7 +5,6 @@ The bank lies on the referee's device as bytes, and clips are changed there; the
 """
 
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from phenaki.training.optimizers import OptimizerSettings, generator_for
 from phenaki.training.parallel import Part
 from phenaki.training.referee_augmentation import augmented
 from phenaki.training.referee_examples import UNJUDGED, Examples
+from phenaki.training.task import Task
 
 FRAMES_JUDGED = 4  # of each clip by the frame trunk, unless more are asked for: neighbours look alike
 BLEND_SHARE = 0.15  # of the clips
@@ -51,21 +51,20 @@ class RefereeBatch:
         return RefereeBatch(*(sent(getattr(self, field.name), device) for field in fields(self)))
 
 
-class RefereeTask:
-    """What `Run` trains here. `held_out` examples are for validation; frames_judged: of each clip for all but motion."""
+class RefereeTask(Task):
+    """What `Run` trains here; labels are in its identity. `held_out` examples are for validation; frames_judged: of each clip for all but motion."""
 
-    part, discriminator = "referee", None
+    part = "referee"
 
     def __init__(
         self, referee: Referee, bank: Examples, settings: OptimizerSettings, identity: dict[str, Any], held_out: Examples | None = None,
         frames_judged: int = FRAMES_JUDGED,
     ):  # fmt: skip
-        self.model, self.settings, self.device = referee, settings, next(referee.parameters()).device
+        self.model, self.settings = referee, settings
         self.bank, self.held_out = bank.to(self.device), None if held_out is None else held_out.to(self.device)
         labels = {name: list(names) for name, names in referee.labels.items()}
         self.identity = {"labels": labels, "network": asdict(referee.config), **identity}
         self.frames_judged = frames_judged
-        self.habits: dict[str, Any] = {}
 
     def build(self) -> Referee:
         return Referee(self.model.labels, self.model.config)
@@ -103,15 +102,6 @@ class RefereeTask:
     def effort(self, batch: RefereeBatch) -> float:
         return len(batch.share)
 
-    def figures(self, means: dict[str, float]) -> dict[str, float]:
-        return means
-
-    def after_step(self, step: int) -> None:
-        """Nothing: all is learnt by gradients."""
-
-    def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
-        """Nothing: the labels are in the checkpoint's identity."""
-
     @torch.no_grad()
     def validate(self, model: nn.Module, num_batches: int, num_parts: int) -> dict[str, float]:
         """Losses on held-out examples as they are, one batch after the other from the first."""
@@ -121,9 +111,6 @@ class RefereeTask:
         for begin in range(0, min(num_batches * size, len(self.held_out)), size):
             batch_losses.append(referee_losses(model, as_batch(self.held_out, slice(begin, begin + size))))
         return {name: sum(losses[name].item() for losses in batch_losses) / len(batch_losses) for name in batch_losses[0]}
-
-    def sample(self, model: nn.Module, path: Path) -> None:
-        """Nothing to look at: a referee makes no pictures."""
 
 
 def as_batch(examples: Examples, rows: slice) -> RefereeBatch:

@@ -1,7 +1,7 @@
 """The training loop: optimiser steps, logs, validation, checkpoints and exact resume, on any number of processes.
 
 Everything random in step n is drawn from (seed, n), so a checkpoint needs no random state and a resumed run takes the same
-steps to the bit. What is trained, on what and by which loss is a Task; this file knows none of the networks.
+steps to the bit. What is trained, on what and by which loss is a Task (`task.py`); this file knows none of the networks.
 """
 
 import json
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -41,57 +41,15 @@ from phenaki.training.interrupts import Interrupts, Stopped
 from phenaki.training.journal import Journal, Meter, peak_operations
 from phenaki.training.memory import check_memory, rehearse_step
 from phenaki.training.optimizers import EMA, OptimizerSettings, learning_rate, make_optimizers
-from phenaki.training.parallel import Group, Objective, Part, checkpoint_activations, spread, whole
+from phenaki.training.parallel import Group, Objective, checkpoint_activations, spread, whole
 from phenaki.training.run_tensors import RunTensors
+from phenaki.training.task import Task
 
 MAX_SKIPPED = 10  # steps in a row whose gradient is not finite (NaN or infinite)
 
 
 class TrainingError(ValueError):
     """A run that cannot continue; the message says why and what to do."""
-
-
-class Task(Protocol):
-    """What a run trains: a network, its data and its losses."""
-
-    part: str  # names the weight file: "tokenizer", "generator" or "referee"
-    model: nn.Module
-    identity: dict[str, Any]  # what a run must have alike to resume
-    habits: dict[str, Any]  # settings besides the optimiser's; those that have changed are noted when a run is resumed
-    discriminator: nn.Module | None  # trained against the model by "discriminator_loss", saved, not averaged
-
-    def build(self) -> nn.Module:
-        """A new network of the model's kind."""
-
-    def draw(self, step: int, parts: list[Part]) -> list[Any]:
-        """Neighbouring parts of a step's clips, a batch each, from (seed, step) alone."""
-
-    def num_tokens(self, batch: Any) -> int:
-        """What "tokens_per_second" counts in a batch."""
-
-    def losses(self, batch: Any, step: int) -> dict[str, Tensor]:
-        """Named scalars; "loss" is minimised, all are logged. Their mean over equal parts of a batch is the batch's."""
-
-    def rehearse(self, network: nn.Module, num_rows: int) -> Tensor:
-        """A forward pass of a network of `build` on so many made-up clips of a training step's size, to a scalar."""
-
-    def effort(self, batch: Any) -> float:
-        """How many clips of a rehearsal take as many operations as a step on a batch, about: as its share of their tokens."""
-
-    def figures(self, means: dict[str, float]) -> dict[str, float]:
-        """The figures of a line of the log, from the means of an interval's losses."""
-
-    def after_step(self, step: int) -> None:
-        """What changes weights besides the optimisers."""
-
-    def describe(self, folder: Path, files: dict[str, str], step: int) -> None:
-        """Makes a folder with the model's weight `files` a model folder."""
-
-    def validate(self, model: nn.Module, num_batches: int, num_parts: int) -> dict[str, float]:
-        """Losses of the averaged network on held-out batches, each in so many parts; {} where there are none."""
-
-    def sample(self, model: nn.Module, path: Path) -> None:
-        """A look at what the averaged network makes, at path.png and such."""
 
 
 class Run:
@@ -103,7 +61,7 @@ class Run:
     ):  # fmt: skip
         """lock: of `take`, where the folder was taken before the data was made."""
         self.folder, self.task, self.settings, self.on_note = Path(folder), task, settings, on_note
-        self.group = Group(device=next(task.model.parameters()).device) if group is None else group
+        self.group = Group(device=task.device) if group is None else group
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = lock or (take(self.folder) if self.group.leads else None)
         self.parts = self.group.parts(settings.accumulate)

@@ -29,6 +29,7 @@ from phenaki.training.same_tokens import check_same_tokens, freeze_tokens
 from phenaki.training.samples import save_video_rows
 from phenaki.training.settings import ModelSettings, TokenizerTraining, load_settings
 from phenaki.training.start import start_network
+from phenaki.training.task import Task
 
 
 def data_hash(source: ClipSource) -> str:
@@ -51,8 +52,8 @@ def identity_of(config: CViViTConfig, training: TokenizerTraining, losses: Token
 
 
 @dataclass
-class TokenizerTask:
-    """What a tokenizer run trains (phenaki/training/run.py: Task)."""
+class TokenizerTask(Task):
+    """What a tokenizer run trains."""
 
     model: CViViT
     source: ClipSource
@@ -64,7 +65,7 @@ class TokenizerTask:
     part: str = "tokenizer"
 
     def __post_init__(self):
-        self.criterion = self.criterion or build_losses(self.training.losses, next(self.model.parameters()).device)
+        self.criterion = self.criterion or build_losses(self.training.losses, self.device)
         self._quantized: list[tuple[Tensor, Tensor]] = []  # codes and tokens of the step, for reviving codes
         self._quantized_step = 0
 
