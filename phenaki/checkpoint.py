@@ -33,6 +33,7 @@ PRETRAINED = Path(__file__).parent / "pretrained"  # models that ship with the p
 DEFAULT_MODEL = "storybook"
 MAX_SHARD_BYTES = 15 * 2**20  # of one weight file
 WEIGHT_FILE = re.compile(r"(tokenizer|generator)(-\d+)?(-[0-9a-f]{12})?\.safetensors")  # what `save_weights` names one: network, shard, hash
+WEIGHT_DTYPES = ("F16", "BF16", "F32", "F64", "I32", "I64")  # as safetensors names them; whole numbers are those of counters
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -162,6 +163,8 @@ def _load_network(build: Callable[[], nn.Module], folder: Path, info: ModelInfo,
     _check_shapes(folder, part, {key: value.shape for key, value in needed.items()}, _stored_shapes(folder, names))
     for name in names:
         with _opened(folder / name) as file:
+            if odd := next((f"{key} is {kind}" for key in file.keys() if (kind := file.get_slice(key).get_dtype()) not in WEIGHT_DTYPES), None):
+                raise CheckpointError(f"{folder / name}: {odd}; weights are {', '.join(WEIGHT_DTYPES)}. Save the model anew")
             read = {key: file.get_tensor(key).to(needed[key].dtype, copy=True) for key in file.keys()}
         if wrong := first_not_finite(read):
             raise CheckpointError(f"{folder / name}: {wrong} holds NaN or infinite numbers, nothing comes of it. Copy or train the model anew")

@@ -87,6 +87,14 @@ def check_range(settings: Any, *names: str, **limits: float) -> None:
             raise ValueError(f"{name} {value}: needed {needed}")
 
 
+def told(value: Any) -> str:
+    """A value as an error message shows it: the beginning of a long one, and of one that is nested without end that it is."""
+    try:
+        return f"{value!r:.80}"
+    except (RecursionError, ValueError):  # an integer of more than 4300 digits
+        return f"an enormous {type(value).__name__}"
+
+
 def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
@@ -102,7 +110,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         return build(hint, value, f"{source}.{table}" if ": " in source else where)
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where} = {value!r}: needed a list")
+            raise ConfigError(f"{where} = {told(value)}: needed a list")
         return tuple(_checked(item, typing.get_args(hint)[0], where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         if abs(value) > sys.float_info.max:
@@ -110,5 +118,5 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         return float(value)
     hint = typing.get_origin(hint) or hint
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where} = {value!r}: needed {hint.__name__}, found {type(value).__name__}")
+        raise ConfigError(f"{where} = {told(value)}: needed {hint.__name__}, found {type(value).__name__}")
     return value

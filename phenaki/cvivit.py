@@ -33,6 +33,7 @@ from phenaki.quantizer import COMMITMENT, FSQ, VQ, Quantized
 
 MAX_SIDE = 4096  # pixels; what is computed for a slice grows with the square of its side, whatever the weights' size
 MAX_GRID = 256  # tokens a side
+MAX_WINDOW = 10_000  # slices: a file may say anything, no weight depends on it
 
 GROUPS = 8  # of a residual block's norm
 
@@ -69,6 +70,7 @@ class CViViTConfig:
         check_range(self, "codebook_size", "code_dim", at_least=1)
         check_range(self, "window", "stem_blocks", "head_blocks", "refiner_dim", "refiner_blocks", "commitment", at_least=0)
         check_range(self, "stem_blocks", "head_blocks", "refiner_blocks", at_most=MAX_LAYERS)
+        check_range(self, "window", at_most=MAX_WINDOW)
         if max(len(self.encoder_layers), len(self.decoder_layers), len(self.fsq_levels)) > MAX_LAYERS:
             raise ValueError(f"encoder_layers, decoder_layers or fsq_levels: needed at most {MAX_LAYERS} of each")
         if self.quantizer == "fsq" and min(self.fsq_levels, default=0) < 2:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_GROUPS = 8
+MAX_STAGES = 16  # each halves the picture
 MAX_WIDENING = 8  # channels grow to this many times `dim`
 
 

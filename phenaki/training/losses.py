@@ -19,7 +19,7 @@ from phenaki.evaluation.i3d import I3D, MIN_SIZE, load_i3d
 from phenaki.evaluation.lpips import LPIPS, load_lpips, unit_channels
 from phenaki.evaluation.metrics import psnr, squared_error
 from phenaki.training.adversarial import LeCam, adaptive_balance, hinge_discriminator, hinge_generator, r1_penalty
-from phenaki.training.discriminator import Discriminator
+from phenaki.training.discriminator import MAX_STAGES, Discriminator
 
 BALANCES = ("constant", "adaptive")
 CHANGE_BLOCK = 4  # pixels a side
@@ -56,6 +56,7 @@ class LossSettings:
         check_range(self, *(name for name in vars(self) if name != "balance"), at_least=0)
         check_range(self, "first_frame_weight", above=0)  # a picture is a first frame alone
         check_range(self, "r1_every", "discriminator_stages", at_least=1)
+        check_range(self, "discriminator_stages", at_most=MAX_STAGES)
         check_range(self, "lecam_decay", below=1)
         if not (self.l2_weight or self.l1_weight or self.lpips_weight or self.i3d_weight):
             raise ValueError("all of l2_weight, l1_weight, lpips_weight, i3d_weight are 0: nothing says how like a reconstruction is; set one")

@@ -181,9 +181,16 @@ class Run:
             self._save(averaged, validate=True)
         if looks:
             if self.group.leads:
-                self.task.sample(averaged, self.folder / f"sample-{step:07d}")
+                self._show_sample(averaged, self.folder / f"sample-{step:07d}")
             self.group.wait()
         self.meter.pause(time.perf_counter() - began)
+
+    def _show_sample(self, averaged: nn.Module, path: Path) -> None:
+        """A look at what the network makes. One that fails ends no training: it would fail again each time that the run came there."""
+        try:
+            self.task.sample(averaged, path)
+        except Exception as error:
+            self.on_note(f"step {self.step}: no sample could be made ({type(error).__name__}: {error})")
 
     def _why_it_stopped(self) -> str:
         return (

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from phenaki.config import ConfigError, build, check_range, read_settings
+from phenaki.config import ConfigError, build, check_range, read_settings, told
 from phenaki.cvivit import CViViTConfig
 from phenaki.data.footage_settings import FootageSettings
 from phenaki.data.world import WorldConfig, named_world
@@ -39,7 +39,7 @@ class TokenizerTraining:
 
 def _table(values: Any, source: str) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise ConfigError(f"{source}: needed a table of settings, found {values!r}")
+        raise ConfigError(f"{source}: needed a table of settings, found {told(values)}")
     return dict(values)
 
 
@@ -49,6 +49,8 @@ def read_world(values: dict[str, Any], source: str) -> WorldConfig:
     name = values.pop("name", "small")
     if "size" in values:
         raise ConfigError(f"{source}: size is that of [tokenizer] image_size; set it there")
+    if not isinstance(name, str):
+        raise ConfigError(f"{source}: name = {told(name)}: needed the name of a world")
     try:
         world = named_world(name)
     except ValueError as error:
@@ -133,6 +135,15 @@ def check_discriminator(losses: LossSettings, image_size: int, where: str) -> No
         raise ConfigError(f"{where}: discriminator_stages {losses.discriminator_stages} with image_size {image_size}: {needed}")
 
 
+def check_sampling(options: SamplingOptions, generator: MaskGITConfig, where: str) -> None:
+    """ConfigError for ways of sampling that a generator of this kind, once it is trained, could not be asked for."""
+    if options.correction_order == "critic" and options.num_corrections and not generator.critic:
+        raise ConfigError(f"{where}: correction_order \"critic\" needs a generator with one: critic = true in [generator]")
+    if options.guidance_scale != 1 and not generator.cond_drop_prob:
+        told = f"guidance_scale {options.guidance_scale:g} with [generator] cond_drop_prob 0"
+        raise ConfigError(f"{where}: {told}: needed a share of captions to drop, above 0, or guidance_scale = 1")
+
+
 def load_settings(path: str | Path) -> ModelSettings:
     """Reads configs/NAME.toml. The generator's codebook is the tokenizer's and its text width the encoder's: no second number to type."""
     values = read_settings(path)
@@ -149,6 +160,8 @@ def load_settings(path: str | Path) -> ModelSettings:
     given = _table(values.get("generator", {}), f"{path}: generator")
     derived = {"codebook_size": codebook_size, "text_dim": text.width}
     generator = build(MaskGITConfig, {**given, **derived}, f"{path}: generator")
+    sampling = build(SamplingOptions, values.get("sampling", {}), f"{path}: sampling")
+    check_sampling(sampling, generator, f"{path}: sampling")
     train_tokenizer = build(TokenizerTraining, values.get("train_tokenizer", {}), f"{path}: train_tokenizer")
     check_discriminator(train_tokenizer.losses, tokenizer.image_size, f"{path}: train_tokenizer.losses")
     return ModelSettings(
@@ -157,7 +170,7 @@ def load_settings(path: str | Path) -> ModelSettings:
         tokenizer=tokenizer,
         generator=generator,
         text=text,
-        sampling=build(SamplingOptions, values.get("sampling", {}), f"{path}: sampling"),
+        sampling=sampling,
         train_tokenizer=train_tokenizer,
         train_generator=build(GeneratorTraining, values.get("train_generator", {}), f"{path}: train_generator"),
     )
