@@ -1,6 +1,7 @@
 """Truths of `phenaki.checkpoint`: what is saved comes back, what is not whole is refused by name, nothing is ever unpickled."""
 
 import json
+import math
 import os
 import pickle
 import shutil
@@ -317,6 +318,27 @@ def test_surplus_tensors_are_refused(folder):
     save_file({**load_file(path), "surplus": torch.zeros(2)}, path)
     change(folder, lambda values: values["files"].update({path.name: sha256(path)}))
     assert "1 unknown" in refusal(folder) and "surplus" in refusal(folder)
+
+
+@pytest.mark.parametrize("kind", ["F4", "I8", "U8", "BOOL", "C64", "F8_E4M3"])
+def test_weights_of_a_kind_that_none_are_of_are_refused(folder, kind):
+    """Some of them torch cannot turn into another, others it would take for weights."""
+    path = folder / "tokenizer.safetensors"
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    name = next(name for name, entry in header.items() if name != "__metadata__" and len(entry["shape"]) == 2)
+    count, (begin, end) = math.prod(header[name]["shape"]), header[name]["data_offsets"]
+    size = {"F4": count // 2, "C64": 8 * count}.get(kind, count)
+    for entry in header.values():
+        if "data_offsets" in entry and entry["data_offsets"][0] >= end:
+            entry["data_offsets"] = [at - (end - begin) + size for at in entry["data_offsets"]]
+    header[name] |= {"dtype": kind, "data_offsets": [begin, begin + size]}
+    text, rest = json.dumps(header).encode(), data[8 + length :]
+    path.write_bytes(len(text).to_bytes(8, "little") + text + rest[:begin] + bytes(size) + rest[end:])
+    change(folder, lambda values: values["files"].update({path.name: sha256(path)}))
+    told = refusal(folder)
+    assert f"tokenizer.safetensors: {name} is {kind}; weights are F16, BF16" in told or "not a whole safetensors file" in told
 
 
 def test_an_unknown_name_lists_the_shipped_models(tmp_path, monkeypatch):

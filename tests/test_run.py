@@ -337,6 +337,17 @@ def test_a_loss_that_is_no_number_is_not_the_best(tmp_path):
     assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path)] == ["04", "10"]
     little(tmp_path / "none", task=Toy(held_out=[math.nan] * 5), save_every=2, keep_last=1)
     assert [path.name[-2:] for path in checkpoints.checkpoint_folders(tmp_path / "none")] == ["10"]
+
+
+def test_a_sample_that_fails_ends_no_training(tmp_path, capsys):
+    task = Toy()
+    task.sample = lambda *_: (_ for _ in ()).throw(ValueError("nothing to see"))
+    little(tmp_path, task=task, sample_every=3, save_every=5)
+    told = [f"step {step}: no sample could be made (ValueError: nothing to see)" for step in (3, 6, 9, 10)]
+    assert [line for line in capsys.readouterr().out.splitlines() if "no sample" in line] == told
+    assert newest(tmp_path).name == "step-0000010"
+
+
 def test_a_validation_that_fails_costs_no_checkpoint(tmp_path, capsys):
     """The same command goes on behind it, where it would else come to the same end each time."""
     task = Toy()

@@ -1,6 +1,7 @@
 """Every settings dataclass that a file can fill refuses numbers without a sense, each by its name."""
 
 import math
+import time
 import types
 import typing
 from collections.abc import Iterator
@@ -90,6 +91,29 @@ def test_a_file_with_such_a_number_is_refused_by_section_and_key(tmp_path, secti
     with pytest.raises(ConfigError) as error:
         load_settings(path)
     assert str(error.value).startswith(f"{path}: {section}: {said}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[world]\nname = ['small']", "world: name = ['small']: needed the name of a world"),
+        ("[train_tokenizer.losses]\ndiscriminator_stages = 9223372036854775807", "discriminator_stages 9223372036854775807: needed at most 16"),
+        ("[tokenizer]\nwindow = 1000000000000000000", "window 1000000000000000000: needed at most 10000"),
+        ("[tokenizer]\nstem = 5", "stem = 5: needed str"),
+        ("tokenizer.dim" + ".a" * 2000 + " = 1", "tokenizer: dim = an enormous dict: needed int, found dict"),
+        ('[tokenizer]\ndim = "' + "x" * 9000 + '"', "dim = '" + "x" * 79 + ": needed int"),
+        ("[sampling]\nnum_corrections = 4\ncorrection_order = 'critic'", "sampling: correction_order \"critic\" needs a generator with one"),
+        ("[generator]\ncond_drop_prob = 0.0\n[sampling]\nguidance_scale = 3", "sampling: guidance_scale 3 with [generator] cond_drop_prob 0"),
+    ],
+    ids=range(8),
+)
+def test_a_file_that_asks_for_what_there_cannot_be_is_refused_at_once(tmp_path, text, said):
+    path, began = tmp_path / "model.toml", time.process_time()
+    path.write_text(text + "\n")
+    with pytest.raises(ConfigError) as error:
+        load_settings(path)
+    assert said in str(error.value) and str(error.value).startswith(f"{path}: ") and len(str(error.value)) < 1000
+    assert time.process_time() - began < 5
 
 
 def test_a_model_folder_with_such_a_rate_is_refused_by_its_file(tmp_path):
