@@ -22,7 +22,7 @@ from phenaki.masking import halton_order, mask_schedule, num_hidden_after
 ORDERS = ("confidence", "halton")
 CORRECTION_ORDERS = ("halton", "critic")
 CONTEXTS = ("tokens", "frames")
-ARITHMETIC = 4  # raised whenever the same weights and noise come to other bits: what was begun before is not resumed
+ARITHMETIC = 5  # raised whenever the same weights and noise come to other bits: what was begun before is not resumed
 PIECE_VALUES = 2**17  # probabilities that a CPU computes at once: those of a whole chunk would be most of the memory of a round
 
 
@@ -200,13 +200,16 @@ def most_doubted(doubts: Tensor, mask: Tensor, count: int) -> Tensor:
 
 
 def plan_rounds(mask: Tensor, options: SamplingOptions) -> Iterator[Round]:
-    """All rounds of a chunk; mask (t h w), on the CPU. The last round that fills keeps all that it chooses, and so does every correction."""
+    """All rounds of a chunk; mask (t h w), on the CPU. The last round that fills keeps all that it chooses, and so does every correction.
+
+    Of fewer hidden tokens than there are steps each has a round; their steps are spread over all, so that guidance and noise end as ever.
+    """
     schedule, total = mask_schedule(options.mask_schedule), int(mask.sum())
-    hidden = total
-    for step in range(options.num_steps):
-        left = num_hidden_after(step, options.num_steps, total, schedule)
+    hidden, count, last = total, min(options.num_steps, total), options.num_steps - 1
+    for index in range(count):
+        left = num_hidden_after(index, count, total, schedule)
         if hidden:
-            yield Round(step, hidden, hidden - left)
+            yield Round(last - (count - 1 - index) * last // max(count - 1, 1), hidden, hidden - left)
         hidden = left
     for step, part in enumerate(correction_parts(mask, options.num_corrections), options.num_steps):
         yield Round(step, len(part), len(part), part)

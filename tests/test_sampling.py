@@ -17,6 +17,7 @@ from phenaki.sampling import (
     guided,
     gumbel,
     inverse_cdf,
+    plan_rounds,
     sample_chunk,
     uniform_noise,
 )
@@ -323,6 +324,19 @@ def test_guidance_formula():
     torch.testing.assert_close(guided(cond, uncond, 1.0), cond)
     torch.testing.assert_close(guided(cond, uncond, 0.0), uncond)
     torch.testing.assert_close(guided(cond, uncond, 3.0), 3 * cond - 2 * uncond)
+
+
+@pytest.mark.parametrize("hidden", [1, 2, 3, 5, 8, 11, 12, 13, 64])
+def test_the_last_round_that_fills_has_the_whole_guidance_however_few_tokens_are_hidden(hidden):
+    options = SamplingOptions(num_steps=12, num_corrections=3, guidance_scale=2.5)
+    mask = (torch.arange(64) < hidden).view(1, 8, 8)
+    filling = [one for one in plan_rounds(mask, options) if one.part is None]
+    assert sum(one.num_kept for one in filling) == hidden and len(filling) == min(hidden, 12)
+    steps = [one.step for one in filling]
+    assert steps == sorted(set(steps)) and steps[-1] == 11 and guidance_at(steps[-1], options) == 2.5
+    assert hidden == 1 or guidance_at(steps[0], options) == 1
+    rest = [one.step for one in plan_rounds(mask, options) if one.part is not None]
+    assert rest == [12 + number for number in range(len(rest))]
 
 
 def test_guidance_rises_from_one_to_its_scale():
