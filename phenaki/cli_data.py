@@ -35,13 +35,20 @@ def check_command(
     path: Footage,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write all of it to this file, .json")] = None,
     num_workers: NumWorkers = 0,
+    config: Annotated[Path | None, typer.Option(help="settings of a training: also count the videos that are too short for it")] = None,
 ) -> None:
     """Decode every file once: how many clips, how long, which sizes, rates and captions, and what cannot be used and why."""
     with told_errors():
-        from phenaki.data.check import check_source, summary_lines
+        from phenaki.data.check import ClipLength, check_source, summary_lines
 
+        needed = {}
+        if config is not None:
+            from phenaki.training.settings import clip_frames, load_settings
+
+            settings = load_settings(config)
+            needed = {name: ClipLength(count, settings.footage.fps) for name, count in clip_frames(settings).items()}
         with count_progress("files") as show:
-            values = check_source(path, num_workers, json_file, on_progress=show)
+            values = check_source(path, num_workers, json_file, on_progress=show, needed=needed)
         typer.echo("\n".join(summary_lines(values)))
 
 

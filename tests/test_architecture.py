@@ -185,7 +185,8 @@ ALLOWED = {
     "cli_options": set(),
     "cli_train": {"cli_messages", "cli_options", "devices", "training/display", "training/generator", "training/tokenizer"},
     "cli_data": {
-        "cli_messages", "cli_options", "data/check", "data/preview", "data/sharding", "devices", "evaluation/install", "training/stories",
+        "cli_messages", "cli_options", "data/check", "data/preview", "data/sharding", "devices", "evaluation/install",
+        "training/settings", "training/stories",
     },
 }
 LIGHT = {"einops", "torch", "phenaki"}  # all that the algorithm files may import besides the standard library

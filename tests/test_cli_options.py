@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from phenaki.cli import app
+from phenaki.data.check import ClipLength
 from phenaki.data.sharding import ShardSettings
 from phenaki.editing import Edit
 from phenaki.evaluation.drift_program import DriftExam
@@ -107,8 +108,11 @@ def test_train(received, network):
 def test_data(received):
     given = received("data.preview.save_preview", "data", "preview", "storybook", "-o", "a.png", "--data", "atlas", "--world", "full", "--seed", 3)
     assert given == {"output": Path("a.png"), "data": Path("atlas"), "world": "full", "seed": 3}
-    given = received("data.check.check_source", "data", "check", "footage", "--json", "a.json", "--num-workers", 3)
+    config = Path(__file__).resolve().parents[1] / "configs/footage.toml"
+    given = received("data.check.check_source", "data", "check", "footage", "--json", "a.json", "--num-workers", 3, "--config", config)
+    assert given.pop("needed") == {"tokenizer": ClipLength(9, 8.0), "generator": ClipLength(33, 8.0)}
     assert given.pop("on_progress") and list(given.values()) == [Path("footage"), 3, Path("a.json")]
+    assert received("data.check.check_source", "data", "check", "footage")["needed"] == {}
     words = ["-o", "out", "--size", 64, "--fps", 12, "--shard-size", 7, "--num-workers", 3, "--leave-out-failing"]
     given = received("data.sharding.make_shards", "data", "shard", "footage", *words)
     assert given.pop("on_note") and ShardSettings(size=64, fps=12.0, shard_bytes=7_000_000) == given.pop("settings")

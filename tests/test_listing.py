@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from phenaki.data import check
-from phenaki.data.check import check_listing, check_source, summary_lines
+from phenaki.data.check import ClipLength, check_listing, check_source, summary_lines
 from phenaki.data.clip_files import leaves_folder
 from phenaki.data.decoding import DecodingPool
 from phenaki.data.footage import open_footage
@@ -114,6 +114,19 @@ def test_texts_that_are_no_clip_s_caption_are_told(tmp_path, clip_bytes):
     for name in values["lone_texts"]:
         (root / name).unlink()
     assert not any("of no clip" in line for line in summary_lines(check_source(root, 1)))
+
+
+def test_videos_that_are_too_short_for_a_training_are_counted_by_it(tmp_path):
+    for name, count in (("a.mp4", 9), ("b.mp4", 8), ("c.mp4", 33)):
+        Video(np.zeros((count, 32, 32, 3), np.uint8), 8.0).save(tmp_path / name)
+    Image.new("RGB", (32, 32)).save(tmp_path / "d.png")
+    values = check_source(tmp_path, 1, needed={"tokenizer": ClipLength(9, 8.0), "generator": ClipLength(33, 8.0)})
+    told = [line for line in summary_lines(values) if "too short" in line]
+    assert told == [
+        "too short for a clip of the tokenizer (9 frames at 8 a second, 1.1 s): 1 of 3 videos",
+        "too short for a clip of the generator (33 frames at 8 a second, 4.1 s): 2 of 3 videos",
+    ]
+    assert not any("too short" in line for line in summary_lines(check_source(tmp_path, 1)))
 
 
 def test_a_caption_is_never_read_from_outside_the_folder(tmp_path):

@@ -65,7 +65,7 @@ def test_every_command_of_the_guide_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PHENAKI_CACHE", str(tmp_path / "cache"))  # without the metric networks, as where they were not installed
     said = {command: run(command) for command in told}
-    assert "broken.mp4" in said["phenaki data check footage"]
+    assert "broken.mp4" in said["phenaki data check footage --config configs/tiny.toml"]
     measured = next(words for command, words in said.items() if command.startswith("phenaki evaluate tokenizer"))
     assert "PSNR" in measured and "trained on" not in measured, "clips that were kept aside"
     assert "broken.mp4" in (tmp_path / "run/tokenizer/unusable.jsonl").read_text()

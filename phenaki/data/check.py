@@ -11,10 +11,11 @@ import os
 import statistics
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from phenaki.atomic import check_file, write_text
@@ -38,6 +39,14 @@ class Checked:
 
     file: ClipFile
     facts: ClipFacts | None
+
+
+@dataclass(frozen=True)
+class ClipLength:
+    """How long clips of a training are."""
+
+    num_frames: int
+    fps: float
 
 
 @dataclass(frozen=True)
@@ -72,18 +81,20 @@ def check_listing(
 
 
 def check_source(
-    path: Path, num_workers: int = 0, json_file: Path | None = None, on_progress: OnFiles | None = None
-) -> dict[str, Any]:
+    path: Path, num_workers: int = 0, json_file: Path | None = None, on_progress: OnFiles | None = None,
+    needed: Mapping[str, ClipLength] = MappingProxyType({}),
+) -> dict[str, Any]:  # fmt: skip
     """`phenaki data check`: decodes every file anew, keeps the verdicts for training, and returns what a source holds (see `summary`).
 
-    json_file: a .json file to write it to, too; ValueError before any work where its name has another ending (it might be a clip's).
+    needed: by what is trained, how long its clips are: shorter videos are counted. json_file: a .json file to write all of it to, too;
+    ValueError before any work where its name has another ending (it might be a clip's).
     """
     if json_file is not None:
         check_file(json_file, ".json")
     with DecodingPool(num_workers) as pool:
         listing = list_clips(path, pool.read_shard)
         report = check_listing(listing, pool, store_of(path), fresh=True, on_progress=on_progress)
-    values = summary(path, report, listing.lone_texts, listing.notes)
+    values = summary(path, report, listing.lone_texts, listing.notes, needed)
     if json_file is not None:
         write_text(json_file, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     return values
@@ -167,8 +178,11 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def summary(path: Path, report: CheckReport, lone_texts: Sequence[str] = (), notes: Sequence[str] = ()) -> dict[str, Any]:
-    """What `phenaki data check` says of a source, as plain values. lone_texts, notes: of its Listing."""
+def summary(
+    path: Path, report: CheckReport, lone_texts: Sequence[str] = (), notes: Sequence[str] = (),
+    needed: Mapping[str, ClipLength] = MappingProxyType({}),
+) -> dict[str, Any]:  # fmt: skip
+    """What `phenaki data check` says of a source, as plain values. lone_texts, notes: of its Listing; needed: as of `check_source`."""
     facts = [entry.facts for entry in report.clips if entry.facts is not None and not entry.file.is_picture]
     seconds = [fact.seconds for fact in facts]
     captions = [entry.file.caption for entry in report.clips if entry.file.caption]
@@ -181,6 +195,10 @@ def summary(path: Path, report: CheckReport, lone_texts: Sequence[str] = (), not
         "seconds_least_median_most": [round(value, 3) for value in (min(seconds), statistics.median(seconds), max(seconds))] if seconds else None,
         "sizes": counted(f"{entry.facts.width}x{entry.facts.height}" for entry in report.clips if entry.facts is not None),
         "rates": counted(f"{fact.fps:.5g}" for fact in facts),
+        "too_short": {
+            name: {**asdict(length), "videos": sum(fact.frames_at(length.fps) < length.num_frames for fact in facts)}
+            for name, length in needed.items()
+        },
         "captions": len(captions),
         "distinct_captions": len(set(captions)),
         "lone_texts": list(lone_texts),
@@ -205,6 +223,9 @@ def summary_lines(values: dict[str, Any]) -> list[str]:
     for name, counts in (("sizes", values["sizes"]), ("frames a second", values["rates"])):
         shown = [f"{value} ({count})" for value, count in list(counts.items())[:8]]
         lines += [f"{name}: {', '.join(shown)}{', ...' if len(counts) > 8 else ''}"] if counts else []
+    for name, short in values["too_short"].items():
+        length = f"{short['num_frames']} frames at {short['fps']:g} a second, {short['num_frames'] / short['fps']:.1f} s"
+        lines.append(f"too short for a clip of the {name} ({length}): {short['videos']} of {values['videos']} videos")
     lines.append(f"captions: {values['captions']}, {values['distinct_captions']} of them different")
     if values["lone_texts"]:
         lines.append(f"captions of no clip: {len(values['lone_texts'])}; NAME.txt goes with NAME.mp4, letter for letter")

@@ -144,6 +144,12 @@ def check_sampling(options: SamplingOptions, generator: MaskGITConfig, where: st
         raise ConfigError(f"{where}: {told}: needed a share of captions to drop, above 0, or guidance_scale = 1")
 
 
+def clip_frames(settings: ModelSettings) -> dict[str, int]:
+    """Frames of the clips that each network is trained on."""
+    lengths = {"tokenizer": settings.train_tokenizer.num_slices, "generator": settings.train_generator.num_slices}
+    return {name: 1 + settings.tokenizer.temporal_patch_size * (count - 1) for name, count in lengths.items()}
+
+
 def load_settings(path: str | Path) -> ModelSettings:
     """Reads configs/NAME.toml. The generator's codebook is the tokenizer's and its text width the encoder's: no second number to type."""
     values = read_settings(path)
