@@ -30,6 +30,11 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's weights are."""
+    return next(network.parameters()).device
+
+
 def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """"auto": bfloat16 on GPUs that compute in it and on CPUs that are measured to be faster in it; float32 elsewhere."""
     if dtype != "auto":

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from phenaki.cuda_graphs import replayed
 from phenaki.cvivit import CViViT
-from phenaki.devices import sent
+from phenaki.devices import device_of, sent
 from phenaki.maskgit import ANCHOR, FIRST, ORDINARY, Context, FactorHeads, MaskGIT, TextCache
 from phenaki.past import Anchor, Past
 from phenaki.sampling import Head, NoiseKey, PreparedRounds, SamplingOptions, fill_chunk, guidance_at, guided, prepare_rounds
@@ -101,7 +101,7 @@ def direct(
         parts = [*([None] if scene.starts_from_file else []), *scene.chunks]  # None: what it starts from
         for chunk in parts:
             if number < len(made):
-                tokens = _as_planned(made[number], chunk).to(next(generator.parameters()).device)
+                tokens = _as_planned(made[number], chunk).to(device_of(generator))
                 decoded = scene.segment == goes_on_in and len(made) - number <= reach
                 segment.pass_over(tokens, decoded, starts_it=chunk is None)
             elif chunk is None:
@@ -144,7 +144,7 @@ class SceneFiller:
         to fill what is between or around.
         """
         generator, config = self.generator, self.generator.config
-        device, shape = next(generator.parameters()).device, (num_slices, *grid)
+        device, shape = device_of(generator), (num_slices, *grid)
         if known is None:
             mask, tokens = torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.long, device=device)
         else:

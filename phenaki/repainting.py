@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from phenaki.cvivit import CViViT, Stream
+from phenaki.devices import device_of
 from phenaki.director import SceneFiller, SceneText
 from phenaki.maskgit import MaskGIT
 from phenaki.masking import halton_order
@@ -86,7 +87,7 @@ class Repainter:
 
     def _tokens(self, video: Tensor | None, region: Tensor) -> tuple[Tensor, Tensor]:
         """The clip's tokens, -1 after its end, and which of them are hidden; (t h w) both."""
-        region = region.to(next(self.generator.parameters()).device)
+        region = region.to(device_of(self.generator))
         known = torch.full(region.shape, -1, device=region.device)
         if video is None:
             return known, torch.ones_like(region)

@@ -52,7 +52,7 @@ ALLOWED = {
     "past": {"cuda_graphs", "cvivit", "layers"},
     "pixels": set(),
     "director": {"cuda_graphs", "cvivit", "devices", "maskgit", "past", "sampling", "story_plan"},
-    "repainting": {"cvivit", "director", "maskgit", "masking", "past", "sampling"},
+    "repainting": {"cvivit", "devices", "director", "maskgit", "masking", "past", "sampling"},
     "pictures": {"video_files"},
     "contact_sheet": {"atomic", "video_encoders", "video_files"},
     "regions": {"pictures"},
@@ -89,7 +89,7 @@ ALLOWED = {
     "training/tasks": {"masking", "training/settings"},
     "training/memory": {"compiling", "training/optimizers", "training/parallel", "training/task"},
     "training/rollouts": {"data/tokens", "devices", "maskgit", "sampling"},
-    "training/task": {"training/parallel"},
+    "training/task": {"devices", "training/parallel"},
     "training/heap": set(),
     "training/run_tensors": {"training/checkpoints", "training/optimizers", "training/parallel"},
     "training/generator_losses": {
@@ -112,14 +112,16 @@ ALLOWED = {
     },
     "evaluation/referee": {"atomic", "checkpoint", "config", "data/tensor_file", "data/world", "outline"},
     "training/referee_augmentation": {"devices"},
-    "training/referee_examples": {"cvivit", "data/captions", "data/poses", "data/storybook", "data/world", "evaluation/referee", "pixels"},
+    "training/referee_examples": {
+        "cvivit", "data/captions", "data/poses", "data/storybook", "data/world", "devices", "evaluation/referee", "pixels",
+    },
     "training/referee_bank": {"checkpoint", "config", "cvivit", "data/storybook", "data/tensor_file", "training/referee_examples"},
     "training/referee": {
         "config", "devices", "evaluation/referee", "pixels", "training/optimizers", "training/parallel", "training/referee_augmentation",
         "training/referee_examples", "training/task",
     },
     "training/referee_figures": {
-        "cvivit", "data/storybook", "evaluation/adherence", "evaluation/referee", "pixels", "training/referee_examples",
+        "cvivit", "data/storybook", "devices", "evaluation/adherence", "evaluation/referee", "pixels", "training/referee_examples",
     },
     "evaluation/pickled_arrays": set(),
     "evaluation/weights": {"atomic", "cache"},

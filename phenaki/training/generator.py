@@ -21,6 +21,7 @@ from phenaki.data.listing import is_footage
 from phenaki.data.order import HELD_OUT_SEED
 from phenaki.data.sources import check_there, told_data
 from phenaki.data.tokens import StoryTokens, is_story_tokens
+from phenaki.devices import device_of
 from phenaki.maskgit import MaskGIT, MaskGITConfig
 from phenaki.sampling import SamplingOptions
 from phenaki.text import TextEncoder
@@ -100,7 +101,7 @@ class GeneratorTask(Task):
 
     def rehearse(self, network: MaskGIT, num_rows: int) -> Tensor:
         """The longest chunk after the longest context, half of its tokens hidden."""
-        config, device, (h, w) = network.config, next(network.parameters()).device, self.stories.tokens.shape[2:]
+        config, device, (h, w) = network.config, device_of(network), self.stories.tokens.shape[2:]
         step = text_step(self.device)
         text = torch.zeros(num_rows, math.ceil(self._longest_text / step) * step, config.text_dim, device=device)
         cache = network.encode_text(text, torch.ones(text.shape[:2], dtype=torch.bool, device=device))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from phenaki.data.tokens import StoryTokens
-from phenaki.devices import sent
+from phenaki.devices import device_of, sent
 from phenaki.director import TEXT_LENGTH_STEP
 from phenaki.maskgit import Context, MaskGIT, MaskGITConfig, TextCache
 from phenaki.training.batches import Batch, draw_batch, share
@@ -116,7 +116,7 @@ def validation_loss(
     """
     if num_batches < 1:
         raise ValueError(f"{num_batches} batches to validate on: needed at least 1")
-    device, was_training = next(model.parameters()).device, model.training
+    device, was_training = device_of(model), model.training
     undropped = replace(config, cond_drop_prob=0.0, critic=False)
     own = replace(training, optimizer=replace(training.optimizer, seed=seed), rollout_prob=0.0)
     drawn = [draw_batch(stories, undropped, own, step) for step in range(num_batches)]

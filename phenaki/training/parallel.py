@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from phenaki.compiling import layers_of, methods_of
+from phenaki.devices import device_of
 
 WAIT = timedelta(hours=2)  # for one process that tokenises while the others wait
 
@@ -106,7 +107,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Any, step: int) -> dict[str, Tensor]:
         """The losses of a batch (`Task.losses`), in bfloat16 products where that is set."""
-        device = next(self.networks.parameters()).device.type
+        device = device_of(self.networks).type
         with torch.autocast(device, torch.bfloat16) if self.bf16 else nullcontext():
             return self.losses(batch, step)
 

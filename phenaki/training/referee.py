@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from phenaki.devices import sent
+from phenaki.devices import device_of, sent
 from phenaki.evaluation.referee import SIZE, Referee
 from phenaki.pixels import from_bytes
 from phenaki.training.optimizers import OptimizerSettings, generator_for
@@ -96,7 +96,7 @@ class RefereeTask(Task):
         return referee_losses(self.model, batch)
 
     def rehearse(self, network: Referee, num_rows: int) -> Tensor:
-        video = torch.zeros(num_rows, 3, self.bank.video.shape[2], SIZE, SIZE, device=next(network.parameters()).device)
+        video = torch.zeros(num_rows, 3, self.bank.video.shape[2], SIZE, SIZE, device=device_of(network))
         return sum(one.mean() for one in network.see(video, slice(self.frames_judged)).values())
 
     def effort(self, batch: RefereeBatch) -> float:
@@ -122,7 +122,7 @@ def as_batch(examples: Examples, rows: slice) -> RefereeBatch:
 
 def referee_losses(referee: Referee, batch: RefereeBatch) -> dict[str, Tensor]:
     """Cross-entropy of each attribute over the frames that can be judged, and "loss", their sum."""
-    batch = batch.to(next(referee.parameters()).device)
+    batch = batch.to(device_of(referee))
     logits = referee.see(batch.video, batch.frames)
     losses = {}
     for index, name in enumerate(referee.labels):

@@ -19,6 +19,7 @@ from phenaki.data.captions import is_held_out
 from phenaki.data.poses import camera_track, seen_by
 from phenaki.data.storybook import StorybookWorld
 from phenaki.data.world import SceneTruth, StoryTruth, WorldConfig
+from phenaki.devices import device_of
 from phenaki.evaluation.referee import MOTION_REACH, as_seen, labels_of
 from phenaki.pixels import to_bytes
 
@@ -189,7 +190,7 @@ def reconstructed(tokenizer: CViViT, video: Tensor, max_corruption: float = 0.0,
     With max_corruption, up to that share of a clip's tokens (drawn for each clip) is replaced by the tokens of the clip before:
     the mistakes of a generator look like this.
     """
-    device = next(tokenizer.parameters()).device
+    device = device_of(tokenizer)
     tokens = tokenizer.encode(video.to(device)).cpu()  # the draws are the CPU's, whatever computes
     if max_corruption:
         rate = max_corruption * torch.rand(len(tokens), 1, 1, 1, generator=generator)

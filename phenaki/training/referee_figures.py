@@ -13,6 +13,7 @@ from torch import Tensor
 
 from phenaki.cvivit import CViViT
 from phenaki.data.storybook import StorybookWorld
+from phenaki.devices import device_of
 from phenaki.evaluation.adherence import majority
 from phenaki.evaluation.referee import Referee
 from phenaki.pixels import from_bytes
@@ -90,7 +91,7 @@ def stretches(near_change: Tensor) -> list[Tensor]:
 
 def judged_labels(referee: Referee, examples: Examples) -> dict[str, Tensor]:
     """The likeliest label of each attribute, (n f) int64."""
-    device = next(referee.parameters()).device
+    device = device_of(referee)
     return {name: logits.argmax(-1).cpu() for name, logits in referee(from_bytes(examples.video).to(device)).items()}
 
 

@@ -8,6 +8,7 @@ import torch
 from phenaki.checkpoint import Model
 from phenaki.contact_sheet import contact_sheet
 from phenaki.data.clip_files import tidy
+from phenaki.devices import device_of
 from phenaki.director import SceneText, direct
 from phenaki.maskgit import MaskGIT
 from phenaki.pixels import to_pixels
@@ -36,7 +37,7 @@ def save_story_sample(stories: Prompts, model: MaskGIT, base: Model, text_encode
     for index, story in enumerate(stories):
         script = Story.of([(tellable(prompt, text_encoder), seconds) for prompt, seconds in story])
         planned = plan(script, fps=base.info.fps, temporal_patch_size=tokenizer.temporal_patch_size, chunk_slices=model.config.chunk_slices)
-        encoded = [text_encoder.encode([scene.prompt]).to(next(model.parameters()).device) for scene in planned.scenes]
+        encoded = [text_encoder.encode([scene.prompt]).to(device_of(model)) for scene in planned.scenes]
         texts = [SceneText(one.text, one.text_mask) for one in encoded]
         chunks = direct(planned, base.tokenizer, model, texts, sampling, index, tokenizer.grid)
         rows.append(to_pixels(torch.cat([chunk.frames for chunk in chunks]), tokenizer.image_size))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phenaki.devices import device_of
 from phenaki.training.parallel import Part
 
 
@@ -23,7 +24,7 @@ class Task:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.model.parameters()).device
+        return device_of(self.model)
 
     def build(self) -> nn.Module:
         """A new network of the model's kind."""

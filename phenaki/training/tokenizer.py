@@ -17,6 +17,7 @@ from phenaki.data.clip_source import ClipSource
 from phenaki.data.order import HELD_OUT_SEED, SAMPLE_SEED, is_image_step
 from phenaki.data.sources import check_there, open_source, told_data
 from phenaki.data.storybook import StorybookWorld
+from phenaki.devices import device_of
 from phenaki.maskgit import MaskGIT
 from phenaki.training.beginning import NOT_HELD_OUT, Asked, check_place, check_start, folder_alone, note_warmup, override, silent
 from phenaki.training.checkpoints import checkpoint_folders, newest_whole
@@ -133,7 +134,7 @@ class TokenizerTask(Task):
 
     def rehearse(self, network: CViViT, num_rows: int) -> Tensor:
         size, num_frames = network.config.image_size, 1 if self._trains_on_pictures_alone(self.source) else self.num_frames
-        result = network(torch.zeros(num_rows, 3, num_frames, size, size, device=next(network.parameters()).device))
+        result = network(torch.zeros(num_rows, 3, num_frames, size, size, device=device_of(network)))
         return result.video.square().mean() + result.quantizer_loss
 
     def effort(self, batch: Tensor) -> float:
