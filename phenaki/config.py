@@ -114,7 +114,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         return tuple(_checked(item, typing.get_args(hint)[0], where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         if abs(value) > sys.float_info.max:
-            raise ConfigError(f"{where} = {value!s:.40}: needed a finite number")
+            raise ConfigError(f"{where} = {told(value)}: needed a finite number")
         return float(value)
     hint = typing.get_origin(hint) or hint
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

@@ -95,14 +95,19 @@ def entries(file: BinaryIO) -> Iterator[Entry]:
 
 
 def has_record(file: BinaryIO, start: int) -> bool:
-    """Whether a record's mark stands anywhere from byte `start` on: a piece whose writing was cut short has none."""
-    mark, before = b"uuid" + RECORD, b""
-    file.seek(start)
-    while block := file.read(READ_BYTES):
-        if mark in before + block:
-            return True
-        before = block[-len(mark) :]
-    return False
+    """Whether a whole record stands anywhere from byte `start` on, whatever its checksum: behind a piece whose writing was cut short none does."""
+    mark, size, at, before = b"uuid" + RECORD, file.seek(0, os.SEEK_END), start, b""
+    while True:
+        file.seek(at)
+        if not (block := file.read(READ_BYTES)):
+            return False
+        seen, first = before + block, at - len(before)
+        place = seen.find(mark)
+        while place >= 0:
+            if place >= 4 and first + place - 4 + int.from_bytes(seen[place - 4 : place], "big") <= size:
+                return True
+            place = seen.find(mark, place + 1)
+        at, before = at + len(block), seen[-len(mark) - 4 :]
 
 
 def _checksum_of_bytes(file: BinaryIO, at: int, length: int, before: int) -> int:

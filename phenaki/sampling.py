@@ -202,7 +202,8 @@ def most_doubted(doubts: Tensor, mask: Tensor, count: int) -> Tensor:
 def plan_rounds(mask: Tensor, options: SamplingOptions) -> Iterator[Round]:
     """All rounds of a chunk; mask (t h w), on the CPU. The last round that fills keeps all that it chooses, and so does every correction.
 
-    Of fewer hidden tokens than there are steps each has a round; their steps are spread over all, so that guidance and noise end as ever.
+    Where fewer tokens are hidden than there are steps, each round keeps one; the rounds' step numbers are spread from 0 to the last (one round
+    alone has the last), so that guidance and noise come to their final values.
     """
     schedule, total = mask_schedule(options.mask_schedule), int(mask.sum())
     hidden, count, last = total, min(options.num_steps, total), options.num_steps - 1

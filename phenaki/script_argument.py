@@ -68,12 +68,13 @@ def with_files_of(script: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     StoryError where another file has such a name, but none the bytes that the video was made from.
     """
-    named = [(index, field) for index, scene in enumerate(script["scenes"]) for field in FILE_FIELDS if scene.get(field) is not None]
+    with_fields = [(index, scene) for index, scene in enumerate(script["scenes"]) if isinstance(scene, dict)]
+    named = [(index, field) for index, scene in with_fields for field in FILE_FIELDS if scene.get(field) is not None]
     made_with = script.get("made_with")
     hashes = made_with.get("files") if isinstance(made_with, dict) else None
     if not isinstance(hashes, list) or len(hashes) != len(named):
         return script  # of an earlier version
-    scenes = [dict(scene) for scene in script["scenes"]]
+    scenes = [dict(scene) if isinstance(scene, dict) else scene for scene in script["scenes"]]
     for (index, field), digest in zip(named, hashes, strict=True):
         name = scenes[index][field]
         there = [file for file in (folder / name, *sorted(folder.glob(f"*/{glob.escape(name)}"))) if file.is_file()]

@@ -87,7 +87,8 @@ def plan(story: Story, *, fps: float, temporal_patch_size: int, chunk_slices: in
 
     fps: frames a second. temporal_patch_size: frames a token slice. chunk_slices: most slices filled in one sampling call.
     A scene ends on the frame nearest to the running sum of seconds (halves go up), so the total is exact; inside a segment the
-    ends then move to that of the slice they lie in, less than `temporal_patch_size` frames on. Raises StoryError for a scene without a slice.
+    ends then move up to the end of the slice that they lie in, by fewer than `temporal_patch_size` frames. Raises StoryError
+    for a scene without a slice.
     """
     if not (math.isfinite(fps) and fps > 0 and temporal_patch_size >= 1 and chunk_slices >= 1):
         raise ValueError(f"{fps=}, {temporal_patch_size=}, {chunk_slices=}: all must be above 0")

@@ -129,6 +129,12 @@ def test_a_video_told_again_finds_its_pictures_by_what_is_in_them(model, tmp_pat
     assert "scenes[1].image = 'x.png': is another file than the one that it was made from; put that one there" in told
 
 
+def test_a_video_whose_scenes_are_prompts_alone_is_told_again(tmp_path):
+    """A script of somebody else's inside a video."""
+    Video(np.zeros((9, 32, 32, 3), np.uint8), 8.0, script={"scenes": ["a dog runs", {"prompt": "a cat"}]}).save(tmp_path / "a.mp4")
+    assert "a dog runs" in run("plan", tmp_path / "a.mp4")
+
+
 def test_the_version_is_told():
     assert run("--version").strip() == f"phenaki {phenaki.__version__}"
 

@@ -64,7 +64,8 @@ def test_a_file_cut_at_any_byte_is_whole_up_to_a_record(path):
     whole, cuts = path.read_bytes(), ends(path)
     for size in range(len(whole) + 1):
         path.write_bytes(whole[:size])
-        frames, notes, end = gone_on(path)
+        with warnings.catch_warnings(action="error"):  # nothing was lost that was whole
+            frames, notes, end = gone_on(path)
         kept = [cut for cut in cuts if cut <= size]
         assert end == (kept[-1] if kept else cuts[0])  # not even a label: begun anew
         assert notes == [note for _, _, note in PIECES[: max(len(kept) - 1, 0)]] and frames == sum(range(len(notes)))

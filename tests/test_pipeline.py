@@ -39,7 +39,7 @@ from phenaki.video_files import resampled_indices
 
 ROOT = Path(__file__).resolve().parents[1]
 TWO = [("a bear walks", 1.5), ("a panda sleeps", 2.0)]  # 12 and 16 frames at 8 a second
-NEAR = (12 + 1, 16 - 1)  # the inner boundary moves to the nearest slice: 1 + 2k frames
+NEAR = (12 + 1, 16 - 1)  # the inner boundary moves up to the end of its slice: 1 + 2k frames
 
 
 @pytest.fixture(scope="module")

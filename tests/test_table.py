@@ -170,13 +170,37 @@ def test_a_parquet_table_does_not_unfold_in_memory(tmp_path):
     texts = arrow.DictionaryArray.from_arrays(arrow.array([0] * many, arrow.int32()), arrow.array(["x" * (4 << 20)]))
     parquet.write_table(arrow.table({"file_name": [f"{n}.mp4" for n in range(many)], "text": texts}), path, compression="zstd")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ValueError, match=r"metadata\.parquet: column text has a text of 4194304 bytes; at most 1048576 are read"):
+    with pytest.raises(ValueError, match=r"metadata\.parquet: column text has a text of 4194304 bytes; at most 65536 are read"):
         read_table(path)
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 100, "MiB; 64 rows of it are 256"
 
-    parquet.write_table(arrow.table({"file_name": ["a.mp4"] * 100_000}), path)
-    with pytest.raises(ValueError, match=r"metadata\.parquet: 100000 rows in \d+ bytes"):
+    parquet.write_table(arrow.table({"file_name": arrow.DictionaryArray.from_arrays(arrow.array([0] * 2_000_000), ["a.mp4"])}), path)
+    with pytest.raises(ValueError, match=r"metadata\.parquet: 2000000 rows in \d+ bytes; no table that names as many clips is as small"):
         read_table(path)
+
+
+@pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_BYTE_ARRAY"])
+def test_nor_does_one_whose_texts_are_packed_otherwise(tmp_path, encoding):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path, many = tmp_path / "metadata.parquet", 100
+    table = arrow.table({"file_name": [f"{n}.mp4" for n in range(many)], "text": ["x" * (4 << 20)] * many})
+    parquet.write_table(table, path, compression="zstd", use_dictionary=False, column_encoding=dict.fromkeys(table.column_names, encoding))
+    del table
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"metadata\.parquet: column text has a text of 4194304 bytes; at most 65536 are read"):
+        read_table(path)
+    assert path.stat().st_size < 200_000 and (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 600
+
+
+def test_a_table_of_many_clips_may_be_small(tmp_path):
+    """Names that count up take a byte or less each."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    names = [f"{n}.mp4" for n in range(5_000)]
+    table = arrow.table({"file_name": names, "text": ["a dog"] * len(names)})
+    options = {"use_dictionary": False, "column_encoding": {"file_name": "DELTA_BYTE_ARRAY", "text": "DELTA_BYTE_ARRAY"}, "compression": "zstd"}
+    parquet.write_table(table, tmp_path / "metadata.parquet", **options)
+    assert (tmp_path / "metadata.parquet").stat().st_size < len(names)
+    assert [entry.name for entry in read_table(tmp_path / "metadata.parquet").unusable] == sorted(names), "there are no such files here"
 
 
 def test_a_csv_of_columns_without_end_is_refused(tmp_path):

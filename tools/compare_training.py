@@ -1,14 +1,14 @@
 """Ways of training a generator, one at a time: what each is worth on held-out stories, with true contexts and with the network's own.
 
-    phenaki data tokenize full.safetensors --config configs/ways.toml --clips 1200 -o stories.safetensors
-    phenaki data tokenize full.safetensors --config configs/ways.toml --clips 64 --seed 900 -o held-out.safetensors
-    python tools/compare_training.py --config configs/ways.toml --stories stories.safetensors --held-out held-out.safetensors \\
-        --work runs/ways -o docs/results/ways.json seed=1 per_slice_prob=0 max_corruption=0
+    phenaki data tokenize full.safetensors --config configs/comparison.toml --world small --clips 1200 -o stories.safetensors
+    phenaki data tokenize full.safetensors --config configs/comparison.toml --world small --clips 64 --seed 900 -o held-out.safetensors
+    python tools/compare_training.py --config configs/comparison.toml --stories stories.safetensors --held-out held-out.safetensors \\
+        --work runs/ways -o docs/results/training_ways.json seed=1 per_slice_prob=0 max_corruption=0
 
 A variant is fields of [generator], [train_generator] or [train_generator.optimizer] that take the place of the file's. All are
 trained with the same stories, steps and draws, and measured on the same held-out chunks (`TESTS`). How much another seed changes
-is what a difference has to be measured by. With --init-from all go on from one model: fine-tuning. What the models then do in long
-stories tells `tools/compare_remedies.py --models`. Trainings are kept in the work folder, where a killed run goes on.
+is what a difference has to be measured by. With --init-from all go on from one model: fine-tuning. `tools/compare_remedies.py --models`
+then measures them in long stories. Trainings are kept in the work folder, where a killed run goes on.
 """
 
 import argparse

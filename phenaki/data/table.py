@@ -34,8 +34,11 @@ MAX_COLUMNS = 256  # of a .csv: every row has them all
 MAX_COLUMNS_TOLD = 20  # named in a note about a table
 MAX_LINE = 1 << 24  # characters of a row
 MAX_HEADER = 1 << 16  # characters of a .csv's first line that its delimiter is looked for in
-MAX_CELL_BYTES = 1 << 20  # of a .parquet table, which may be compressed, so that a few bytes become a long caption in each row
-ROWS_AT_ONCE = 64  # of the same
+# Of a .parquet table, which may be compressed, so that a few bytes become many rows with a long caption each:
+MAX_CELL_BYTES, ROWS_AT_ONCE = 1 << 16, 2048
+MAX_GROUP_BYTES, MAX_BATCH_BYTES = 1 << 29, 1 << 28
+DICTIONARIES = ("PLAIN_DICTIONARY", "RLE_DICTIONARY")  # encodings in which rows share a text
+MANY_ROWS, MAX_ROWS_PER_BYTE = 1_000_000, 100  # where all names differ there are ten rows a byte at most
 NOT_DECODED = re.compile("[\udc80-\udcff]")  # half surrogate pairs, of `open_text`
 
 
@@ -167,18 +170,34 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
         raise ValueError(f"{path}: reading .parquet needs pyarrow: pip install pyarrow, or save the table as .jsonl or .csv") from error
     try:
         with parquet.ParquetFile(path) as file:
-            schema, num_rows = file.schema_arrow, file.metadata.num_rows
-        if num_rows > path.stat().st_size:
+            schema, metadata, num_rows = file.schema_arrow, file.metadata, file.metadata.num_rows
+        if num_rows > max(MANY_ROWS, MAX_ROWS_PER_BYTE * path.stat().st_size):
             raise ValueError(f"{path}: {num_rows} rows in {path.stat().st_size} bytes; no table that names as many clips is as small")
         texts = text_columns(path, schema)
         number, others = 0, dict.fromkeys(schema.names[:MAX_COLUMNS_TOLD])  # a column that is not read has no value in any row
-        with parquet.ParquetFile(path, read_dictionary=texts) as file:  # a text that many rows share is in memory once
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=texts):
+        shared, rows_at_once = how_to_read(path, metadata, texts)
+        with parquet.ParquetFile(path, read_dictionary=shared) as file:  # a text that many rows share is in memory once
+            for batch in file.iter_batches(rows_at_once, columns=texts):
                 for row in batch_rows(path, batch):
                     number += 1
                     yield number, others | row
     except (ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a parquet table ({error})") from error
+
+
+def how_to_read(path: Path, metadata: Any, texts: list[str]) -> tuple[list[str], int]:
+    """Which of the text columns are read as dictionaries, and how many rows at once: so that what a few bytes unfold to has a bound.
+
+    ValueError where a row group has more bytes of text than MAX_GROUP_BYTES.
+    """
+    chunks = [metadata.row_group(group).column(index) for group in range(metadata.num_row_groups) for index in range(metadata.num_columns)]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema in texts]
+    if (most := max((chunk.total_uncompressed_size for chunk in chunks), default=0)) > MAX_GROUP_BYTES:
+        raise ValueError(f"{path}: {most} bytes of text in a row group; at most {MAX_GROUP_BYTES} are read, write it in smaller ones")
+    others = {chunk.path_in_schema for chunk in chunks if not {"PLAIN", "RLE", "BIT_PACKED", *DICTIONARIES}.issuperset(chunk.encodings)}
+    shared = {chunk.path_in_schema for chunk in chunks if not set(DICTIONARIES).isdisjoint(chunk.encodings)} - others
+    longest = max((chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in others), default=0)  # what each text may be long
+    return sorted(shared), max(min(ROWS_AT_ONCE, MAX_BATCH_BYTES // max(longest, 1)), 1)
 
 
 def text_columns(path: Path, schema: Any) -> list[str]:
@@ -210,7 +229,7 @@ def batch_rows(path: Path, batch: Any) -> list[dict[str, Any]]:
         if (longest or 0) > MAX_CELL_BYTES:
             raise ValueError(f"{path}: column {name} has a text of {longest} bytes; at most {MAX_CELL_BYTES} are read")
         try:
-            cells = column.to_pylist()
+            cells = (column.dictionary_decode() if types.is_dictionary(column.type) else column).to_pylist()
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: column {name} is not UTF-8 ({error}). Write the table again with its text in UTF-8") from error
         for row, cell in zip(rows, cells, strict=True):

@@ -140,8 +140,8 @@ def check_sampling(options: SamplingOptions, generator: MaskGITConfig, where: st
     if options.correction_order == "critic" and options.num_corrections and not generator.critic:
         raise ConfigError(f"{where}: correction_order \"critic\" needs a generator with one: critic = true in [generator]")
     if options.guidance_scale != 1 and not generator.cond_drop_prob:
-        told = f"guidance_scale {options.guidance_scale:g} with [generator] cond_drop_prob 0"
-        raise ConfigError(f"{where}: {told}: needed a share of captions to drop, above 0, or guidance_scale = 1")
+        asked = f"guidance_scale {options.guidance_scale:g} with [generator] cond_drop_prob 0"
+        raise ConfigError(f"{where}: {asked}: needed a share of captions to drop, above 0, or guidance_scale = 1")
 
 
 def clip_frames(settings: ModelSettings) -> dict[str, int]:

@@ -13,7 +13,7 @@ from phenaki.training.parallel import Part
 
 
 class Task:
-    """A network, its data and its losses. What most tasks have no need of is here; the rest each has to say."""
+    """A network, its data and its losses. Methods that most tasks leave as they are have a default; the others must be overridden."""
 
     part: str  # names the weight file: "tokenizer", "generator" or "referee"
     model: nn.Module
