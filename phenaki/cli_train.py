@@ -1,7 +1,8 @@
 """`phenaki train ...`: a tokenizer, and a generator on its tokens."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,16 +25,10 @@ def train_tokenizer_command(
 ) -> None:
     """Train C-ViViT. Run the same command again to go on after an interruption."""
     with told_errors():
-        from phenaki.devices import choose_device
-        from phenaki.training.display import TrainingDisplay
         from phenaki.training.tokenizer import run_tokenizer_training
 
-        with TrainingDisplay() as display:
-            folder = run_tokenizer_training(
-                config, out, data=data, validation=validation, init_from=init_from, steps=steps, seed=seed, device=str(choose_device(device)),
-                on_log=display.line, on_note=display.note,
-            )  # fmt: skip
-        tell(f"tokenizer: {folder}")
+        wishes = {"data": data, "validation": validation, "init_from": init_from, "steps": steps, "seed": seed}
+        tell(f"tokenizer: {shown(run_tokenizer_training, config, out, device, wishes)}")
 
 
 @train_app.command("generator")
@@ -50,13 +45,16 @@ def train_generator_command(
 ) -> None:
     """Train MaskGIT on the tokens of a trained tokenizer. Run the same command again to go on after an interruption."""
     with told_errors():
-        from phenaki.devices import choose_device
-        from phenaki.training.display import TrainingDisplay
         from phenaki.training.generator import run_generator_training
 
-        with TrainingDisplay() as display:
-            folder = run_generator_training(
-                config, out, data=data, validation=validation, tokenizer=tokenizer, init_from=init_from, steps=steps, seed=seed,
-                device=str(choose_device(device)), on_log=display.line, on_note=display.note,
-            )  # fmt: skip
-        tell(f"model: {folder}")
+        wishes = {"data": data, "validation": validation, "tokenizer": tokenizer, "init_from": init_from, "steps": steps, "seed": seed}
+        tell(f"model: {shown(run_generator_training, config, out, device, wishes)}")
+
+
+def shown(program: Callable[..., Path], config: Path, out: Path, device: str, wishes: dict[str, Any]) -> Path:
+    """What a training program returns; its log and notes are shown while it runs."""
+    from phenaki.devices import choose_device
+    from phenaki.training.display import TrainingDisplay
+
+    with TrainingDisplay() as display:
+        return program(config, out, **wishes, device=str(choose_device(device)), on_log=display.line, on_note=display.note)

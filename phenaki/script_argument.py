@@ -68,20 +68,19 @@ def with_files_of(script: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     StoryError where another file has such a name, but none the bytes that the video was made from.
     """
-    with_fields = [(index, scene) for index, scene in enumerate(script["scenes"]) if isinstance(scene, dict)]
-    named = [(index, field) for index, scene in with_fields for field in FILE_FIELDS if scene.get(field) is not None]
+    scenes = [dict(scene) if isinstance(scene, dict) else scene for scene in script["scenes"]]
+    named = [(scene, index, field) for index, scene in enumerate(scenes) if isinstance(scene, dict) for field in FILE_FIELDS if scene.get(field)]
     made_with = script.get("made_with")
     hashes = made_with.get("files") if isinstance(made_with, dict) else None
     if not isinstance(hashes, list) or len(hashes) != len(named):
         return script  # of an earlier version
-    scenes = [dict(scene) if isinstance(scene, dict) else scene for scene in script["scenes"]]
-    for (index, field), digest in zip(named, hashes, strict=True):
-        name = scenes[index][field]
+    for (scene, index, field), digest in zip(named, hashes, strict=True):
+        name = scene[field]
         there = [file for file in (folder / name, *sorted(folder.glob(f"*/{glob.escape(name)}"))) if file.is_file()]
         same = next((file for file in there if sha256(file) == digest), None)
         if there and same is None:
             raise StoryError(f"scenes[{index}].{field} = {name!r}: is another file than the one that it was made from; put that one there")
-        scenes[index][field] = name if same is None else same.relative_to(folder).as_posix()
+        scene[field] = name if same is None else same.relative_to(folder).as_posix()
     return {**script, "scenes": scenes}
 
 

@@ -214,17 +214,13 @@ def keep_lines(path: Path, count: int) -> None:
 def read_windows(path: Path, count: int) -> list[Window]:
     """The judged windows of a story that has `count`; ValueError where the file is damaged, missing or of another number of them."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        lines = []
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}). Remove it and {path.stem}.mp4, and run again") from error
-    if len(lines) != count:
-        raise ValueError(f"{path}: {len(lines)} windows, the story has {count}. Remove it and {path.stem}.mp4, and run again")
-    try:
-        return [_window(json.loads(line), index) for index, line in enumerate(lines)]
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        windows = [_window(json.loads(line), index) for index, line in enumerate(lines)] if len(lines) == count else None
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError, OverflowError) as error:
         raise ValueError(f"{path}: damaged ({error}). Remove it and {path.stem}.mp4, and run again") from error
+    if windows is None:
+        raise ValueError(f"{path}: {len(lines)} windows, the story has {count}. Remove it and {path.stem}.mp4, and run again")
+    return windows
 
 
 def _window(values: dict[str, Any], index: int) -> Window:
